@@ -1,0 +1,3 @@
+"""VM-level backup and restore of Nutanix AHV for Bacula."""
+
+__version__ = "0.1.0"
