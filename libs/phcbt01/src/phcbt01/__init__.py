@@ -1,3 +1,51 @@
 """The PHCBT01 delta format: decode, encode, index, apply, diff and merge."""
 
+from phcbt01._apply import Applier, apply
+from phcbt01._layout import HEADER_SIZE, MAGIC, REGION_HEADER_SIZE, encoded_size
+from phcbt01.decode import Decoder
+from phcbt01.encode import Encoder
+from phcbt01.errors import (
+    ApplyError,
+    Code,
+    EncodeError,
+    FormatError,
+    PhcbtError,
+    ShrunkDisk,
+    TargetTooSmall,
+    UsageError,
+)
+from phcbt01.files import FileTarget
+from phcbt01.model import MAX_SIZE, Buffer, Data, End, Event, Header, Region
+from phcbt01.target import Target, is_zero, write_sparse
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "HEADER_SIZE",
+    "MAGIC",
+    "MAX_SIZE",
+    "REGION_HEADER_SIZE",
+    "Applier",
+    "ApplyError",
+    "Buffer",
+    "Code",
+    "Data",
+    "Decoder",
+    "EncodeError",
+    "Encoder",
+    "End",
+    "Event",
+    "FileTarget",
+    "FormatError",
+    "Header",
+    "PhcbtError",
+    "Region",
+    "ShrunkDisk",
+    "Target",
+    "TargetTooSmall",
+    "UsageError",
+    "apply",
+    "encoded_size",
+    "is_zero",
+    "write_sparse",
+]
