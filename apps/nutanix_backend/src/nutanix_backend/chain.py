@@ -1,0 +1,86 @@
+"""The chain of one VM: which reference an incremental may stand on, and which are needed no more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prism_client import NotFound
+from ptcomm import Level
+
+from nutanix_backend import state
+from nutanix_backend.errors import ChainError
+
+if TYPE_CHECKING:
+    from prism_client import PrismClient
+
+    from nutanix_backend.jobs.job import JobContext
+
+
+class Chain:
+    """The recorded jobs of a VM, seen by one job that adds itself. Use under the VM's lock."""
+
+    def __init__(self, job: JobContext, client: PrismClient, file: state.StateFile) -> None:
+        """Load what is recorded in `file`."""
+        self._job = job
+        self._client = client
+        self._file = file
+        self._state, self._problem = file.load()
+        self._level = job.info.level or Level.FULL
+
+    def base(self, vm_name: str) -> state.Reference | None:
+        """The reference to compare with, still on the cluster; None for a full.
+
+        A full that was not asked for is announced in the job log, or refused with ChainError.
+        """
+        if self._level is Level.FULL:
+            return None
+        found = state.find_base(self._state, self._level.value, self._job.info.prev_job_name)
+        if found.reference and not self._is_on_cluster(found.reference):
+            found = state.Base(None, "the reference of the previous job is gone from the cluster")
+        if found.reference is None:
+            self.fall_back(vm_name, self._problem or found.reason)
+        return found.reference
+
+    def fall_back(self, vm_name: str, reason: str) -> None:
+        """Say why the VM is backed up in full, or raise ChainError where that is not wanted."""
+        if not self._job.settings.fallback_to_full:
+            raise ChainError(
+                f"VM {vm_name} has no base for this level: {reason}; "
+                "run a full backup, or set fallback_to_full=yes"
+            )
+        self._job.warn(f"VM {vm_name} is backed up in full: {reason}")
+
+    def drop_obsolete(self, base: state.Reference | None) -> None:
+        """Delete the references that no later job can ask for.
+
+        An incremental on `base` proves that the Director holds the job of `base`. Any other job
+        proves nothing, so the newest reference stays as well: the job may yet fail.
+        """
+        recorded = self._state.references()
+        kept = [base] if base else []
+        if self._level is not Level.INCREMENTAL or not base:
+            kept += recorded[-1:]
+        self._kept = {r.reference_recovery_point_ext_id for r in kept}
+        for reference in recorded:
+            if reference.reference_recovery_point_ext_id not in self._kept:
+                self._client.recovery_points.delete(reference.reference_recovery_point_ext_id)
+
+    def record(self, reference: state.Reference | None) -> None:
+        """Add this job, durably: with the reference it leaves, or as one in which the VM failed."""
+        info = self._job.info
+        record = state.JobRecord(
+            job=info.name,
+            job_id=info.job_id,
+            level=self._level.value,
+            predecessor=info.prev_job_name,
+            outcome=state.SENT if reference else state.FAILED,
+            reference=reference,
+        )
+        self._file.save(self._state.with_job(record, self._kept))
+
+    def _is_on_cluster(self, reference: state.Reference) -> bool:
+        try:
+            self._client.recovery_points.get(reference.reference_recovery_point_ext_id)
+        except NotFound:
+            return False
+        return True

@@ -1,0 +1,60 @@
+"""What can go wrong, as one line for the administrator: what, where, what to do.
+
+BackendError
+├── ParameterError      a plugin parameter is missing, unknown or unusable
+├── SelectionError      the VMs asked for are not there, or not unambiguous
+├── ChainError          no provable base for an incremental, and falling back to a full is not allowed
+├── StateError          the state file of a VM cannot be read, written or locked
+├── ManifestError       a manifest is not one of ours, or is damaged
+├── SourceError         the cluster cannot give us the disks of a VM
+├── RestoreRefused      the restore plan cannot work; nothing was written
+├── RestoreFailed       data arrived damaged, incomplete or could not be stored
+├── ToolFailed          a program we start (qemu-img) failed
+└── Cancelled           the job was cancelled, or its daemon is gone
+"""
+
+from __future__ import annotations
+
+
+class BackendError(Exception):
+    """Base of every error this program raises on purpose; its text is one line."""
+
+
+class ParameterError(BackendError):
+    """A plugin parameter is missing, unknown or unusable."""
+
+
+class SelectionError(BackendError):
+    """The VMs asked for do not exist, or a name stands for several."""
+
+
+class ChainError(BackendError):
+    """An incremental has no provable base and `fallback_to_full=no` forbids a full."""
+
+
+class StateError(BackendError):
+    """The state of a VM cannot be read, written or locked."""
+
+
+class ManifestError(BackendError):
+    """A manifest is not one of ours, or is damaged."""
+
+
+class SourceError(BackendError):
+    """The cluster cannot give us the disks of a VM."""
+
+
+class RestoreRefused(BackendError):
+    """The restore cannot work as asked; nothing was written."""
+
+
+class RestoreFailed(BackendError):
+    """Data arrived damaged or incomplete, or could not be stored."""
+
+
+class ToolFailed(BackendError):
+    """A program that we start failed; the text carries its own last words."""
+
+
+class Cancelled(BackendError):
+    """The job was cancelled, or the daemon at the other end is gone."""

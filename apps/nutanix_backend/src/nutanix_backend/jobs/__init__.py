@@ -1,0 +1,1 @@
+"""One module per kind of job; each drives its part of the conversation with the daemon."""

@@ -1,0 +1,274 @@
+"""Full, incremental and differential backup."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import iscsi_attach
+import phcbt01
+import prism_client
+from ptcomm import Data, DataEnd, DataStart, File, FileType, NoMoreFiles, RestoreObject, Stat, Times
+
+from nutanix_backend import cluster, metadata, state
+from nutanix_backend.chain import Chain
+from nutanix_backend.errors import BackendError, SourceError
+from nutanix_backend.guards import IscsiSessionGuard, SnapshotGuard, VolumeGroupGuard
+from nutanix_backend.jobs.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
+from nutanix_backend.manifest import SCHEMA, DiskEntry, Manifest
+from nutanix_backend.progress import Progress, size
+from nutanix_backend.streams import StreamSender, delta_pieces, image_pieces
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Mapping
+
+    from typing_extensions import Buffer
+
+    from nutanix_backend.jobs.job import JobContext
+
+log = logging.getLogger(__name__)
+
+VM_ERRORS = (BackendError, prism_client.PrismError, iscsi_attach.IscsiAttachError)
+"""What may fail for one VM without ending the job, as long as no file of it is half sent."""
+
+
+def run(job: JobContext) -> None:
+    """Back up every VM asked for; one that fails is reported, and fails the job if all do."""
+    with cluster.connect(job.settings) as client:
+        sources = cluster.select(client, job.settings)
+        failures = [error for source in sources if (error := _attempt(job, client, source))]
+    if len(failures) == len(sources):
+        raise failures[-1]
+    job.endpoint.send(NoMoreFiles())
+
+
+def _attempt(
+    job: JobContext, client: prism_client.PrismClient, source: cluster.Source
+) -> Exception | None:
+    backup = VmBackup(job, client, source)
+    try:
+        backup.run()
+    except VM_ERRORS as error:
+        if backup.in_file or job.settings.abort_on_error:
+            raise
+        log.warning("VM %s failed", source.vm.name, exc_info=error)
+        job.report(f"VM {source.vm.name} is not backed up: {error}")
+        return error
+    return None
+
+
+class VmBackup:
+    """The backup of one VM: what to stand on, what to read, and the files sent."""
+
+    def __init__(
+        self, job: JobContext, client: prism_client.PrismClient, source: cluster.Source
+    ) -> None:
+        """Prepare the backup of `source` within `job`."""
+        self._job = job
+        self._client = client
+        self._source = source
+        self._started = datetime.now(UTC)
+        self.in_file = False
+        """Whether a file is half sent: a failure now must fail the job."""
+
+    def run(self) -> None:
+        """Back the VM up under its lock; record what it left, or that it failed."""
+        vm = self._source.vm
+        folder = self._job.settings.state_dir / "bitmap" / self._source.folder.cluster
+        file = state.StateFile(folder / f"{vm.ext_id}.json", vm.ext_id)
+        with file.locked():
+            chain = Chain(self._job, self._client, file)
+            base = chain.base(vm.name)
+            chain.drop_obsolete(base)
+            try:
+                self._back_up(chain, base)
+            except VM_ERRORS:
+                chain.record(None)
+                raise
+
+    def _back_up(self, chain: Chain, base: state.Reference | None) -> None:
+        began = time.monotonic()
+        with ExitStack() as stack:
+            snapshot = stack.enter_context(self._snapshot())
+            vm = self._client.vms.get(self._source.vm.ext_id)
+            plans = self._plan(chain, vm, snapshot.recovery_point, base)
+            devices = self._open_disks(stack, snapshot, plans)
+            self._send_file(self._source.folder.metadata(), metadata.from_vm(vm).encode())
+            entries = tuple(self._send_disk(plan, devices.get(plan.index)) for plan in plans)
+            manifest = self._manifest(snapshot.recovery_point, entries)
+            snapshot.keep()
+            chain.record(_reference(snapshot.recovery_point, plans, manifest))
+            self._send_manifest(manifest)
+        self._summarise(manifest, time.monotonic() - began)
+
+    def _snapshot(self) -> SnapshotGuard:
+        vm = self._source.vm
+        name = f"podheitor {self._job.info.name} {vm.ext_id}"
+        return SnapshotGuard(self._client, vm, name, self._job.settings.consistency)
+
+    def _plan(
+        self,
+        chain: Chain,
+        vm: prism_client.Vm,
+        point: prism_client.RecoveryPoint,
+        base: state.Reference | None,
+    ) -> list[DiskPlan]:
+        if base:
+            try:
+                return plan_disks(self._client, vm.disks, point, base, self._job.warn)
+            except CHANGES_UNAVAILABLE as error:
+                chain.fall_back(vm.name, f"its changes cannot be had: {error}")
+        return plan_disks(self._client, vm.disks, point, None, self._job.warn)
+
+    # --- the disks, over iSCSI
+
+    def _open_disks(
+        self, stack: ExitStack, snapshot: SnapshotGuard, plans: list[DiskPlan]
+    ) -> Mapping[int, iscsi_attach.BlockDevice]:
+        """Offer the disks that have something to read, log in, and open each; by disk index."""
+        wanted = [plan for plan in plans if plan.regions.data_bytes]
+        if not wanted:
+            return {}
+        portal = iscsi_attach.Portal(self._data_services_address())
+        disks = [plan.snapshot.disk_recovery_point_ext_id for plan in wanted]
+        group = stack.enter_context(
+            VolumeGroupGuard(snapshot, disks, initiator_name(), chap=self._job.settings.chap)
+        )
+        session = stack.enter_context(IscsiSessionGuard(group, portal))
+        return dict(_devices(session.attachment, wanted))
+
+    def _data_services_address(self) -> str:
+        address = self._job.settings.dsip or self._source.cluster.data_services_ip
+        if not address:
+            raise SourceError(
+                f"cluster {self._source.cluster.name} has no data services IP: set one in Prism "
+                "Element (cluster details), or give dsip="
+            )
+        return address
+
+    # --- the files
+
+    def _send_disk(self, plan: DiskPlan, device: iscsi_attach.BlockDevice | None) -> DiskEntry:
+        folder, disk = self._source.folder, plan.disk
+        spans = sum(1 for _ in plan.regions.spans())
+        if plan.base:
+            name = folder.delta(plan.index, disk.disk_ext_id, self._started)
+            covered = sum(span.length for span in plan.regions.spans())
+            length = phcbt01.encoded_size(spans, covered)
+            pieces: Iterator[Buffer] = delta_pieces(device, plan.regions)
+        else:
+            name = folder.raw(plan.index, disk.disk_ext_id)
+            length = disk.size
+            pieces = image_pieces(device, plan.regions)
+        return DiskEntry(
+            index=plan.index,
+            disk_id=disk.disk_ext_id,
+            size=disk.size,
+            file=name,
+            kind="phcbt01" if plan.base else "raw",
+            stream_bytes=length,
+            regions=spans,
+            data_bytes=plan.regions.data_bytes,
+            digest=self._send_stream(name, length, pieces),
+            base=plan.base,
+        )
+
+    def _send_file(self, name: str, content: bytes) -> None:
+        self._send_stream(name, len(content), iter([content]))
+
+    def _send_stream(self, name: str, length: int, pieces: Iterator[Buffer]) -> str:
+        """Send one file of exactly `length` bytes; return the digest of its content."""
+        send = self._job.endpoint.send
+        now = int(self._started.timestamp())
+        sender = StreamSender(send)
+        progress = Progress(self._job.say, name.rpartition("/")[2], length)
+        self.in_file = True
+        send(File(name, Stat(FileType.REGULAR, length), Times(now, now, now)), DataStart())
+        for piece in pieces:
+            sender.put(piece)
+            progress.advance(memoryview(piece).nbytes)
+        digest = sender.finish()
+        if sender.sent != length:
+            raise SourceError(f"{name}: {sender.sent} bytes were read where {length} were announced")
+        send(DataEnd())
+        self.in_file = False
+        return digest
+
+    # --- what it was
+
+    def _manifest(
+        self, point: prism_client.RecoveryPoint, disks: tuple[DiskEntry, ...]
+    ) -> Manifest:
+        info = self._job.info
+        return Manifest(
+            schema=SCHEMA,
+            job=info.name,
+            job_id=info.job_id,
+            level=info.level.value if info.level else "F",
+            cluster=self._source.folder.cluster,
+            cluster_id=self._source.cluster.ext_id,
+            vm_id=self._source.vm.ext_id,
+            vm_name=self._source.vm.name,
+            consistency_asked=self._job.settings.consistency,
+            consistency_got=point.consistency.value,
+            recovery_point=point.ext_id,
+            disks=disks,
+        )
+
+    def _send_manifest(self, manifest: Manifest) -> None:
+        content = manifest.encode()
+        self._job.endpoint.send(
+            RestoreObject(manifest.object_name, len(content)), Data(content), DataEnd()
+        )
+
+    def _summarise(self, manifest: Manifest, seconds: float) -> None:
+        changed = sum(1 for disk in manifest.disks if disk.base)
+        read = sum(disk.data_bytes for disk in manifest.disks)
+        sent = sum(disk.stream_bytes for disk in manifest.disks)
+        self._job.say(
+            f"VM {manifest.vm_name}: {len(manifest.disks)} disks ({changed} as changes only), "
+            f"{size(read)} read, {size(sent)} sent, {seconds:.1f} s"
+        )
+
+
+def initiator_name() -> str:
+    """The IQN under which this host logs in."""
+    host = "".join(c if c.isalnum() or c in "-." else "-" for c in socket.gethostname().lower())
+    return f"iqn.2026-11.com.podheitor:nutanix.{host}"
+
+
+def _devices(
+    attachment: iscsi_attach.Attachment, plans: list[DiskPlan]
+) -> Iterator[tuple[int, iscsi_attach.BlockDevice]]:
+    """Open the LUNs, which come in the order of the disks; the size of each must agree."""
+    if len(attachment.luns) != len(plans):
+        raise SourceError(
+            f"the target offers {len(attachment.luns)} disks where {len(plans)} were asked for"
+        )
+    for plan, lun in zip(plans, attachment.luns, strict=True):
+        if lun.size != plan.disk.size:
+            raise SourceError(
+                f"disk {plan.disk.bus}.{plan.disk.index} has {plan.disk.size} bytes, its snapshot "
+                f"{lun.size}: was it grown just now? Run the job again"
+            )
+        yield plan.index, attachment.open(lun.lun)
+
+
+def _reference(
+    point: prism_client.RecoveryPoint, plans: list[DiskPlan], manifest: Manifest
+) -> state.Reference:
+    return state.Reference(
+        reference_recovery_point_ext_id=point.ext_id,
+        vm_recovery_point=point.vm_recovery_point_ext_id,
+        manifest=manifest.digest(),
+        disks=tuple(
+            state.DiskReference(
+                plan.disk.disk_ext_id, plan.disk.size, plan.snapshot.disk_recovery_point_ext_id
+            )
+            for plan in plans
+        ),
+    )

@@ -1,0 +1,35 @@
+"""What every kind of job has at hand: the connection to the daemon, what it said, the settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+from ptcomm import Message, Severity
+
+if TYPE_CHECKING:
+    import ptcomm
+    from ptcomm.stdio import Endpoint
+
+    from nutanix_backend.parameters import Settings
+
+
+@attrs.frozen
+class JobContext:
+    """A job in progress."""
+
+    endpoint: Endpoint
+    info: ptcomm.Job
+    settings: Settings
+
+    def say(self, text: str) -> None:
+        """An information line in the job log."""
+        self.endpoint.send(Message(Severity.INFO, text))
+
+    def warn(self, text: str) -> None:
+        """A warning in the job log."""
+        self.endpoint.send(Message(Severity.WARNING, text))
+
+    def report(self, text: str) -> None:
+        """An error in the job log that does not end the job: it ends "with warnings"."""
+        self.endpoint.send(Message(Severity.NONFATAL, text))

@@ -1,0 +1,232 @@
+"""The one table of plugin parameters, and the settings that a job gets from them.
+
+The same names are used on the Plugin line of a FileSet, as restore options, in a configuration file
+and on the command line.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from nutanix_backend.errors import ParameterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+YES = {"1", "yes", "true", "on"}
+NO = {"0", "no", "false", "off"}
+
+
+class Kind(Enum):
+    """How the text of a parameter is read."""
+
+    TEXT = "text"
+    LIST = "text, may be repeated"
+    FLAG = "yes or no"
+    SECONDS = "seconds"
+    PATH = "path"
+    SECRET = "secret"  # noqa: S105 - the name of a kind, not a secret
+
+
+@attrs.frozen
+class Parameter:
+    """A row of the table: its name, kind, default as text, legal values, and what it is for."""
+
+    name: str
+    kind: Kind
+    help: str
+    default: str = ""
+    choices: tuple[str, ...] = ()
+
+
+TABLE: tuple[Parameter, ...] = (
+    # connection
+    Parameter("prism", Kind.TEXT, "address of Prism Central, host or host:port"),
+    Parameter("user", Kind.TEXT, "Prism user"),
+    Parameter("password", Kind.SECRET, "its password; better in password_file or config_file"),
+    Parameter("password_file", Kind.PATH, "file whose first line is the password"),
+    Parameter("api_key", Kind.SECRET, "API key, instead of user and password"),
+    Parameter("config_file", Kind.PATH, "file of name=value lines; the plugin line wins"),
+    Parameter("ca", Kind.PATH, "PEM file of the authority that signed Prism's certificate"),
+    Parameter("fingerprint", Kind.TEXT, "SHA-256 fingerprint of Prism's certificate, to pin it"),
+    Parameter("prism_insecure", Kind.FLAG, "do not verify Prism's certificate", "no"),
+    Parameter("timeout", Kind.SECONDS, "longest wait for one answer of Prism", "30"),
+    # where we run
+    Parameter("dsip", Kind.TEXT, "data services address, when not the cluster's own"),
+    Parameter("chap", Kind.FLAG, "protect iSCSI sessions with one-time CHAP secrets", "yes"),
+    Parameter(
+        "state_dir", Kind.PATH, "where the chain of each VM is kept", "/var/lib/podheitor-nutanix"
+    ),
+    # what
+    Parameter("vm", Kind.LIST, "VM to back up: name, UUID or pattern with * and ?"),
+    Parameter("exclude_vm", Kind.LIST, "VM to leave out: name, UUID or pattern"),
+    Parameter("cluster", Kind.TEXT, "cluster to look at, when Prism manages several"),
+    Parameter(
+        "consistency",
+        Kind.TEXT,
+        "snapshots are crash-consistent, application-consistent, or the better one that works",
+        "crash",
+        ("crash", "app", "app_or_crash"),
+    ),
+    # chain
+    Parameter(
+        "fallback_to_full", Kind.FLAG, "back up in full when an incremental has no base", "yes"
+    ),
+    # restore
+    Parameter(
+        "restore_to", Kind.TEXT, "make a VM (ahv) or write raw images (disk)", "", ("ahv", "disk")
+    ),
+    Parameter("disk", Kind.LIST, "restore only these disks, by number"),
+    Parameter("disk_path", Kind.PATH, "file or block device that receives the one disk restored"),
+    Parameter("restore_vm_name", Kind.TEXT, "name of the restored VM"),
+    Parameter("overwrite", Kind.FLAG, "replace existing files and devices with content", "no"),
+    Parameter("restore_powerstate", Kind.TEXT, "state of the restored VM", "off", ("on", "off")),
+    # what every metaplugin has
+    Parameter("abort_on_error", Kind.FLAG, "fail the job with the first VM that fails", "no"),
+    Parameter("debug", Kind.FLAG, "log every step", "no"),
+)
+SENT_BY_THE_DAEMON = {"Accurate"}
+"""What bacula-fd adds to the parameters by itself; it changes nothing for whole disks."""
+BY_NAME = {parameter.name: parameter for parameter in TABLE}
+
+
+@attrs.frozen
+class Settings:
+    """The parameters of a job, read and checked. Paths are absolute or empty, times in seconds."""
+
+    prism: str
+    user: str
+    password: str = attrs.field(repr=False)
+    password_file: Path | None
+    api_key: str = attrs.field(repr=False)
+    config_file: Path | None
+    ca: Path | None
+    fingerprint: str
+    prism_insecure: bool
+    timeout: float
+    dsip: str
+    chap: bool
+    state_dir: Path
+    vm: tuple[str, ...]
+    exclude_vm: tuple[str, ...]
+    cluster: str
+    consistency: str
+    fallback_to_full: bool
+    restore_to: str
+    disk: tuple[str, ...]
+    disk_path: Path | None
+    restore_vm_name: str
+    overwrite: bool
+    restore_powerstate: str
+    abort_on_error: bool
+    debug: bool
+
+
+def parse(items: Iterable[tuple[str, str]]) -> Settings:
+    """Read the parameters of a job; of a repeated one the last counts, except lists.
+
+    Raises ParameterError, naming the parameter and what it should be.
+    """
+    given = _collect(items)
+    if "config_file" in given:
+        given = _collect(_config_lines(Path(given["config_file"][-1]))) | given
+    if "password_file" in given and "password" not in given:
+        given["password"] = [_first_line(Path(given["password_file"][-1]))]
+    return Settings(**{p.name: _value(p, given.get(p.name)) for p in TABLE})  # type: ignore[arg-type]
+
+
+def require_connection(settings: Settings) -> None:
+    """Raise ParameterError unless the settings say where Prism is and who we are."""
+    if not settings.prism:
+        raise ParameterError("parameter prism is missing: give the address of Prism Central")
+    if not settings.api_key and not (settings.user and settings.password):
+        raise ParameterError(
+            "no credentials for Prism: give user and password_file (or password), or api_key"
+        )
+
+
+def _collect(items: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    given: dict[str, list[str]] = {}
+    for name, text in items:
+        if name in SENT_BY_THE_DAEMON:
+            continue
+        if name not in BY_NAME:
+            raise ParameterError(f"unknown parameter {name}: known are {', '.join(BY_NAME)}")
+        given.setdefault(name, []).append(text)
+    return given
+
+
+def _config_lines(path: Path) -> list[tuple[str, str]]:
+    items = []
+    for number, line in enumerate(_read_text("config_file", path).splitlines(), start=1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ParameterError(f"config_file {path} line {number}: expected name=value")
+        items.append((name.strip(), value.strip()))
+    return items
+
+
+def _first_line(path: Path) -> str:
+    return _read_text("password_file", path).partition("\n")[0].rstrip("\r")
+
+
+def _read_text(parameter: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{parameter} {path} cannot be read: {error}") from error
+
+
+def _value(parameter: Parameter, texts: list[str] | None) -> object:
+    if parameter.kind is Kind.LIST:
+        return tuple(texts or ())
+    text = texts[-1] if texts else parameter.default
+    if parameter.choices and text and text not in parameter.choices:
+        raise ParameterError(
+            f"{parameter.name}={text} is not one of {', '.join(parameter.choices)}"
+        )
+    return READERS[parameter.kind](parameter.name, text)
+
+
+def _flag(name: str, text: str) -> bool:
+    if text.lower() in YES:
+        return True
+    if text.lower() in NO:
+        return False
+    raise ParameterError(f"{name}={text} is neither yes nor no")
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        raise ParameterError(f"{name}={text} is not a positive number of seconds")
+    return seconds
+
+
+def _path(name: str, text: str) -> Path | None:
+    if text and not text.startswith("/"):
+        raise ParameterError(f"{name}={text} is not an absolute path")
+    return Path(text) if text else None
+
+
+def _text(_name: str, text: str) -> str:
+    return text
+
+
+READERS: Mapping[Kind, Callable[[str, str], object]] = {
+    Kind.TEXT: _text,
+    Kind.SECRET: _text,
+    Kind.FLAG: _flag,
+    Kind.SECONDS: _seconds,
+    Kind.PATH: _path,
+}

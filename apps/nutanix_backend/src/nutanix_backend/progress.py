@@ -1,0 +1,42 @@
+"""Progress of long work as information lines in the job log."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+INTERVAL = 30.0
+"""Seconds between two lines about one disk."""
+
+
+class Progress:
+    """Says every half minute how far the work on one file is."""
+
+    def __init__(self, say: Callable[[str], None], what: str, total: int) -> None:
+        """Report through `say` on `what`, which is done after `total` bytes."""
+        self._say = say
+        self._what = what
+        self._total = total
+        self._done = 0
+        self._next = time.monotonic() + INTERVAL
+
+    def advance(self, done: int) -> None:
+        """Count `done` more bytes; say so when it is time."""
+        self._done += done
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + INTERVAL
+            percent = 100 * self._done // max(self._total, 1)
+            self._say(f"{self._what}: {percent} % ({size(self._done)} of {size(self._total)})")
+
+
+def size(amount: float) -> str:
+    """Bytes for people: 1536 is "1.5 KiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.1f} {unit}" if unit != "B" else f"{amount:.0f} B"
+        amount /= 1024
+    return f"{amount:.1f} TiB"

@@ -1,0 +1,48 @@
+"""JSON to records and back, strictly: an unknown field, a missing one or a wrong type is an error."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+import attrs
+from cattrs import BaseValidationError, Converter
+from cattrs.errors import StructureHandlerNotFoundError
+
+T = TypeVar("T")
+
+
+class RecordError(ValueError):
+    """The JSON does not hold the record expected."""
+
+
+def _strict(value: object, expected: type[T]) -> T:
+    if type(value) is not expected:
+        raise TypeError(f"expected {expected.__name__}, got {value!r}")
+    return value
+
+
+_converter = Converter(forbid_extra_keys=True)
+for _primitive in (int, str, bool):
+    _converter.register_structure_hook(_primitive, _strict)
+
+
+def dump(record: attrs.AttrsInstance) -> bytes:
+    """Write a record as canonical JSON: the same record always gives the same bytes."""
+    plain = _converter.unstructure(record)
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def load(data: bytes, expected: type[T]) -> T:
+    """Read a record; raise RecordError when the JSON is broken or does not fit."""
+    try:
+        plain: Any = json.loads(data)
+        return _converter.structure(plain, expected)
+    except (ValueError, RecursionError, BaseValidationError, StructureHandlerNotFoundError) as error:
+        raise RecordError(f"not a valid {expected.__name__}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -1,0 +1,120 @@
+"""Making a VM on AHV from restored disks, through the image service."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import prism_client
+
+from nutanix_backend import cluster, metadata, qemu_img
+from nutanix_backend.errors import RestoreRefused
+from nutanix_backend.guards import push_undo
+from nutanix_backend.progress import Progress, size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from prism_client import PrismClient
+
+    from nutanix_backend.jobs.job import JobContext
+    from nutanix_backend.metadata import VmConfig
+    from nutanix_backend.restore.plan import VmPlan
+    from nutanix_backend.restore.writer import DiskWriter
+
+
+def vm_name(job: JobContext, plan: VmPlan) -> str:
+    """The name of the restored VM: the one asked for, or the old one marked with the job."""
+    return job.settings.restore_vm_name or f"{plan.manifest.vm_name}-restore-{job.info.job_id}"
+
+
+def refuse_unfit(client: PrismClient, job: JobContext, plan: VmPlan) -> None:
+    """Raise RestoreRefused when the cluster is not there or the name of the VM is taken."""
+    clusters = cluster.data_clusters(client)
+    if plan.manifest.cluster_id not in clusters:
+        raise RestoreRefused(
+            f"VM {plan.manifest.vm_name} was backed up from cluster {plan.manifest.cluster}, which "
+            "this Prism does not manage: restore its disks with where=/a/folder"
+        )
+    name = vm_name(job, plan)
+    if client.vms.find(name):
+        raise RestoreRefused(f"a VM called {name} exists: give another restore_vm_name")
+
+
+def create_vm(
+    client: PrismClient,
+    job: JobContext,
+    plan: VmPlan,
+    configuration: bytes,
+    disks: Sequence[DiskWriter],
+) -> None:
+    """Upload every disk as an image, create the VM from them, remove the images."""
+    config = metadata.decode(configuration)
+    name = vm_name(job, plan)
+    with ExitStack() as stack:
+        images = {
+            disk.chain.newest.disk_id: _upload(client, job, stack, name, disk) for disk in disks
+        }
+        vm = client.vms.create(_specification(config, name, images))
+    if job.settings.restore_powerstate == "on":
+        client.vms.power_on(vm.ext_id)
+    job.say(
+        f"VM {plan.manifest.vm_name} as of job {plan.manifest.job} is restored as {name} "
+        f"({vm.ext_id}) with {len(images)} of {len(config.disks)} disks, "
+        f"powered {job.settings.restore_powerstate}"
+    )
+
+
+def _upload(
+    client: PrismClient, job: JobContext, stack: ExitStack, name: str, disk: DiskWriter
+) -> str:
+    entry = disk.chain.newest
+    qcow2 = disk.path.with_suffix(".qcow2")
+    qemu_img.convert_to_qcow2(disk.path, qcow2)
+    disk.path.unlink()
+    length = qcow2.stat().st_size
+    job.say(f"disk {entry.index}: uploading {size(length)}")
+    image_name = f"podheitor {name} disk {entry.index}"
+    push_undo(stack, f"image {image_name}", lambda: _delete_images(client, image_name))
+    progress = Progress(job.say, f"disk {entry.index} upload", length)
+    image = client.images.upload(
+        image_name, qcow2, sha256=_sha256(qcow2), progress=progress.advance
+    )
+    qcow2.unlink()
+    return image.ext_id
+
+
+def _delete_images(client: PrismClient, name: str) -> None:
+    for image in list(client.images.list(name=name)):
+        client.images.delete(image.ext_id)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _specification(
+    config: VmConfig, name: str, images: dict[str, str]
+) -> prism_client.VmSpec:
+    """The old hardware under a new name; new UUID and MAC addresses, for the source may live."""
+    return prism_client.VmSpec(
+        name=name,
+        cluster_ext_id=config.cluster_id,
+        sockets=config.sockets,
+        cores_per_socket=config.cores_per_socket,
+        threads_per_core=config.threads_per_core,
+        memory=config.memory,
+        machine_type=config.machine_type or None,
+        boot=prism_client.Boot(config.firmware, config.secure_boot, config.boot_order),
+        disks=tuple(
+            prism_client.DiskSpec(images[disk.disk_id], disk.bus, disk.index)
+            for disk in config.disks
+            if disk.disk_id in images
+        ),
+        nics=tuple(
+            prism_client.NicSpec(nic.subnet or None, None, nic.connected) for nic in config.nics
+        ),
+    )

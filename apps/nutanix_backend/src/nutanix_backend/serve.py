@@ -1,0 +1,144 @@
+"""The conversation with the daemon, from Hello to the end of input, and how errors end it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from logging.handlers import RotatingFileHandler
+from typing import TYPE_CHECKING, NoReturn
+
+import ptcomm
+from ptcomm import Ack, BackendHello, End, EndOfInput, Message, Phase, PluginHello, Severity
+
+from nutanix_backend.errors import BackendError, Cancelled, ParameterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from ptcomm.stdio import Endpoint
+
+    from nutanix_backend.jobs.job import JobContext
+    from nutanix_backend.parameters import Settings
+
+log = logging.getLogger(__name__)
+
+CANCEL_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+
+
+def serve(endpoint: Endpoint) -> None:
+    """Run the one job that the daemon asks for; every error becomes one fatal line in its log."""
+    cancel_on_signal()
+    try:
+        _converse(endpoint)
+    except (Cancelled, ptcomm.PeerGone) as error:
+        log.warning("the job ended early: %s", error)
+    except ptcomm.PtcommError as error:
+        _fail(endpoint, f"the daemon does not speak as expected: {error}")
+    except Exception as error:
+        log.exception("the job failed")
+        _fail(endpoint, _line(error))
+
+
+def cancel_on_signal() -> None:
+    """Make each of the signals by which a job is cancelled raise Cancelled, once."""
+
+    def cancel(number: int, _frame: FrameType | None) -> NoReturn:
+        for signal_number in CANCEL_SIGNALS:
+            signal.signal(signal_number, signal.SIG_IGN)
+        raise Cancelled(f"cancelled by {signal.Signals(number).name}")
+
+    for signal_number in CANCEL_SIGNALS:
+        signal.signal(signal_number, cancel)
+
+
+def _converse(endpoint: Endpoint) -> None:
+    endpoint.expect(PluginHello)
+    endpoint.send(BackendHello())
+    info = endpoint.expect(ptcomm.Job)
+    endpoint.send(Ack())
+    settings = _settings(endpoint.expect(ptcomm.Parameters).items)
+    start_log(settings)
+    endpoint.send(Ack())
+    phase = endpoint.expect(ptcomm.Start).phase
+    run = _job(phase)
+    endpoint.send(Ack())
+    from nutanix_backend.jobs.job import JobContext  # noqa: PLC0415 - see _job
+
+    context = JobContext(endpoint, info, settings)
+    if settings.prism_insecure:
+        context.warn("prism_insecure=yes: anyone on the way to Prism can read and alter this backup")
+    run(context)
+    _until_end(endpoint)
+
+
+def _settings(items: tuple[tuple[str, str], ...]) -> Settings:
+    from nutanix_backend import parameters  # noqa: PLC0415 - see _job
+
+    return parameters.parse(items)
+
+
+def _job(phase: Phase) -> Callable[[JobContext], None]:
+    """The code for a kind of job, imported late: the daemon waits for our Hello, not for requests."""
+    from nutanix_backend.jobs import backup, estimate, restore  # noqa: PLC0415
+
+    jobs = {
+        Phase.BACKUP: backup.run,
+        Phase.ESTIMATE: estimate.run,
+        Phase.RESTORE: restore.run,
+    }
+    if phase not in jobs:
+        raise ParameterError(f"{phase.name.lower()} is not offered by this version of the plugin")
+    return jobs[phase]
+
+
+def _until_end(endpoint: Endpoint) -> None:
+    while True:
+        match endpoint.receive():
+            case End():
+                endpoint.send(Ack())
+            case EndOfInput():
+                return
+
+
+def _fail(endpoint: Endpoint, text: str) -> None:
+    """Tell the daemon that the job failed, then wait until it closes the connection."""
+    try:
+        endpoint.send(Message(Severity.FATAL, text))
+        while not isinstance(endpoint.receive(), EndOfInput):
+            pass
+    except (Cancelled, ptcomm.PtcommError) as error:
+        log.warning("the daemon is gone: %s", error)
+
+
+def _line(error: Exception) -> str:
+    """An error as one line for the administrator; what is not an error of ours says so."""
+    notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+    if isinstance(error, BackendError) or type(error).__module__.partition(".")[0] in LIBRARIES:
+        return f"{error}{notes}"
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}: {error.filename or 'no file'}{notes}"
+    return f"internal error, please report with the log: {type(error).__name__}: {error}{notes}"
+
+
+LIBRARIES = ("prism_client", "iscsi_attach", "phcbt01")
+
+
+def start_log(settings: Settings) -> None:
+    """Log to a file in the state folder, and send there what any library writes to stderr."""
+    folder = settings.state_dir / "log"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handler = RotatingFileHandler(folder / "backend.log", maxBytes=10_000_000, backupCount=3)
+    except OSError as error:
+        raise ParameterError(
+            f"state_dir {settings.state_dir} is not usable: {error.strerror}: check path and rights"
+        ) from error
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
+    )
+    logging.basicConfig(
+        handlers=[handler], level=logging.DEBUG if settings.debug else logging.INFO, force=True
+    )
+    os.dup2(handler.stream.fileno(), 2)

@@ -1,0 +1,175 @@
+"""The state of a VM on this host: the jobs of its chain and the reference each left on the cluster.
+
+The state is a convenience, never a truth: whether a job counts is decided by the Director (through
+the name of the previous job), and whether its reference still exists by the cluster. State that is
+lost or damaged costs a full backup, and says so.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+
+from nutanix_backend import records
+from nutanix_backend.errors import StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SCHEMA = 1
+SENT = "sent"
+FAILED = "failed"
+
+
+@attrs.frozen
+class DiskReference:
+    """A disk inside a reference: its id, its size then (bytes), and its disk recovery point."""
+
+    disk_id: str
+    size: int
+    disk_recovery_point: str
+
+
+@attrs.frozen
+class Reference:
+    """The recovery point that a job left behind, for the next one to be compared with."""
+
+    reference_recovery_point_ext_id: str
+    vm_recovery_point: str
+    manifest: str
+    disks: tuple[DiskReference, ...]
+
+
+@attrs.frozen
+class JobRecord:
+    """One job: its name, what the Director said came before, and what it left."""
+
+    job: str
+    job_id: int
+    level: str
+    predecessor: str
+    outcome: str
+    reference: Reference | None
+
+
+@attrs.frozen
+class VmState:
+    """The recorded jobs of a VM, oldest first."""
+
+    schema: int
+    vm_id: str
+    jobs: tuple[JobRecord, ...]
+
+    def references(self) -> list[Reference]:
+        """Every reference that is recorded, oldest first."""
+        return [record.reference for record in self.jobs if record.reference]
+
+    def with_job(self, record: JobRecord, keep: set[str]) -> VmState:
+        """The state after a job: its record, and of older ones those whose reference is kept.
+
+        `keep` holds the recovery points that stay. A record without a reference stays too when it
+        links a later record to an earlier one.
+        """
+        kept = [r for r in self.jobs if r.reference is None or _point(r.reference) in keep]
+        first = next((i for i, r in enumerate(kept) if r.reference), len(kept))
+        return attrs.evolve(self, jobs=(*kept[first:], record))
+
+
+def _point(reference: Reference) -> str:
+    return reference.reference_recovery_point_ext_id
+
+
+@attrs.frozen
+class Base:
+    """The outcome of looking for a base: a reference, or the reason why there is none."""
+
+    reference: Reference | None
+    reason: str = ""
+
+
+def find_base(state: VmState | None, level: str, previous: str) -> Base:
+    """Find what an incremental or a differential may stand on.
+
+    `previous` is the job that the Director holds as the predecessor. An incremental walks from
+    there over jobs in which this VM failed; a differential stands on exactly the job named.
+    """
+    if not previous:
+        return Base(None, "the Director named no previous job")
+    if state is None:
+        return Base(None, "no state of this VM is on this host")
+    by_name = {record.job: record for record in state.jobs}
+    name = previous
+    while name in by_name:
+        record = by_name.pop(name)
+        if record.reference:
+            return Base(record.reference)
+        if level == "D":
+            return Base(None, f"this VM failed in the full backup {previous}")
+        name = record.predecessor
+    return Base(None, f"no reference of this VM is recorded for job {previous} or before it")
+
+
+class StateFile:
+    """The state file of one VM, opened and locked; one job at a time may hold it."""
+
+    def __init__(self, path: Path, vm_id: str) -> None:
+        """Use the file at `path`; nothing is read before `load`."""
+        self._path = path
+        self._vm_id = vm_id
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the VM against other jobs; raise StateError when one is running."""
+        lock = self._path.with_suffix(".lock")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateError(f"state_dir is not usable: {error}: check its path and rights") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise StateError(f"another job is backing up VM {self._vm_id}: wait for it") from error
+        finally:
+            os.close(descriptor)
+
+    def load(self) -> tuple[VmState, str]:
+        """The recorded state and an empty text, or an empty state and why nothing could be used."""
+        empty = VmState(SCHEMA, self._vm_id, ())
+        try:
+            state = records.load(self._path.read_bytes(), VmState)
+        except FileNotFoundError:
+            return empty, "no state of this VM is on this host"
+        except (OSError, records.RecordError) as error:
+            return empty, f"the state file {self._path} cannot be used: {error}"
+        if state.schema != SCHEMA or state.vm_id != self._vm_id:
+            return empty, f"the state file {self._path} is of another schema or VM"
+        return state, ""
+
+    def save(self, state: VmState) -> None:
+        """Replace the state, durable before this returns; raise StateError."""
+        temporary = self._path.with_suffix(".new")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(records.dump(state))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+            _sync_folder(self._path.parent)
+        except OSError as error:
+            raise StateError(f"the state of the VM cannot be saved: {error}: free space?") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
