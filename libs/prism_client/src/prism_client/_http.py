@@ -1,0 +1,347 @@
+"""HTTPS to one server: trust, login, retries, and every foreign exception made ours.
+
+The only module that uses requests. It knows nothing of any API generation.
+"""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import json
+import logging
+import ssl
+import uuid
+from contextlib import contextmanager
+from http.cookiejar import DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from prism_client import _tls
+from prism_client._fields import Fields, natural
+from prism_client._refusal import refusal
+from prism_client.errors import (
+    BadAnswer,
+    Timeout,
+    TransportError,
+    Unreachable,
+    UntrustedCertificate,
+)
+from prism_client.model import ApiKey, Basic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from prism_client._clock import Clock
+    from prism_client.model import Credentials, Endpoint, Trust
+
+log = logging.getLogger(__name__)
+
+# Prism's session cookies, without and with IAM. Any other cookie is no reason to stop sending the
+# password: it may be a load balancer's.
+_SESSION_COOKIES = frozenset(
+    {
+        "NTNX_IGW_SESSION",
+        "NTNX_MERCURY_IGW_SESSION",
+        "JSESSIONID",
+        "NTNX_MERCURY_IAM_SESSION",
+        "NTNX_IAM_SESSION",
+    }
+)
+_REFUSED_UNREAD = frozenset({429, 503})  # the server did not take the call: any call may repeat
+_GAVE_UP = frozenset({408, 502, 504})  # it may have acted: only a repeatable call may repeat
+_MOST_ANSWER = 64 << 20  # a page of 100 large VMs is below 2 MiB; no answer may fill the memory
+_CHUNK = 64 << 10
+_PATIENCE = 120.0  # seconds one call may wait for a busy server in total
+_BREAKS = 3  # tries over a connection that cannot be made, or breaks
+
+
+@attrs.frozen
+class Call:
+    """One request. Repeatable: sending it again, with the same request id, cannot act twice.
+
+    body: makes the stream to upload, anew for each try; its bytes are counted by `length`.
+    silence: seconds without a byte from the server, where more than the usual is to be expected.
+    """
+
+    method: str
+    path: str
+    params: Mapping[str, str] = attrs.field(factory=dict)
+    json: Mapping[str, Any] | None = None
+    body: Callable[[], Iterable[bytes]] | None = None
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    request_id: uuid.UUID = attrs.field(factory=uuid.uuid4)
+    repeatable: bool = False
+    silence: float | None = None
+
+
+@attrs.frozen
+class Answer:
+    """A whole answer. `where` names the call and its request id, for messages."""
+
+    where: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def etag(self) -> str | None:
+        """The version of the entity, opaque; newer servers may use their own header for it."""
+        return self.headers.get("ETag") or self.headers.get("X-Ntnx-Etag")
+
+    def json(self) -> Fields:
+        """Return the JSON object that the answer must be."""
+        try:
+            value = json.loads(self.body)
+        except (ValueError, RecursionError) as exc:
+            kind = self.headers.get("Content-Type", "no content type")
+            raise BadAnswer(
+                f"{self.where}: {len(self.body)} bytes of {kind} are not JSON;"
+                " is this host and port a Prism?"
+            ) from exc
+        return Fields.of(value, self.where)
+
+
+class Http:
+    """Requests to one endpoint. Use from several threads is fine."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        credentials: Credentials | None,
+        trust: Trust,
+        *,
+        timeout: float,
+        clock: Clock,
+    ) -> None:
+        self.endpoint = endpoint
+        self._credentials = credentials
+        self._timeout = timeout
+        self._clock = clock
+        self._session = requests.Session()
+        # Neither REQUESTS_CA_BUNDLE nor .netrc nor a proxy variable may overrule what we were told.
+        self._session.trust_env = False
+        self._session.mount("https://", _TrustAdapter(trust))
+        if not isinstance(credentials, Basic):  # a session is only ever opened with a password
+            self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+    def send(self, call: Call) -> Answer:
+        """Return the answer, whatever it took within the patience for one call.
+
+        Raises TransportError, or the ApiError that the status stands for.
+        """
+        answer = self.exchange(call)
+        if answer.status >= 400:
+            raise refusal(
+                f"{call.method} {self._url(call)}", answer.status, answer.body, str(call.request_id)
+            )
+        if answer.status >= 300:
+            raise BadAnswer(
+                f"{answer.where}: redirected to {answer.headers.get('Location', 'nowhere')!r};"
+                " is this host and port a Prism?"
+            )
+        return answer
+
+    def exchange(self, call: Call) -> Answer:
+        """Return the last answer, also a refusal."""
+        patience = _Patience(self._clock)
+        while True:
+            try:
+                answer = self._logged_in(call)
+            except (Unreachable, Timeout) as exc:
+                if not (call.repeatable and patience.after_break()):
+                    raise
+                log.info("trying again: %s", exc)
+                continue
+            busy = answer.status in _REFUSED_UNREAD or (
+                call.repeatable and answer.status in _GAVE_UP
+            )
+            if not (busy and patience.when_busy(_retry_after(answer, self._clock))):
+                return answer
+            log.info("%s answered %d, trying again", answer.where, answer.status)
+
+    def _logged_in(self, call: Call) -> Answer:
+        """Use the session that the server gave us; when it has expired, log in once more."""
+        cookies = self._session.cookies
+        if call.body is not None:
+            cookies.clear()  # an upload is not sent twice only because a session has expired
+        with_cookie = any(cookie.name in _SESSION_COOKIES for cookie in cookies)
+        answer = self._once(call, {} if with_cookie else self._login())
+        if answer.status == 401 and with_cookie:
+            log.debug("the session has expired, logging in again")
+            cookies.clear()
+            answer = self._once(call, self._login())
+        return answer
+
+    def _login(self) -> dict[str, str]:
+        match self._credentials:
+            case Basic(user, password):
+                pair = base64.b64encode(f"{user}:{password}".encode()).decode()
+                return {"Authorization": f"Basic {pair}"}
+            case ApiKey(key):
+                return {"X-ntnx-api-key": key}
+            case None:
+                return {}
+
+    def _once(self, call: Call, login: Mapping[str, str]) -> Answer:
+        url = self._url(call)
+        started = self._clock.monotonic()
+        with (
+            _mapped(call.method, url, self.endpoint.address),
+            self._session.request(
+                call.method,
+                url,
+                params=call.params,
+                json=call.json,
+                data=call.body() if call.body else None,
+                headers={
+                    "Accept": "application/json",
+                    "User-Agent": "prism_client",
+                    "NTNX-Request-Id": str(call.request_id),
+                    **login,
+                    **call.headers,
+                },
+                timeout=(self._timeout, call.silence or self._timeout),
+                allow_redirects=False,
+                stream=True,
+            ) as response,
+        ):
+            where = f"{call.method} {url} (request id {call.request_id})"
+            body = _bounded_body(response, where)
+        seconds = self._clock.monotonic() - started
+        log.debug("%s -> %d, %.3f s", where, response.status_code, seconds)
+        return Answer(where, response.status_code, response.headers, body)
+
+    def _url(self, call: Call) -> str:
+        return f"https://{self.endpoint.address}{call.path}"
+
+
+class _TrustAdapter(HTTPAdapter):
+    """Applies Trust, and nothing else, to each connection."""
+
+    def __init__(self, trust: Trust) -> None:
+        self._trust = trust
+        super().__init__()
+
+    def init_poolmanager(  # type: ignore[explicit-override]  # typing.override is 3.12's
+        self,
+        connections: int,
+        maxsize: int,
+        block: bool = False,  # noqa: FBT001, FBT002 - the signature is requests'
+        **options: object,
+    ) -> None:
+        options |= _tls.pool_arguments(self._trust)
+        super().init_poolmanager(connections, maxsize, block, **options)
+        self.poolmanager.pool_classes_by_scheme = {"https": _tls.pool_class(self._trust)}
+
+    def build_connection_pool_key_attributes(  # type: ignore[explicit-override]  # as above
+        self,
+        request: requests.PreparedRequest,
+        verify: Any,  # noqa: ANN401 - the types are private to requests
+        cert: Any = None,  # noqa: ANN401 - as above
+    ) -> Any:  # noqa: ANN401 - as above
+        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
+        return host, {}  # the TLS arguments are the pool manager's
+
+    def cert_verify(  # type: ignore[explicit-override]  # as above
+        self, *args: object, **kwargs: object
+    ) -> None:
+        """Leave the connection as it is: requests would add certifi's authorities to ours."""
+
+
+class _Patience:
+    """What one call may still wait: growing pauses, or what the server asks for."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._left = _PATIENCE
+        self._breaks = _BREAKS
+        self._pause = 1.0
+
+    def after_break(self) -> bool:
+        """Wait before another try over a new connection; False when there is none left."""
+        self._breaks -= 1
+        return self._breaks > 0 and self.when_busy(None)
+
+    def when_busy(self, asked: float | None) -> bool:
+        """Wait as long as the server asks; False, at once, when that is more than is left."""
+        pause = self._pause if asked is None else asked
+        if pause > self._left:
+            return False
+        self._left -= max(pause, 0.1)  # "Retry-After: 0" must not go on for ever
+        self._pause = min(2 * self._pause, 30.0)
+        self._clock.sleep(pause)
+        return True
+
+
+def _retry_after(answer: Answer, clock: Clock) -> float | None:
+    """Return the seconds that the server asks to wait for, given as a number or as a date."""
+    value = answer.headers.get("Retry-After")
+    if value is None:
+        return None
+    seconds = natural(value.strip())
+    if seconds is not None:
+        return float(seconds)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - clock.now())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _bounded_body(response: requests.Response, where: str) -> bytes:
+    body = bytearray()
+    for chunk in response.iter_content(_CHUNK):
+        body += chunk
+        if len(body) > _MOST_ANSWER:
+            raise BadAnswer(f"{where}: the answer is larger than {_MOST_ANSWER >> 20} MiB")
+    return bytes(body)
+
+
+@contextmanager
+def _mapped(method: str, url: str, host: str) -> Iterator[None]:
+    """Turn what requests raises into a TransportError, most specific first."""
+    try:
+        yield
+    except requests.RequestException as exc:
+        raise _transport_error(exc, f"{method} {url}", host) from exc
+
+
+def _transport_error(exc: requests.RequestException, what: str, host: str) -> TransportError:
+    root = _innermost(exc)
+    if isinstance(root, ssl.SSLCertVerificationError):
+        return UntrustedCertificate(
+            f"the certificate of {host} is not trusted: {_reason(root)};"
+            " give its CA file or its fingerprint"
+        )
+    if isinstance(exc, requests.Timeout) or isinstance(
+        root, (TimeoutError, urllib3.exceptions.TimeoutError)
+    ):
+        return Timeout(f"{what}: no answer in time; is {host} up, and the time-out long enough?")
+    return Unreachable(f"{what}: no answer: {_reason(root)}; is {host} the right host and port?")
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """Return the exception at the core: the libraries wrap it as reason, argument or cause."""
+    for _ in range(10):
+        inner = getattr(error, "reason", None)
+        if not isinstance(inner, BaseException):
+            inner = next((a for a in error.args if isinstance(a, BaseException)), error.__cause__)
+        if inner is None:
+            break
+        error = inner
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return getattr(error, "verify_message", None) or str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

@@ -1,0 +1,166 @@
+"""Upload of an image: v3 has the only public call that takes the bytes themselves."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import attrs
+
+from prism_client._http import Call
+from prism_client._refusal import one_line
+from prism_client.errors import BadAnswer, NotFound, PrismError, TaskFailed, TaskTimeout
+from prism_client.model import Image, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from prism_client._clock import Clock
+    from prism_client._fields import Fields
+    from prism_client._http import Http
+
+log = logging.getLogger(__name__)
+
+_BASE = "/api/nutanix/v3"
+_CHUNK = 1 << 20
+_PAUSE = 1.0  # seconds between two looks at an image that is not ready
+
+
+@attrs.frozen
+class Uploader:
+    """Creates an image, streams the file into it, and waits until Prism has taken it in.
+
+    An image that did not become whole is deleted again.
+    """
+
+    http: Http
+    clock: Clock
+    deadline: float
+
+    def __call__(
+        self,
+        name: str,
+        path: Path,
+        *,
+        sha256: str | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Image:
+        stream = FileStream(path, path.stat().st_size, progress)
+        answer = self._create(name, sha256)
+        ext_id = answer.need("metadata").text("uuid")
+        task = answer.child("status", "execution_context").opt_text("task_uuid")
+        try:
+            if task is not None:
+                self._until(ext_id, lambda: self._has_succeeded(task))
+            self._put(ext_id, stream, sha256)
+            self._until(ext_id, lambda: self._is_whole(ext_id, stream.size))
+        except BaseException as exc:
+            self._discard(ext_id, exc)
+            raise
+        return Image(ext_id, name, stream.size)
+
+    def _create(self, name: str, sha256: str | None) -> Fields:
+        resources: dict[str, Any] = {"image_type": "DISK_IMAGE"}
+        if sha256 is not None:
+            resources["checksum"] = {"checksum_algorithm": "SHA_256", "checksum_value": sha256}
+        body = {
+            "api_version": "3.1",
+            "metadata": {"kind": "image"},
+            "spec": {"name": name, "resources": resources},
+        }
+        return self.http.send(Call("POST", f"{_BASE}/images", json=body)).json()
+
+    def _put(self, ext_id: str, stream: FileStream, sha256: str | None) -> None:
+        headers = {"Content-Type": "application/octet-stream"}
+        if sha256 is not None:
+            headers["X-Nutanix-Checksum-Type"] = "SHA-256"
+            headers["X-Nutanix-Checksum-Bytes"] = sha256
+        self.http.send(
+            Call(
+                "PUT",
+                f"{_path(ext_id)}/file",
+                body=lambda: stream,
+                headers=headers,
+                repeatable=True,  # the same bytes into the same image
+                silence=self.deadline,  # the server may check the whole file before it answers
+            )
+        )
+
+    def _until(self, ext_id: str, is_done: Callable[[], bool]) -> None:
+        """Look again and again, until the deadline."""
+        end = self.clock.monotonic() + self.deadline
+        while not is_done():
+            if self.clock.monotonic() >= end:
+                raise TaskTimeout(
+                    f"image {ext_id} is not ready after {self.deadline:g} s;"
+                    " see its task in Prism, or allow more time",
+                    task_ext_id=ext_id,
+                )
+            self.clock.sleep(_PAUSE)
+
+    def _has_succeeded(self, task_uuid: str) -> bool:
+        """Look at a v3 task. Raises TaskFailed."""
+        task = self._get(f"{_BASE}/tasks/{quote(task_uuid, safe='')}")
+        status = task.text("status")
+        if status in {"FAILED", "ABORTED"}:
+            raise _failed(task_uuid, status, task.opt_text("error_detail") or "")
+        return status == "SUCCEEDED"
+
+    def _is_whole(self, ext_id: str, size: int) -> bool:
+        """Look at the image, after all bytes were sent. Raises TaskFailed, BadAnswer."""
+        status = self._get(_path(ext_id)).need("status")
+        state = status.opt_text("state")
+        if state == "ERROR":
+            words = [item.opt_text("message") or "" for item in status.items("message_list")]
+            raise _failed(ext_id, "ERROR", "; ".join(words))
+        arrived = status.child("resources").opt_integer("size_bytes") or 0
+        if state != "COMPLETE" or arrived == 0 < size:
+            return False  # the size may become known a little later
+        if arrived != size:
+            raise BadAnswer(f"image {ext_id}: {size} bytes were sent, {arrived} arrived")
+        return True
+
+    def _get(self, path: str) -> Fields:
+        return self.http.send(Call("GET", path, repeatable=True)).json()
+
+    def _discard(self, ext_id: str, because: BaseException) -> None:
+        try:
+            self.http.send(Call("DELETE", _path(ext_id), repeatable=True))
+        except NotFound:
+            log.debug("image %s is gone already", ext_id)
+        except PrismError as exc:
+            log.warning("the unfinished image %s stays behind: %s", ext_id, exc)
+            because.add_note(f"the unfinished image {ext_id} stays behind: {exc}")
+
+
+@attrs.frozen
+class FileStream:
+    """A file in chunks, from its start each time; reports the bytes handed out."""
+
+    path: Path
+    size: int
+    progress: Callable[[int], None] | None
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[bytes]:
+        sent = 0
+        with self.path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+                sent += len(chunk)
+                if self.progress is not None:
+                    self.progress(sent)
+
+
+def _path(ext_id: str) -> str:
+    return f"{_BASE}/images/{quote(ext_id, safe='')}"
+
+
+def _failed(ext_id: str, status: str, words: str) -> TaskFailed:
+    reason = one_line(words) or "Prism gives no reason"
+    task = Task(ext_id, "image upload", status, 0, {}, {}, reason)
+    return TaskFailed(f"image upload ended {status}: {reason} ({ext_id})", task=task)

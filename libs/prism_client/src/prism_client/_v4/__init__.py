@@ -1,0 +1,1 @@
+"""The v4 REST API of Prism Central. Nothing outside select.py may name this folder."""

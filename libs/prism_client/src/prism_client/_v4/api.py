@@ -1,0 +1,248 @@
+"""One v4 namespace: reading entities and whole lists, and the three kinds of write. No models."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import uuid
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import attrs
+
+from prism_client._http import Call
+from prism_client._refusal import app_messages, one_line
+from prism_client.errors import BadAnswer, BadRequest, Conflict, NotFound, ServerError, TaskFailed
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Callable, Iterator, Mapping
+
+    from prism_client import services
+    from prism_client._fields import Fields
+    from prism_client._http import Answer, Http
+    from prism_client.model import Task
+
+log = logging.getLogger(__name__)
+
+PAGE = 100  # the most that a v4 list returns at once
+_ROUNDS = 5  # readings of a list that changes meanwhile
+_STALE = 3  # tries with a fresh ETag each
+
+
+def segment(ext_id: str) -> str:
+    """Return an id fit for a path: a task's holds "=" and ":", and an id is data."""
+    return quote(ext_id, safe="")
+
+
+def equals(field: str, value: str) -> str:
+    """Return the OData filter for a field being exactly this text."""
+    return f"{field} eq '{value.replace(chr(39), chr(39) * 2)}'"
+
+
+@attrs.frozen
+class Api:
+    """The calls of one namespace, at the revision that the server speaks."""
+
+    http: Http
+    namespace: str
+    revision: str
+
+    def path(self, path: str) -> str:
+        """Return the whole path of something in this namespace."""
+        return f"/api/{self.namespace}/{self.revision}/{path}"
+
+    def send(self, call: Call) -> tuple[Answer, Fields]:
+        """Return the answer to a call, whose path begins inside the namespace, and its envelope."""
+        answer = self.http.send(attrs.evolve(call, path=self.path(call.path)))
+        return answer, envelope(answer)
+
+    def get(self, path: str) -> Fields:
+        """Return one entity. Raises NotFound."""
+        _, body = self.send(Call("GET", path, repeatable=True))
+        return body.need("data")
+
+    def etag(self, path: str) -> str | None:
+        """Return the version of an entity, which a change to it has to name. Raises NotFound."""
+        answer, _ = self.send(Call("GET", path, repeatable=True))
+        return answer.etag
+
+    def list(self, path: str, *, filter_: str | None = None) -> Iterator[Fields]:
+        """Yield every entity of a list, each once.
+
+        A list that changes while it is read may skip an entity at the edge of a page, so it is
+        read again until its size stays the same from the first page to the last. A filter that
+        this server does not know is left out: the caller checks what it gets.
+        """
+        seen: set[str] = set()
+        for _ in range(_ROUNDS):
+            reading = _Reading()
+            try:
+                pages = self._pages(path, filter_, reading)
+                for item in itertools.chain.from_iterable(pages):
+                    ext_id = item.text("extId")
+                    if ext_id not in seen:
+                        seen.add(ext_id)
+                        yield item
+            except BadRequest as exc:
+                if filter_ is None:
+                    raise
+                log.info("listing without a filter: %s", exc)
+                filter_ = None
+                continue
+            if reading.is_whole():
+                return
+            log.info("%s changed while it was listed, reading it again", path)
+        raise BadAnswer(
+            f"{self.path(path)}: {_ROUNDS} readings of the list were"
+            " not whole; is something creating and deleting all the time?"
+        )
+
+    def _pages(
+        self, path: str, filter_: str | None, reading: _Reading
+    ) -> Iterator[builtins.list[Fields]]:
+        for number in itertools.count():
+            params = {"$page": str(number), "$limit": str(PAGE)}
+            if filter_ is not None:
+                params["$filter"] = filter_
+            _, body = self.send(Call("GET", path, params, repeatable=True))
+            page = body.items("data")
+            reading.add(page, body)
+            yield page
+            if not page or reading.is_at_end():
+                return
+
+
+@attrs.define
+class _Reading:
+    """How far one reading of a list has come, and what the pages say about the whole."""
+
+    ids: set[str] = attrs.field(factory=set)
+    totals: set[int | None] = attrs.field(factory=set)
+    total: int | None = None
+
+    def add(self, page: list[Fields], body: Fields) -> None:
+        before = len(self.ids)
+        self.ids |= {item.text("extId") for item in page}
+        if page and len(self.ids) == before:
+            raise BadAnswer(f"{body.where}: the page repeats what earlier pages listed")
+        self.total = body.child("metadata").opt_integer("totalAvailableResults")
+        self.totals.add(self.total)
+
+    def is_at_end(self) -> bool:
+        return self.total is not None and len(self.ids) >= self.total
+
+    def is_whole(self) -> bool:
+        """Say whether all pages agree on the size, and that many were seen."""
+        return len(self.totals) == 1 and (self.total is None or len(self.ids) == self.total)
+
+
+@attrs.frozen
+class Writes:
+    """Create, act, delete: each starts a task and waits for it."""
+
+    api: Api
+    tasks: services.Tasks
+
+    def create(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        kind: str,
+        request_id: uuid.UUID | None,
+        *,
+        detail: str = "",
+    ) -> str:
+        """Create an entity of a kind and return its id, which the task names.
+
+        detail: the name under which the task's completion details may hold the id.
+        """
+        task = self._run("POST", path, body, request_id=request_id)
+        named = task.details.get(detail)
+        ext_id = named if isinstance(named, str) else next(iter(task.affected.get(kind, ())), None)
+        if ext_id is None:
+            raise BadAnswer(f"{task.operation} succeeded without naming a {kind} ({task.ext_id})")
+        return ext_id
+
+    def act(
+        self,
+        entity: str,
+        action: str,
+        body: Mapping[str, Any] | None = None,
+        request_id: uuid.UUID | None = None,
+    ) -> Task:
+        """Call an action of an entity, naming its current version. Raises NotFound."""
+        path = f"{entity}/$actions/{action}"
+        return self._fresh(
+            entity, lambda etag, rid: self._run("POST", path, body, etag, rid), request_id
+        )
+
+    def delete(self, entity: str) -> bool:
+        """Delete an entity; False when it was gone."""
+        try:
+            self._fresh(entity, lambda etag, rid: self._run("DELETE", entity, None, etag, rid))
+        except NotFound:
+            return False
+        except TaskFailed:
+            if self._exists(entity):
+                raise
+        return True
+
+    def _fresh(
+        self,
+        entity: str,
+        change: Callable[[str | None, uuid.UUID | None], Task],
+        request_id: uuid.UUID | None = None,
+    ) -> Task:
+        """Change an entity, again with a fresh ETag when somebody else was faster."""
+        for _ in range(_STALE - 1):
+            etag = self.api.etag(entity)
+            try:
+                return change(etag, request_id)
+            except Conflict as exc:
+                if exc.status != 412:
+                    raise
+                request_id = None  # the answer to the old key is "412"; nothing was done under it
+        return change(self.api.etag(entity), request_id)
+
+    def _exists(self, entity: str) -> bool:
+        try:
+            self.api.get(entity)
+        except NotFound:
+            return False
+        return True
+
+    def _run(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        etag: str | None = None,
+        request_id: uuid.UUID | None = None,
+    ) -> Task:
+        call = Call(
+            method,
+            path,
+            json=body,
+            headers={} if etag is None else {"If-Match": etag},
+            request_id=request_id or uuid.uuid4(),
+            repeatable=True,  # the server does not act twice on one request id
+        )
+        _, answer = self.api.send(call)
+        return self.tasks.wait(answer.need("data").text("extId"))
+
+
+def envelope(answer: Answer) -> Fields:
+    """Return the envelope of a good answer; one that reports an error in spite of 2xx raises."""
+    body = answer.json()
+    if not has_flag(body, "hasError"):
+        return body
+    messages = app_messages(body.child("data").value.get("error"))
+    words = "; ".join(text for text, _ in messages if text)
+    raise ServerError(f"{answer.where}: {one_line(words) or 'failed'}", status=answer.status)
+
+
+def has_flag(body: Fields, name: str) -> bool:
+    """Say whether a flag in the metadata of an envelope is set."""
+    flags = body.child("metadata").items("flags")
+    return any(flag.opt_text("name") == name and flag.flag("value") for flag in flags)

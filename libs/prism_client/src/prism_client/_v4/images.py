@@ -1,0 +1,62 @@
+"""Images of v4. It has no upload of bytes: that is handed in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+from prism_client._v4 import wire
+from prism_client._v4.api import equals, segment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from prism_client._v4.api import Api, Writes
+    from prism_client.model import Image
+
+_PATH = "content/images"
+
+
+class Upload(Protocol):
+    """Makes an image of a file."""
+
+    def __call__(
+        self, name: str, path: Path, *, sha256: str | None, progress: Callable[[int], None] | None
+    ) -> Image: ...
+
+
+@attrs.frozen
+class Images:
+    """services.Images over v4."""
+
+    api: Api
+    writes: Writes
+    _upload: Upload
+
+    def upload(
+        self,
+        name: str,
+        path: Path,
+        *,
+        sha256: str | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Image:
+        return self._upload(name, path, sha256=sha256, progress=progress)
+
+    def get(self, ext_id: str) -> Image:
+        return wire.image(self.api.get(_entity(ext_id)))
+
+    def list(self, *, name: str | None = None) -> Iterator[Image]:
+        filter_ = None if name is None else equals("name", name)
+        for image in map(wire.image, self.api.list(_PATH, filter_=filter_)):
+            if name in (None, image.name):
+                yield image
+
+    def delete(self, ext_id: str) -> bool:
+        return self.writes.delete(_entity(ext_id))
+
+
+def _entity(ext_id: str) -> str:
+    return f"{_PATH}/{segment(ext_id)}"

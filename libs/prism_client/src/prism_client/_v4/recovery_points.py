@@ -1,0 +1,79 @@
+"""Recovery points of v4, one VM each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from prism_client._v4 import wire
+from prism_client._v4.api import equals, segment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+    from uuid import UUID
+
+    from prism_client._v4.api import Api, Writes
+    from prism_client.model import Consistency, RecoveryPoint
+
+_PATH = "config/recovery-points"
+_KIND = "dataprotection:config:recovery-point"
+
+
+@attrs.frozen
+class RecoveryPoints:
+    """services.RecoveryPoints over v4."""
+
+    api: Api
+    writes: Writes
+
+    def create(
+        self,
+        vm_ext_id: str,
+        *,
+        name: str,
+        expires: datetime,
+        consistency: Consistency,
+        request_id: UUID | None = None,
+    ) -> RecoveryPoint:
+        body = wire.recovery_point_body(vm_ext_id, name, expires, consistency)
+        return self.get(
+            self.writes.create(_PATH, body, _KIND, request_id, detail="recoveryPointExtId")
+        )
+
+    def get(self, ext_id: str) -> RecoveryPoint:
+        """Read both levels: newer servers name the disks in the VM's part only (seen: pc.7.6)."""
+        data = self.api.get(_entity(ext_id))
+        part = wire.recovery_point(data).vm_recovery_point_ext_id
+        vm_part = self.api.get(f"{_entity(ext_id)}/vm-recovery-points/{segment(part)}")
+        return wire.recovery_point(data, wire.disk_recovery_points(vm_part))
+
+    def list(
+        self, *, vm_ext_id: str | None = None, name: str | None = None
+    ) -> Iterator[RecoveryPoint]:
+        items = self.api.list(_PATH, filter_=_filter(vm_ext_id, name))
+        of_one_vm = (item for item in items if len(item.items("vmRecoveryPoints")) == 1)
+        for point in map(wire.recovery_point, of_one_vm):
+            if vm_ext_id in (None, point.vm_ext_id) and name in (None, point.name):
+                yield point
+
+    def set_expiration(self, ext_id: str, expires: datetime) -> None:
+        body = {"expirationTime": wire.time_text(expires)}
+        self.writes.act(_entity(ext_id), "set-expiration-time", body)
+
+    def delete(self, ext_id: str) -> bool:
+        return self.writes.delete(_entity(ext_id))
+
+
+def _entity(ext_id: str) -> str:
+    return f"{_PATH}/{segment(ext_id)}"
+
+
+def _filter(vm_ext_id: str | None, name: str | None) -> str | None:
+    terms = []
+    if name is not None:
+        terms.append(equals("name", name))
+    if vm_ext_id is not None:
+        terms.append(f"vmRecoveryPoints/any(a:{equals('a/vmExtId', vm_ext_id)})")
+    return " and ".join(terms) or None

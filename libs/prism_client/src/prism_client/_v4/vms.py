@@ -1,0 +1,57 @@
+"""AHV virtual machines of v4."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from prism_client._v4 import wire
+from prism_client._v4.api import equals, segment
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Iterator
+    from uuid import UUID
+
+    from prism_client._v4.api import Api, Writes
+    from prism_client.model import Vm, VmSpec
+
+_PATH = "ahv/config/vms"
+_KIND = "vmm:ahv:config:vm"
+
+
+@attrs.frozen
+class Vms:
+    """services.Vms over v4."""
+
+    api: Api
+    writes: Writes
+
+    def list(self) -> Iterator[Vm]:
+        return map(wire.vm, self.api.list(_PATH))
+
+    def get(self, ext_id: str) -> Vm:
+        return wire.vm(self.api.get(_entity(ext_id)))
+
+    def find(self, name: str) -> builtins.list[Vm]:
+        items = self.api.list(_PATH, filter_=equals("name", name))
+        return [wire.vm(item) for item in items if item.opt_text("name") == name]
+
+    def create(self, spec: VmSpec, *, request_id: UUID | None = None) -> Vm:
+        return self.get(self.writes.create(_PATH, wire.vm_body(spec), _KIND, request_id))
+
+    def power_on(self, ext_id: str) -> None:
+        if self.get(ext_id).power_state != "ON":
+            self.writes.act(_entity(ext_id), "power-on")
+
+    def power_off(self, ext_id: str) -> None:
+        if self.get(ext_id).power_state != "OFF":
+            self.writes.act(_entity(ext_id), "power-off")
+
+    def delete(self, ext_id: str) -> bool:
+        return self.writes.delete(_entity(ext_id))
+
+
+def _entity(ext_id: str) -> str:
+    return f"{_PATH}/{segment(ext_id)}"

@@ -1,0 +1,305 @@
+"""What Prism knows, free of API generations. Records only; all sizes and offsets are in bytes.
+
+Every `ext_id` is Prism's external id, a UUID as text (a task's has a prefix). Times are aware
+datetimes.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+
+@attrs.frozen
+class Endpoint:
+    """Where Prism Central listens. The clusters behind it are expected on the same port."""
+
+    host: str
+    port: int = 9440
+
+    @property
+    def address(self) -> str:
+        """Host and port as a URL has them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@attrs.frozen
+class Basic:
+    """User and password, of a local or directory account."""
+
+    user: str
+    password: str = attrs.field(repr=False)
+
+
+@attrs.frozen
+class ApiKey:
+    """A key of a service account (v4 calls of Prism Central only)."""
+
+    key: str = attrs.field(repr=False)
+
+
+Credentials = Basic | ApiKey
+
+
+@attrs.frozen
+class Trust:
+    """Which TLS certificates are trusted: by default what the system's store vouches for.
+
+    ca_file: PEM file that replaces the system's store; names are still checked.
+    fingerprint: SHA-256 of the certificate itself, in hex, colons allowed; names do not matter.
+    Several, separated by commas, cover Prism Central and the clusters behind it.
+    insecure: trust anything. For laboratories only.
+    """
+
+    ca_file: Path | None = None
+    fingerprint: str | None = None
+    insecure: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if sum((self.ca_file is not None, self.fingerprint is not None, self.insecure)) > 1:
+            raise ValueError("Trust takes one of ca_file, fingerprint and insecure")
+
+
+@attrs.frozen
+class Cluster:
+    """A registered cluster, or Prism Central itself, which lists itself too.
+
+    data_services_ip: where iSCSI is served; None when the cluster has none set.
+    """
+
+    ext_id: str
+    name: str
+    version: str
+    is_prism_central: bool
+    external_address: str | None
+    data_services_ip: str | None
+
+
+@attrs.frozen
+class Subnet:
+    """A network that a NIC can be connected to; vlan is None for overlays."""
+
+    ext_id: str
+    name: str
+    cluster_ext_id: str | None
+    vlan: int | None
+
+
+@attrs.frozen
+class StorageContainer:
+    """A storage container of a cluster."""
+
+    ext_id: str
+    name: str
+    cluster_ext_id: str | None
+
+
+@attrs.frozen
+class VmDisk:
+    """A data disk of a VM: no CD-ROM, and no disk of an attached volume group.
+
+    disk_ext_id is the backing virtual disk, which recovery points refer to.
+    """
+
+    ext_id: str
+    disk_ext_id: str
+    bus: str
+    index: int
+    size: int
+    storage_container_ext_id: str | None
+
+
+@attrs.frozen
+class Nic:
+    """A network card; subnet_ext_id is None when Prism names none."""
+
+    ext_id: str
+    mac: str
+    subnet_ext_id: str | None
+    connected: bool
+    model: str
+
+
+@attrs.frozen
+class Boot:
+    """How a VM boots: firmware "legacy" or "uefi"; order as Prism names the device kinds."""
+
+    firmware: str = "legacy"
+    secure: bool = False
+    order: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class Vm:
+    """An AHV virtual machine.
+
+    raw: the configuration exactly as Prism sent it, for keeping with a backup.
+    volume_group_ext_ids: attached volume groups, whose disks a VM recovery point leaves out.
+    """
+
+    ext_id: str
+    name: str
+    description: str
+    cluster_ext_id: str
+    power_state: str
+    sockets: int
+    cores_per_socket: int
+    threads_per_core: int
+    memory: int
+    machine_type: str | None
+    boot: Boot
+    disks: tuple[VmDisk, ...]
+    volume_group_ext_ids: tuple[str, ...]
+    nics: tuple[Nic, ...]
+    category_ext_ids: tuple[str, ...]
+    protection_type: str | None
+    raw: Mapping[str, Any] = attrs.field(repr=False, eq=False)
+
+
+class Consistency(enum.Enum):
+    """What a recovery point promises about the guest."""
+
+    CRASH = "crash"
+    APP = "app"
+
+
+@attrs.frozen
+class DiskRecoveryPoint:
+    """The snapshot of one disk. disk_ext_id is the VmDisk's; None for what is no data disk."""
+
+    ext_id: str
+    disk_ext_id: str | None
+
+
+@attrs.frozen
+class RecoveryPoint:
+    """A recovery point of one VM.
+
+    disks may hold more than the data disks (a CD-ROM, firmware variables): match by disk_ext_id
+    and leave the rest. It is empty in a listing: get() the recovery point for its disks.
+    expires is None when it is kept until deleted.
+    consistency is what was reached, never more than Prism states.
+    """
+
+    ext_id: str
+    name: str
+    created: datetime
+    expires: datetime | None
+    consistency: Consistency
+    vm_recovery_point_ext_id: str
+    vm_ext_id: str
+    disks: tuple[DiskRecoveryPoint, ...]
+
+    def disk_ref(self, disk: DiskRecoveryPoint) -> DiskSnapshotRef:
+        """Return the three ids by which the changed regions of `disk` are asked for."""
+        return DiskSnapshotRef(self.ext_id, self.vm_recovery_point_ext_id, disk.ext_id)
+
+
+@attrs.frozen
+class DiskSnapshotRef:
+    """The full address of one disk's snapshot."""
+
+    recovery_point_ext_id: str
+    vm_recovery_point_ext_id: str
+    disk_recovery_point_ext_id: str
+
+
+@attrs.frozen
+class ChangedRegion:
+    """A range of a disk; zeroed means it reads as zero now and need not be read."""
+
+    offset: int
+    length: int
+    zeroed: bool = False
+
+
+@attrs.frozen
+class VolumeDisk:
+    """A disk of a volume group."""
+
+    ext_id: str
+    index: int
+    size: int
+
+
+@attrs.frozen
+class VolumeGroup:
+    """A volume group. target_name is as Prism gives it, without IQN prefix; "" if it gives none.
+
+    disks is in the order of the index, and empty in a listing: get() the group for its disks.
+    """
+
+    ext_id: str
+    name: str
+    cluster_ext_id: str | None
+    target_name: str
+    disks: tuple[VolumeDisk, ...]
+
+
+@attrs.frozen
+class Image:
+    """A disk image in the image service."""
+
+    ext_id: str
+    name: str
+    size: int
+
+
+@attrs.frozen
+class DiskSpec:
+    """A disk to be cloned from an image, at this bus ("SCSI", "SATA", ...) and index."""
+
+    image_ext_id: str
+    bus: str
+    index: int
+
+
+@attrs.frozen
+class NicSpec:
+    """A NIC to be made; without mac Prism picks one."""
+
+    subnet_ext_id: str | None
+    mac: str | None
+    connected: bool
+
+
+@attrs.frozen
+class VmSpec:
+    """A VM to be created; it starts powered off. machine_type None leaves the choice to Prism."""
+
+    name: str
+    cluster_ext_id: str
+    sockets: int
+    cores_per_socket: int
+    threads_per_core: int
+    memory: int
+    machine_type: str | None
+    boot: Boot
+    disks: tuple[DiskSpec, ...]
+    nics: tuple[NicSpec, ...]
+    description: str = ""
+
+
+@attrs.frozen
+class Task:
+    """Something Prism is doing or has done.
+
+    status: QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELED, or what a later Prism may invent.
+    progress: percent. affected: kind of entity -> ids. error_message: Prism's own words.
+    """
+
+    ext_id: str
+    operation: str
+    status: str
+    progress: int
+    affected: Mapping[str, tuple[str, ...]]
+    details: Mapping[str, Any]
+    error_message: str

@@ -1,0 +1,244 @@
+"""What a Prism can do for a backup product, as Protocols. No code, and no API generation.
+
+Every call may raise any PrismError; a docstring names only what a caller should expect.
+`request_id` is the idempotency key: the same key sent again does not act again. Every write waits
+for its task, up to the deadline given to connect(), and raises TaskFailed or TaskTimeout.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
+    from pathlib import Path
+    from uuid import UUID
+
+    from prism_client.model import (
+        ChangedRegion,
+        Cluster,
+        Consistency,
+        DiskSnapshotRef,
+        Image,
+        RecoveryPoint,
+        StorageContainer,
+        Subnet,
+        Task,
+        Vm,
+        VmSpec,
+        VolumeGroup,
+    )
+
+
+class Clusters(Protocol):
+    """The registered clusters."""
+
+    def list(self) -> builtins.list[Cluster]:
+        """Return all clusters, Prism Central among them."""
+        ...
+
+    def get(self, ext_id: str) -> Cluster:
+        """Return one cluster. Raises NotFound."""
+        ...
+
+
+class Subnets(Protocol):
+    """The networks."""
+
+    def list(self) -> builtins.list[Subnet]:
+        """Return all subnets."""
+        ...
+
+
+class StorageContainers(Protocol):
+    """The storage containers."""
+
+    def list(self) -> builtins.list[StorageContainer]:
+        """Return all storage containers."""
+        ...
+
+
+class Vms(Protocol):
+    """AHV virtual machines."""
+
+    def list(self) -> Iterator[Vm]:
+        """Yield all VMs of all clusters, page by page, each once."""
+        ...
+
+    def get(self, ext_id: str) -> Vm:
+        """Return one VM. Raises NotFound."""
+        ...
+
+    def find(self, name: str) -> builtins.list[Vm]:
+        """Return the VMs with exactly this name; Prism allows several."""
+        ...
+
+    def create(self, spec: VmSpec, *, request_id: UUID | None = None) -> Vm:
+        """Create a VM, powered off."""
+        ...
+
+    def power_on(self, ext_id: str) -> None:
+        """Switch on, unless it is on already. Raises NotFound."""
+        ...
+
+    def power_off(self, ext_id: str) -> None:
+        """Cut the power, unless it is off already. Raises NotFound."""
+        ...
+
+    def delete(self, ext_id: str) -> bool:
+        """Delete with all its disks. False: it was gone."""
+        ...
+
+
+class RecoveryPoints(Protocol):
+    """Recovery points of exactly one VM; others are neither made nor listed here."""
+
+    def create(
+        self,
+        vm_ext_id: str,
+        *,
+        name: str,
+        expires: datetime,
+        consistency: Consistency,
+        request_id: UUID | None = None,
+    ) -> RecoveryPoint:
+        """Take a recovery point, which the server itself deletes at `expires`, and its disks."""
+        ...
+
+    def get(self, ext_id: str) -> RecoveryPoint:
+        """Return one recovery point with its disks. Raises NotFound."""
+        ...
+
+    def list(
+        self, *, vm_ext_id: str | None = None, name: str | None = None
+    ) -> Iterator[RecoveryPoint]:
+        """Yield recovery points, without their disks, that match all that is given."""
+        ...
+
+    def set_expiration(self, ext_id: str, expires: datetime) -> None:
+        """Move the time of the automatic deletion. Raises NotFound."""
+        ...
+
+    def delete(self, ext_id: str) -> bool:
+        """Delete. False: it was gone."""
+        ...
+
+
+class RegionListing(Protocol):
+    """The changed regions of one disk: lazily paged, checked while iterated, ascending, disjoint.
+
+    Iteration raises IncompleteChangeList as soon as the list cannot be complete. Each iteration
+    starts anew.
+    """
+
+    @property
+    def file_size(self) -> int:
+        """Size of the disk in its snapshot, in bytes."""
+        ...
+
+    def __iter__(self) -> Iterator[ChangedRegion]: ...
+
+
+class ChangedRegions(Protocol):
+    """Change tracking between the recovery points of one disk."""
+
+    def open(
+        self, disk: DiskSnapshotRef, reference: DiskSnapshotRef | None, *, disk_size: int
+    ) -> RegionListing:
+        """Ask for what differs from `reference`; without one, for what is allocated.
+
+        disk_size: the disk's size in bytes, to which the server's own must be equal.
+        Not listed means "unchanged" with a reference, "reads as zero" without.
+        Raises ChangeTrackingUnavailable, IncompleteChangeList.
+        """
+        ...
+
+
+class VolumeGroups(Protocol):
+    """Volume groups cloned from recovery points, and who may attach them by iSCSI."""
+
+    def create(
+        self,
+        name: str,
+        cluster_ext_id: str,
+        sources: Sequence[str],
+        *,
+        chap_secret: str | None,
+        request_id: UUID | None = None,
+    ) -> VolumeGroup:
+        """Create a group with one disk per disk recovery point id in `sources`, indexes from 0."""
+        ...
+
+    def get(self, ext_id: str) -> VolumeGroup:
+        """Return one volume group with its disks. Raises NotFound."""
+        ...
+
+    def list(self, *, name: str | None = None) -> Iterator[VolumeGroup]:
+        """Yield the volume groups, without their disks, or those with exactly this name."""
+        ...
+
+    def delete(self, ext_id: str) -> bool:
+        """Delete with its disks; detach clients first. False: it was gone."""
+        ...
+
+    def attach_client(
+        self,
+        vg_ext_id: str,
+        initiator_iqn: str,
+        *,
+        chap_secret: str | None,
+        request_id: UUID | None = None,
+    ) -> str:
+        """Let an initiator log in; returns the id of the iSCSI client. Raises NotFound."""
+        ...
+
+    def detach_client(self, vg_ext_id: str, initiator_iqn: str) -> bool:
+        """Withdraw that. False: the group was gone, or the client was not attached."""
+        ...
+
+
+class Images(Protocol):
+    """The image service."""
+
+    def upload(
+        self,
+        name: str,
+        path: Path,
+        *,
+        sha256: str | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Image:
+        """Stream a file into a new disk image.
+
+        sha256: hex digest which the server checks. progress: called with the bytes sent so far.
+        """
+        ...
+
+    def get(self, ext_id: str) -> Image:
+        """Return one image. Raises NotFound."""
+        ...
+
+    def list(self, *, name: str | None = None) -> Iterator[Image]:
+        """Yield the images, or those with exactly this name."""
+        ...
+
+    def delete(self, ext_id: str) -> bool:
+        """Delete. False: it was gone."""
+        ...
+
+
+class Tasks(Protocol):
+    """What the server is busy with."""
+
+    def get(self, ext_id: str) -> Task:
+        """Return the task as it is now. Raises NotFound."""
+        ...
+
+    def wait(self, ext_id: str, timeout: float | None = None) -> Task:
+        """Return the task once SUCCEEDED. timeout: seconds; None means connect()'s deadline.
+
+        Raises TaskFailed, TaskTimeout.
+        """
+        ...
