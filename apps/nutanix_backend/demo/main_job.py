@@ -15,7 +15,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
 from rich.console import Console
@@ -163,7 +163,7 @@ def identical(one: Path, other: Path) -> bool:
         return all(_same(a, b, *extent) for file in (a, b) for extent in _data(file.fileno()))
 
 
-def _same(a: Any, b: Any, start: int, end: int) -> bool:
+def _same(a: BinaryIO, b: BinaryIO, start: int, end: int) -> bool:
     a.seek(start)
     b.seek(start)
     left = end - start
@@ -317,7 +317,9 @@ class Demo:
         truth = self._truth[job]
         same = set(images) == set(truth) and all(identical(truth[n], images[n]) for n in truth)
         clean = all(file_system_is_clean(path) for path in images.values())
-        step.verdict = f"{len(images)} disks identical, ext4 clean" if same and clean else "DIFFERENT"
+        step.verdict = (
+            f"{len(images)} disks identical, ext4 clean" if same and clean else "DIFFERENT"
+        )
         self._steps.append(step)
 
     def _refuse(self, jobs: list[int]) -> None:
@@ -329,7 +331,7 @@ class Demo:
             damage(store / "demo", jobs)
             where = self._folder / f"refused-{name.replace(' ', '-')}"
             good, words = self._backup.restore("--job", jobs[-1], "--where", where, store=store)
-            whole = [path for path in where.rglob("*.raw")] if where.exists() else []
+            whole = list(where.rglob("*.raw"))
             refused = not good and (name != "wrong base" or not whole)
             self._steps.append(Step(f"{name}", verdict="refused" if refused else "ACCEPTED"))
             console.print(f"   {last_line(words)}", highlight=False)

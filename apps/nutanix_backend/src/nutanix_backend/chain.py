@@ -1,4 +1,4 @@
-"""The chain of one VM: which reference an incremental may stand on, and which are needed no more."""
+"""The chain of one VM: what an incremental may stand on, and which references may go."""
 
 from __future__ import annotations
 

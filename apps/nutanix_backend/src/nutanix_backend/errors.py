@@ -3,7 +3,7 @@
 BackendError
 ├── ParameterError      a plugin parameter is missing, unknown or unusable
 ├── SelectionError      the VMs asked for are not there, or not unambiguous
-├── ChainError          no provable base for an incremental, and falling back to a full is not allowed
+├── ChainError          no provable base for an incremental, and a full is not allowed
 ├── StateError          the state file of a VM cannot be read, written or locked
 ├── ManifestError       a manifest is not one of ours, or is damaged
 ├── SourceError         the cluster cannot give us the disks of a VM

@@ -35,7 +35,7 @@ REFERENCE = timedelta(days=400)
 
 
 def push_undo(stack: ExitStack, what: str, undo: Callable[[], object]) -> None:
-    """Run `undo` when the stack unwinds, before everything pushed earlier; keep the first error first."""
+    """Run `undo` when the stack unwinds, before what was pushed earlier; first error first."""
 
     def step(
         _kind: type[BaseException] | None, active: BaseException | None, _tb: TracebackType | None
@@ -54,7 +54,7 @@ def push_undo(stack: ExitStack, what: str, undo: Callable[[], object]) -> None:
 
 
 class Guard(ABC):
-    """A thing that exists while the guard is open; `_undo` must cope with a half-done `_acquire`."""
+    """A thing that exists while the guard is open; `_undo` copes with a half-done `_acquire`."""
 
     what: str
 
@@ -106,7 +106,7 @@ class SnapshotGuard(Guard):
 
     def _acquire(self) -> None:
         try:
-            self.recovery_point = self._create(self._consistency != "crash")
+            self.recovery_point = self._create(application=self._consistency != "crash")
         except prism_client.TaskFailed:
             if self._consistency != "app_or_crash":
                 raise

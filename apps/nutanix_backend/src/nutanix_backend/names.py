@@ -66,7 +66,7 @@ class VmFolder:
 
 @attrs.frozen
 class VirtualFile:
-    """A name taken apart; `name` is the part from the namespace on, `where` what stood before it."""
+    """A name taken apart: `name` from the namespace on, `where` what stood before it."""
 
     name: str
     where: str

@@ -1,13 +1,15 @@
-"""JSON to records and back, strictly: an unknown field, a missing one or a wrong type is an error."""
+"""JSON to records and back, strictly: unknown or missing fields and wrong types are errors."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import attrs
 from cattrs import BaseValidationError, Converter
 from cattrs.errors import StructureHandlerNotFoundError
+
+if TYPE_CHECKING:
+    import attrs
 
 T = TypeVar("T")
 
@@ -38,7 +40,12 @@ def load(data: bytes, expected: type[T]) -> T:
     try:
         plain: Any = json.loads(data)
         return _converter.structure(plain, expected)
-    except (ValueError, RecursionError, BaseValidationError, StructureHandlerNotFoundError) as error:
+    except (
+        ValueError,
+        RecursionError,
+        BaseValidationError,
+        StructureHandlerNotFoundError,
+    ) as error:
         raise RecordError(f"not a valid {expected.__name__}: {_first_line(error)}") from error
 
 

@@ -33,7 +33,7 @@ class Region:
 
 
 class RegionList:
-    """Ascending, disjoint regions within a disk of `size` bytes; touching ones of a kind are merged."""
+    """Ascending, disjoint regions of a disk of `size` bytes; touching ones of a kind are merged."""
 
     def __init__(self, size: int, regions: Iterable[Region] = ()) -> None:
         """Collect `regions`; raise SourceError when one is out of order or out of bounds."""
@@ -45,7 +45,7 @@ class RegionList:
             self.append(region)
 
     def append(self, region: Region) -> None:
-        """Add a region behind all others; raise SourceError when it is not behind, or not inside."""
+        """Add a region behind all others; raise SourceError when it is not behind or not inside."""
         end = self.end
         if region.offset < end or region.length < 1 or region.end > self.size:
             raise SourceError(

@@ -68,7 +68,7 @@ def _converse(endpoint: Endpoint) -> None:
 
     context = JobContext(endpoint, info, settings)
     if settings.prism_insecure:
-        context.warn("prism_insecure=yes: anyone on the way to Prism can read and alter this backup")
+        context.warn("prism_insecure=yes: who sits between us and Prism can alter this backup")
     run(context)
     _until_end(endpoint)
 
@@ -127,10 +127,11 @@ LIBRARIES = ("prism_client", "iscsi_attach", "phcbt01")
 
 def start_log(settings: Settings) -> None:
     """Log to a file in the state folder, and send there what any library writes to stderr."""
-    folder = settings.state_dir / "log"
+    path = settings.state_dir / "log" / "backend.log"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handler = RotatingFileHandler(folder / "backend.log", maxBytes=10_000_000, backupCount=3)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handler = RotatingFileHandler(path, maxBytes=10_000_000, backupCount=3)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     except OSError as error:
         raise ParameterError(
             f"state_dir {settings.state_dir} is not usable: {error.strerror}: check path and rights"
@@ -141,4 +142,5 @@ def start_log(settings: Settings) -> None:
     logging.basicConfig(
         handlers=[handler], level=logging.DEBUG if settings.debug else logging.INFO, force=True
     )
-    os.dup2(handler.stream.fileno(), 2)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)

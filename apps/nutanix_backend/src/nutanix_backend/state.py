@@ -130,7 +130,9 @@ class StateFile:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StateError(f"state_dir is not usable: {error}: check its path and rights") from error
+            raise StateError(
+                f"state_dir is not usable: {error}: check its path and rights"
+            ) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
@@ -164,7 +166,9 @@ class StateFile:
             temporary.replace(self._path)
             _sync_folder(self._path.parent)
         except OSError as error:
-            raise StateError(f"the state of the VM cannot be saved: {error}: free space?") from error
+            raise StateError(
+                f"the state of the VM cannot be saved: {error}: free space?"
+            ) from error
 
 
 def _sync_folder(folder: Path) -> None:

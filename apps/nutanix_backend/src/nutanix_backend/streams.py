@@ -16,10 +16,10 @@ from ptcomm import Data
 from nutanix_backend.errors import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from iscsi_attach import BlockDevice, Extent
-    from typing_extensions import Buffer
+    from ptcomm.events import Buffer
 
     from nutanix_backend.regions import RegionList
 
@@ -38,7 +38,7 @@ def zeros(length: int) -> Iterator[memoryview]:
         yield _ZEROS[: length % UNIT]
 
 
-def image_pieces(device: BlockDevice | None, regions: RegionList) -> Iterator[memoryview]:
+def image_pieces(device: BlockDevice | None, regions: RegionList) -> Generator[memoryview]:
     """The whole disk: the regions are read, everything between them is sent as zeros.
 
     `device` may be None when there is nothing to read.
@@ -51,7 +51,7 @@ def image_pieces(device: BlockDevice | None, regions: RegionList) -> Iterator[me
     yield from zeros(regions.size - position)
 
 
-def delta_pieces(device: BlockDevice | None, regions: RegionList) -> Iterator[Buffer]:
+def delta_pieces(device: BlockDevice | None, regions: RegionList) -> Generator[Buffer]:
     """A PHCBT01 stream of the regions: data is read, zeroed parts are written as zeros.
 
     `device` may be None when there is nothing to read.

@@ -26,7 +26,7 @@ from nutanix_backend.streams import StreamSender, delta_pieces, image_pieces
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
 
-    from typing_extensions import Buffer
+    from ptcomm.events import Buffer
 
     from nutanix_backend.jobs.job import JobContext
 
@@ -159,7 +159,7 @@ class VmBackup:
             name = folder.delta(plan.index, disk.disk_ext_id, self._started)
             covered = sum(span.length for span in plan.regions.spans())
             length = phcbt01.encoded_size(spans, covered)
-            pieces: Iterator[Buffer] = delta_pieces(device, plan.regions)
+            pieces: Generator[Buffer] = delta_pieces(device, plan.regions)
         else:
             name = folder.raw(plan.index, disk.disk_ext_id)
             length = disk.size
@@ -178,9 +178,9 @@ class VmBackup:
         )
 
     def _send_file(self, name: str, content: bytes) -> None:
-        self._send_stream(name, len(content), iter([content]))
+        self._send_stream(name, len(content), (part for part in (content,)))
 
-    def _send_stream(self, name: str, length: int, pieces: Iterator[Buffer]) -> str:
+    def _send_stream(self, name: str, length: int, pieces: Generator[Buffer]) -> str:
         """Send one file of exactly `length` bytes; return the digest of its content."""
         send = self._job.endpoint.send
         now = int(self._started.timestamp())
@@ -188,12 +188,15 @@ class VmBackup:
         progress = Progress(self._job.say, name.rpartition("/")[2], length)
         self.in_file = True
         send(File(name, Stat(FileType.REGULAR, length), Times(now, now, now)), DataStart())
-        for piece in pieces:
-            sender.put(piece)
-            progress.advance(memoryview(piece).nbytes)
+        with closing(pieces):
+            for piece in pieces:
+                sender.put(piece)
+                progress.advance(memoryview(piece).nbytes)
         digest = sender.finish()
         if sender.sent != length:
-            raise SourceError(f"{name}: {sender.sent} bytes were read where {length} were announced")
+            raise SourceError(
+                f"{name}: {sender.sent} bytes were read where {length} were announced"
+            )
         send(DataEnd())
         self.in_file = False
         return digest

@@ -68,9 +68,7 @@ def plan_disks(
 def _snapshot_of(disk: VmDisk, point: RecoveryPoint) -> DiskSnapshotRef:
     for candidate in point.disks:
         if candidate.disk_ext_id in {disk.disk_ext_id, disk.ext_id}:
-            return DiskSnapshotRef(
-                point.ext_id, point.vm_recovery_point_ext_id, candidate.ext_id
-            )
+            return DiskSnapshotRef(point.ext_id, point.vm_recovery_point_ext_id, candidate.ext_id)
     raise SourceError(
         f"disk {disk.bus}.{disk.index} is not in the recovery point: was it added just now? "
         "Run the job again"

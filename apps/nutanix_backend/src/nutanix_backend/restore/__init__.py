@@ -1,1 +1,1 @@
-"""A restore is a plan (from manifests, before data arrives) and its execution (one writer a disk)."""
+"""A restore is a plan (made from manifests before data arrives) and its execution."""

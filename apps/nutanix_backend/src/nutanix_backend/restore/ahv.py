@@ -96,9 +96,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _specification(
-    config: VmConfig, name: str, images: dict[str, str]
-) -> prism_client.VmSpec:
+def _specification(config: VmConfig, name: str, images: dict[str, str]) -> prism_client.VmSpec:
     """The old hardware under a new name; new UUID and MAC addresses, for the source may live."""
     return prism_client.VmSpec(
         name=name,

@@ -42,14 +42,14 @@ class Destination(ABC):
         refuse_full_disk(writers.values())
         return writers
 
-    def refuse_unfit(self, plan: VmPlan) -> None:
+    def refuse_unfit(self, plan: VmPlan) -> None:  # noqa: B027 - most places take any VM
         """Raise RestoreRefused when this VM cannot be restored here as a whole."""
 
     @abstractmethod
     def path(self, chain: DiskChain, first: VirtualFile) -> Path:
         """The file or device that receives a disk."""
 
-    def metadata(self, file: VirtualFile, content: bytes) -> None:
+    def metadata(self, file: VirtualFile, content: bytes) -> None:  # noqa: B027 - disks need none
         """Take the VM's configuration."""
 
     def finish(self, plan: VmPlan, writers: dict[str, DiskWriter]) -> None:
@@ -96,7 +96,7 @@ class OneDisk(Destination):
                 f"choose with disk= one of {numbers}"
             )
 
-    def path(self, chain: DiskChain, first: VirtualFile) -> Path:
+    def path(self, chain: DiskChain, first: VirtualFile) -> Path:  # noqa: ARG002 - one for all
         """The path given."""
         return self._path
 

@@ -1,4 +1,4 @@
-"""Writing one disk: the whole image and the deltas of its chain, each checked against its manifest."""
+"""Writing one disk: the whole image and its deltas, each checked against its manifest."""
 
 from __future__ import annotations
 
@@ -75,9 +75,7 @@ class DiskWriter:
         self._digest = StreamDigest()
         self._received = 0
         self._receiver = (
-            phcbt01.Applier(self._target)
-            if entry.base
-            else ImageReceiver(self._target, entry.size)
+            phcbt01.Applier(self._target) if entry.base else ImageReceiver(self._target, entry.size)
         )
 
     def write(self, piece: memoryview) -> None:
@@ -89,7 +87,7 @@ class DiskWriter:
         self._receiver.receive_data(piece)
 
     def end(self) -> None:
-        """The file is in: check it; after the last one, make the disk durable and give it its name."""
+        """The file is in: check it; after the last, make the disk durable and give it its name."""
         entry = self._pending.pop(0)
         if self._receiver is None or self._target is None:
             raise RestoreFailed("a file ended that had not begun")
@@ -164,4 +162,6 @@ def refuse_full_disk(writers: Iterable[DiskWriter]) -> None:
     for folder, amount in needed.items():
         free = shutil.disk_usage(folder).free
         if free < amount:
-            raise RestoreRefused(f"{folder} has {size(free)} free, the restore needs {size(amount)}")
+            raise RestoreRefused(
+                f"{folder} has {size(free)} free, the restore needs {size(amount)}"
+            )
