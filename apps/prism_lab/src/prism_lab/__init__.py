@@ -1,3 +1,20 @@
 """A Prism Central, a Prism Element and an iSCSI target on loopback, with real bytes behind them."""
 
+from prism_lab.errors import CommandFailed, ControlFailed, LabError, NotInLab, StartFailed
+from prism_lab.faults import Fault, Faults
+from prism_lab.lab import Lab
+from prism_lab.settings import Settings
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "CommandFailed",
+    "ControlFailed",
+    "Fault",
+    "Faults",
+    "Lab",
+    "LabError",
+    "NotInLab",
+    "Settings",
+    "StartFailed",
+]

@@ -1,0 +1,108 @@
+"""The two web applications: which calls Prism Central serves, and which Prism Element."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flask import Flask, Response, g, request
+
+from prism_lab import _v3, _v4_dataprotection, _v4_inventory, _v4_vmm, _v4_volumes
+from prism_lab._api import V4Api
+from prism_lab._auth import PC_COOKIE, PE_COOKIE, Auth, Unauthorized
+from prism_lab._server import RequestLog, new_app
+
+if TYPE_CHECKING:
+    from prism_lab._images import Images
+    from prism_lab._model import World
+    from prism_lab._tasks import TaskRunner
+    from prism_lab._volume_groups import VolumeGroups
+    from prism_lab.faults import Faults
+
+_CONTENT = "/api/dataprotection/v4."
+
+
+def prism_central(
+    world: World,
+    auth: Auth,
+    tasks: TaskRunner,
+    groups: VolumeGroups,
+    images: Images,
+    requests: RequestLog,
+    faults: Faults,
+) -> Flask:
+    """Make the application of Prism Central."""
+    app = new_app("prism central", requests, faults, auth.expire_jwts)
+    _require_login(app, auth, PC_COOKIE, api_key=True)
+    api = V4Api(app, world, tasks)
+    _v4_inventory.register(api)
+    _v4_vmm.register(api, images)
+    _v4_dataprotection.register_config(api, auth)
+    _v4_volumes.register(api, groups)
+    _v3.register(app, world, images, tasks)
+
+    @app.route("/api/<namespace>/v4.<int:revision>/<path:rest>", methods=_METHODS)
+    def unknown(namespace: str, revision: int, rest: str) -> Response:
+        """Answer 501 to content actions and to what the lab does not know, 404 to other revisions."""
+        served = revision <= world.settings.revisions.get(namespace, -1)
+        return Response(status=501 if served or rest.startswith("content/") else 404)
+
+    return app
+
+
+_METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH"]
+
+
+def prism_element(
+    world: World,
+    auth: Auth,
+    tasks: TaskRunner,
+    images: Images,
+    requests: RequestLog,
+    faults: Faults,
+) -> Flask:
+    """Make the application of Prism Element: no generic v4, but the content calls."""
+    app = new_app("prism element", requests, faults, auth.expire_jwts)
+    _require_login(app, auth, PE_COOKIE, api_key=False)
+    api = V4Api(app, world, tasks)
+    if world.settings.change_tracking:
+        _v4_dataprotection.register_content(api)
+    _v3.register(app, world, images, tasks)
+
+    @app.get("/entity_download/<image_id>")
+    def entity_download(image_id: str) -> Response:
+        file = images.for_token(request.headers.get("Cookie", ""), image_id)
+        if file is None:
+            raise Unauthorized("the redirect token is not known")
+        return _v3.send_image(file)
+
+    return app
+
+
+def _require_login(app: Flask, auth: Auth, cookie: str, *, api_key: bool) -> None:
+    content = cookie == PE_COOKIE  # only a Prism Element serves the content calls
+
+    @app.before_request
+    def check() -> Response | None:
+        if request.path.startswith("/entity_download/"):
+            return None
+        if content and request.path.startswith(_CONTENT):
+            return _check_content(auth)
+        g.session = auth.check(request, cookie=cookie, api_key=api_key)
+        return None
+
+    @app.after_request
+    def remember(response: Response) -> Response:
+        if session := g.get("session"):
+            response.set_cookie(cookie, session, secure=True, httponly=True)
+        return response
+
+
+def _check_content(auth: Auth) -> Response | None:
+    """Let only the JWT of discover-cluster pass, as a cookie: a bearer token is refused."""
+    if request.headers.get("Authorization", "").startswith("Bearer "):
+        return Response(status=403)
+    token = request.cookies.get(PE_COOKIE)
+    if token is None:
+        raise Unauthorized("authentication is required")
+    auth.check_jwt(token, request.path)
+    return None

@@ -1,0 +1,243 @@
+"""What a cluster consists of: records only, no HTTP and no behaviour beyond look-ups.
+
+Sizes are bytes, times are aware datetimes. Every record that a client may change carries
+`version`, from which its ETag is made.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+import uuid
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+TaskStatus = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELED"]
+
+
+def new_id() -> str:
+    """Return a fresh entity id."""
+    return str(uuid.uuid4())
+
+
+def now() -> dt.datetime:
+    """Return the cluster's clock."""
+    return dt.datetime.now(dt.UTC)
+
+
+@attrs.define
+class Disk:
+    """A data disk of a VM. The backing vdisk has an id of its own, and that one is in snapshots."""
+
+    file: Path
+    bus: str
+    index: int
+    ext_id: str = attrs.field(factory=new_id)
+    disk_ext_id: str = attrs.field(factory=new_id)
+
+    @property
+    def size(self) -> int:
+        """Size in bytes."""
+        return self.file.stat().st_size
+
+
+@attrs.define
+class Nic:
+    """A network card; `subnet` may be None for one that is not on any."""
+
+    mac: str
+    subnet: str | None
+    connected: bool = True
+    model: str = "VIRTIO"
+    ext_id: str = attrs.field(factory=new_id)
+
+
+@attrs.define
+class CdRom:
+    """An empty CD-ROM drive: snapshots list it too, without a diskExtId."""
+
+    bus: str = "IDE"
+    index: int = 0
+    ext_id: str = attrs.field(factory=new_id)
+
+
+@attrs.define
+class Vm:
+    """A virtual machine; `hardware` holds the plain settings as v4 names them."""
+
+    name: str
+    hardware: dict[str, Any]
+    disks: list[Disk] = attrs.field(factory=list)
+    nics: list[Nic] = attrs.field(factory=list)
+    cd_roms: list[CdRom] = attrs.field(factory=list)
+    categories: list[str] = attrs.field(factory=list)
+    power_state: str = "OFF"
+    nvram: str | None = None
+    ext_id: str = attrs.field(factory=new_id)
+    created: dt.datetime = attrs.field(factory=now)
+    version: int = 1
+
+
+@attrs.define
+class DiskSnapshot:
+    """A disk inside a recovery point; `file` is None for what is not a data disk."""
+
+    disk_ext_id: str | None
+    file: Path | None
+    bus: str = ""
+    index: int = 0
+    ext_id: str = attrs.field(factory=new_id)
+
+
+@attrs.define
+class EntitySnapshot:
+    """One VM or volume group inside a recovery point, with its configuration of that time."""
+
+    entity_ext_id: str
+    name: str
+    disks: list[DiskSnapshot]
+    config: Any
+    ext_id: str = attrs.field(factory=new_id)
+
+
+@attrs.define
+class RecoveryPoint:
+    """A snapshot of VMs and volume groups; gone once it has expired."""
+
+    name: str
+    kind: str
+    expires: dt.datetime
+    vms: list[EntitySnapshot]
+    volume_groups: list[EntitySnapshot]
+    ext_id: str = attrs.field(factory=new_id)
+    location_agnostic_id: str = attrs.field(factory=new_id)
+    created: dt.datetime = attrs.field(factory=now)
+    version: int = 1
+
+    def disks(self) -> list[DiskSnapshot]:
+        """List every disk snapshot of this recovery point."""
+        return [disk for entity in (*self.vms, *self.volume_groups) for disk in entity.disks]
+
+
+@attrs.define
+class VolumeDisk:
+    """A disk of a volume group."""
+
+    file: Path
+    index: int
+    lun: int = 0
+    ext_id: str = attrs.field(factory=new_id)
+    version: int = 1
+
+    @property
+    def size(self) -> int:
+        """Size in bytes."""
+        return self.file.stat().st_size
+
+
+@attrs.define
+class VolumeGroup:
+    """A volume group; `target` is its iSCSI side."""
+
+    name: str
+    target_prefix: str
+    settings: dict[str, Any]
+    chap_secret: str | None = attrs.field(repr=False)
+    disks: list[VolumeDisk] = attrs.field(factory=list)
+    clients: list[str] = attrs.field(factory=list)
+    ext_id: str = attrs.field(factory=new_id)
+    created: dt.datetime = attrs.field(factory=now)
+    target: Any = None
+    version: int = 1
+
+    @property
+    def target_name(self) -> str:
+        """The name that v4 shows: without the IQN prefix."""
+        return f"{self.target_prefix}-{self.ext_id}"
+
+
+@attrs.define
+class IscsiClient:
+    """An initiator that was attached to a volume group at least once."""
+
+    initiator: str
+    secret: str | None = attrs.field(repr=False)
+    ext_id: str = attrs.field(factory=new_id)
+    version: int = 1
+
+
+@attrs.define
+class Image:
+    """A disk image; it has no bytes (size 0) until its upload or download is complete."""
+
+    name: str
+    kind: str
+    file: Path
+    description: str = ""
+    state: str = "PENDING"
+    ext_id: str = attrs.field(factory=new_id)
+    created: dt.datetime = attrs.field(factory=now)
+    version: int = 1
+
+    @property
+    def size(self) -> int:
+        """Size in bytes of the file as it was uploaded."""
+        return self.file.stat().st_size if self.state == "COMPLETE" else 0
+
+
+@attrs.define
+class Task:
+    """An asynchronous operation, as prism's tasks show it."""
+
+    operation: str
+    uuid: str = attrs.field(factory=new_id)
+    status: TaskStatus = "QUEUED"
+    affected: list[tuple[str, str]] = attrs.field(factory=list)
+    details: dict[str, str] = attrs.field(factory=dict)
+    error: str | None = None
+    created: dt.datetime = attrs.field(factory=now)
+    started: dt.datetime | None = None
+    completed: dt.datetime | None = None
+
+    @property
+    def ext_id(self) -> str:
+        """The v4 id: base64("ergon") and the uuid."""
+        return f"ZXJnb24=:{self.uuid}"
+
+    @property
+    def finished(self) -> bool:
+        """Has it reached an end?"""
+        return self.status in {"SUCCEEDED", "FAILED", "CANCELED"}
+
+
+@attrs.define
+class Named:
+    """A subnet, a storage container or a category: only ever listed."""
+
+    name: str
+    ext_id: str = attrs.field(factory=new_id)
+    value: str = ""
+
+
+@attrs.define
+class World:
+    """Everything the lab cluster holds. Take `lock` around every look and change."""
+
+    root: Path
+    name: str
+    addresses: Any
+    settings: Any
+    ext_id: str = attrs.field(factory=new_id)
+    central_ext_id: str = attrs.field(factory=new_id)
+    vms: dict[str, Vm] = attrs.field(factory=dict)
+    recovery_points: dict[str, RecoveryPoint] = attrs.field(factory=dict)
+    volume_groups: dict[str, VolumeGroup] = attrs.field(factory=dict)
+    iscsi_clients: dict[str, IscsiClient] = attrs.field(factory=dict)
+    images: dict[str, Image] = attrs.field(factory=dict)
+    tasks: dict[str, Task] = attrs.field(factory=dict)
+    subnets: dict[str, Named] = attrs.field(factory=dict)
+    containers: dict[str, Named] = attrs.field(factory=dict)
+    categories: dict[str, Named] = attrs.field(factory=dict)
+    lock: threading.RLock = attrs.field(factory=threading.RLock)

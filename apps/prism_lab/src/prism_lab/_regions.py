@@ -1,0 +1,133 @@
+"""Changed regions of a disk: the real difference of two files, block by block."""
+
+from __future__ import annotations
+
+import heapq
+import os
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+
+from prism_lab import _storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+RegionType = Literal["REGULAR", "ZEROED"]
+BLOCK_SIZES = (32768, 65536, 131072, 262144)
+_READ = 1 << 20
+
+
+@attrs.frozen
+class Region:
+    """A run of blocks that changed; `end` is exclusive, both in bytes."""
+
+    start: int
+    end: int
+    kind: RegionType
+
+
+@attrs.frozen
+class RegionPage:
+    """One answer of compute-changed-regions; `next_offset` is 0 after the last page."""
+
+    regions: list[Region]
+    next_offset: int
+    file_size: int
+
+
+def page(
+    disk: Path, reference: Path | None, *, offset: int, length: int | None, block: int, limit: int
+) -> RegionPage:
+    """List up to `limit` regions of [offset, offset+length), rounded outwards to blocks.
+
+    As measured on clusters: with a length, the last page's `next_offset` is the end of the
+    window, and 0 only where the window ends with the disk.
+    """
+    size = disk.stat().st_size
+    start = offset // block * block
+    end = size if length is None else min(-(-(offset + length) // block) * block, size)
+    found: list[Region] = []
+    for region in _merged(_changed_blocks(disk, reference, start, end, block)):
+        if len(found) == limit:
+            return RegionPage(found, found[-1].end, size)
+        found.append(region)
+    return RegionPage(found, end if end < size else 0, size)
+
+
+def _merged(blocks: Iterator[Region]) -> Iterator[Region]:
+    pending: Region | None = None
+    for block in blocks:
+        if pending and pending.end == block.start and pending.kind == block.kind:
+            pending = Region(pending.start, block.end, pending.kind)
+            continue
+        if pending:
+            yield pending
+        pending = block
+    if pending:
+        yield pending
+
+
+def _changed_blocks(
+    disk: Path, reference: Path | None, start: int, end: int, block: int
+) -> Iterator[Region]:
+    new = os.open(disk, os.O_RDONLY)
+    old = os.open(reference, os.O_RDONLY) if reference else None
+    try:
+        if old is None:
+            yield from _allocated(new, start, end, block)
+        else:
+            yield from _different(new, old, start, end, block)
+    finally:
+        os.close(new)
+        if old is not None:
+            os.close(old)
+
+
+def _allocated(fd: int, start: int, end: int, block: int) -> Iterator[Region]:
+    """Yield every run of blocks that holds data; each block at most once."""
+    at = start
+    for data, hole in _storage.data_extents(fd, start, end):
+        first = max(at, data // block * block)
+        at = min(-(-hole // block) * block, end)
+        if first < at:
+            yield Region(first, at, "REGULAR")
+
+
+def _different(new: int, old: int, start: int, end: int, block: int) -> Iterator[Region]:
+    for first, last in _either_allocated(new, old, start, end, block):
+        for at in range(first, last, _READ):
+            stop = min(at + _READ, last)
+            yield from _compare(new, old, at, stop, block)
+
+
+def _either_allocated(
+    new: int, old: int, start: int, end: int, block: int
+) -> Iterator[tuple[int, int]]:
+    """Where neither file has data, both read as zero: nothing can have changed there."""
+    old_end = min(os.fstat(old).st_size, end)
+    at = start
+    for run in heapq.merge(
+        _allocated(new, start, end, block),
+        _allocated(old, start, old_end, block),
+        key=lambda run: run.start,
+    ):
+        first = max(at, run.start)
+        at = max(at, min(-(-run.end // block) * block, end))  # the old disk may end inside a block
+        if first < at:
+            yield first, at
+
+
+def _compare(new: int, old: int, start: int, end: int, block: int) -> Iterator[Region]:
+    now = memoryview(os.pread(new, end - start, start))
+    before = os.pread(old, end - start, start)
+    before += bytes(len(now) - len(before))  # the disk has grown: its tail was never written
+    if now == before:
+        return
+    then = memoryview(before)
+    for at in range(0, end - start, block):
+        if now[at : at + block] != then[at : at + block]:
+            stop = min(start + at + block, end)
+            hole = next(_storage.data_extents(new, start + at, stop), None) is None
+            yield Region(start + at, stop, "ZEROED" if hole else "REGULAR")

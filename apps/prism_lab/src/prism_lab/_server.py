@@ -1,0 +1,161 @@
+"""The HTTPS servers: TLS, the request log and the faults on order. No API lives here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import socket
+import ssl
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask, Response, g, request
+from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
+
+from prism_lab.errors import StartFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prism_lab.faults import Fault, Faults
+
+log = logging.getLogger(__name__)
+PORT = 9440
+
+
+class _Handler(WSGIRequestHandler):
+    """HTTP/1.1 with keep-alive; nothing goes to stderr."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - werkzeug's name
+        log.debug(f"%s {message}", type, *args)
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections.add(self.connection)  # type: ignore[attr-defined]
+
+    def finish(self) -> None:
+        self.server.connections.discard(self.connection)  # type: ignore[attr-defined]
+        with contextlib.suppress(OSError):  # the client may be gone, or we cut it off
+            super().finish()
+
+
+class HttpsServer:
+    """One Flask app behind one address; handshakes run in the connection's own thread."""
+
+    def __init__(self, app: Flask, listener: socket.socket, context: ssl.SSLContext) -> None:
+        host, port = listener.getsockname()
+        self._server = ThreadedWSGIServer(host, port, app, _Handler, fd=listener.fileno())
+        self._server.ssl_context = context
+        self._server.socket = context.wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        self._server.connections = set()  # type: ignore[attr-defined]
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), name=f"https {host}", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop listening and end the connections that are kept alive."""
+        self._server.shutdown()
+        self._server.server_close()
+        for connection in list(self._server.connections):  # type: ignore[attr-defined]
+            with contextlib.suppress(OSError):  # it may be gone already
+                connection.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+
+
+def listen(address: str) -> socket.socket:
+    """Claim `address`:9440; StartFailed when it is taken."""
+    listener = socket.socket()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, PORT))
+        listener.listen(128)
+    except OSError as exc:
+        listener.close()
+        raise StartFailed(f"{address}:{PORT} cannot be used: {exc.strerror}") from exc
+    return listener
+
+
+class RequestLog:
+    """What was asked, in order of the answers: (method, path, status); 0 when none was sent."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, str, int]] = []
+
+    def note(self, status: int) -> None:
+        """Record the current request."""
+        self.entries.append((request.method, request.path, status))
+
+
+def new_app(name: str, requests: RequestLog, faults: Faults, expire_jwt: Any) -> Flask:
+    """Make a Flask app with the log and the faults in front of every route."""
+    app = Flask(name)
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+
+    @app.before_request
+    def apply_fault() -> Response | None:
+        g.fault = fault = faults.take(request.method, request.path)
+        if fault is None:
+            return None
+        if fault.kind == "delay":
+            time.sleep(fault.seconds)
+        elif fault.kind == "expire_jwt":
+            expire_jwt()
+        elif fault.kind == "status":
+            return _status_answer(fault)
+        elif fault.kind == "drop":
+            _cut_connection()
+            return Response(status=500)
+        return None
+
+    @app.after_request
+    def spoil(response: Response) -> Response:
+        fault: Fault | None = g.get("fault")
+        dropped = fault is not None and fault.kind in {"drop", "drop_answer"}
+        requests.note(0 if dropped else response.status_code)
+        if fault is None:
+            return response
+        if fault.kind == "drop_answer":
+            _cut_connection()
+        elif fault.kind == "truncate":
+            return _truncated(response)
+        elif fault.kind == "edit" and fault.edit is not None:
+            body = json.loads(response.get_data())
+            fault.edit(body)
+            response.set_data(json.dumps(body))
+        return response
+
+    return app
+
+
+def _status_answer(fault: Fault) -> Response:
+    answer = Response(fault.message, status=fault.status, content_type="text/plain")
+    if fault.retry_after is not None:
+        answer.headers["Retry-After"] = f"{fault.retry_after:g}"
+    return answer
+
+
+def _cut_connection() -> None:
+    with contextlib.suppress(OSError):  # the client was faster
+        request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+
+
+def _truncated(response: Response) -> Response:
+    body = response.get_data()
+    connection = request.environ["werkzeug.socket"]
+
+    def half() -> Iterator[bytes]:
+        yield body[: len(body) // 2]
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+    response.response = half()
+    response.headers["Content-Length"] = str(len(body))
+    return response

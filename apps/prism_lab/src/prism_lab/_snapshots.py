@@ -1,0 +1,101 @@
+"""What happens to recovery points: take, expire, delete, restore."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from prism_lab import _storage
+from prism_lab._model import (
+    Disk,
+    DiskSnapshot,
+    EntitySnapshot,
+    RecoveryPoint,
+    Vm,
+    VolumeGroup,
+    World,
+    new_id,
+    now,
+)
+from prism_lab._vms import new_mac
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Mapping, Sequence
+
+
+def take(
+    world: World,
+    *,
+    name: str,
+    kind: str,
+    expires: dt.datetime,
+    vms: Sequence[Vm],
+    groups: Sequence[VolumeGroup],
+) -> RecoveryPoint:
+    """Copy the disks of all entities into one new recovery point."""
+    point = RecoveryPoint(name, kind, expires, [], [])
+    point.vms += [_snapshot_vm(world, point, vm) for vm in vms]
+    point.volume_groups += [_snapshot_group(world, point, group) for group in groups]
+    for disk in point.disks():
+        if disk.file is not None:
+            _storage.clone(disk.file, folder := _file(world, point, disk))
+            disk.file = folder
+    point.created = now()
+    with world.lock:
+        world.recovery_points[point.ext_id] = point
+    return point
+
+
+def _file(world: World, point: RecoveryPoint, disk: DiskSnapshot) -> Any:
+    return world.root / "recovery_points" / point.ext_id / f"{disk.ext_id}.raw"
+
+
+def _snapshot_vm(world: World, point: RecoveryPoint, vm: Vm) -> EntitySnapshot:
+    """List the CD-ROM drives and NVRAM too, and first, as clusters do."""
+    others = [DiskSnapshot(None, None) for _ in vm.cd_roms]
+    others += [DiskSnapshot(vm.nvram, None)] if vm.nvram else []
+    disks = [DiskSnapshot(disk.disk_ext_id, disk.file, disk.bus, disk.index) for disk in vm.disks]
+    return EntitySnapshot(vm.ext_id, vm.name, others + disks, copy.deepcopy(vm))
+
+
+def _snapshot_group(world: World, point: RecoveryPoint, group: VolumeGroup) -> EntitySnapshot:
+    disks = [DiskSnapshot(disk.ext_id, disk.file, "", disk.index) for disk in group.disks]
+    return EntitySnapshot(group.ext_id, group.name, disks, dict(group.settings))
+
+
+def purge_expired(world: World) -> None:
+    """Forget every recovery point whose time has come."""
+    with world.lock:
+        for point in [p for p in world.recovery_points.values() if p.expires <= now()]:
+            delete(world, point)
+
+
+def delete(world: World, point: RecoveryPoint) -> None:
+    """Take a recovery point away; clones made from it stay."""
+    with world.lock:
+        world.recovery_points.pop(point.ext_id, None)
+    shutil.rmtree(world.root / "recovery_points" / point.ext_id, ignore_errors=True)
+
+
+def restore_vm(world: World, snapshot: EntitySnapshot, overrides: Mapping[str, Any]) -> Vm:
+    """Make a new VM, powered off, from a VM's part of a recovery point."""
+    vm: Vm = copy.deepcopy(snapshot.config)
+    vm.ext_id, vm.power_state, vm.version, vm.created = new_id(), "OFF", 1, now()
+    vm.name = overrides.get("name") or vm.name
+    vm.nvram = new_id() if vm.nvram else None
+    for nic in vm.nics:
+        nic.ext_id, nic.mac = new_id(), new_mac()
+    vm.disks = [_restore_disk(world, vm, disk) for disk in snapshot.disks if disk.file is not None]
+    with world.lock:
+        world.vms[vm.ext_id] = vm
+    return vm
+
+
+def _restore_disk(world: World, vm: Vm, snapshot: DiskSnapshot) -> Disk:
+    disk_ext_id = new_id()
+    file = world.root / "vms" / vm.ext_id / f"{disk_ext_id}.raw"
+    assert snapshot.file is not None
+    _storage.clone(snapshot.file, file)
+    return Disk(file, snapshot.bus, snapshot.index, disk_ext_id=disk_ext_id)

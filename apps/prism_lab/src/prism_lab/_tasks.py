@@ -1,0 +1,60 @@
+"""Runs the work behind every 202 and keeps its record."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from prism_lab._model import Task, World, now
+
+if TYPE_CHECKING:
+    from prism_lab.faults import Fault
+
+log = logging.getLogger(__name__)
+Work = Callable[[Task], None]
+
+
+class TaskRunner:
+    """A few workers; the effect of a task is there before the task says SUCCEEDED."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._stopping = threading.Event()
+        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="task")
+
+    def start(self, operation: str, work: Work, fault: Fault | None = None) -> Task:
+        """Queue `work`, which fills in the task's affected entities and details."""
+        task = Task(operation)
+        with self._world.lock:
+            self._world.tasks[task.uuid] = task
+        future = self._pool.submit(self._run, task, work, fault)
+        future.add_done_callback(lambda done: self._finish(task, done))
+        return task
+
+    def _run(self, task: Task, work: Work, fault: Fault | None) -> None:
+        self._stopping.wait(self._world.settings.task_seconds)
+        task.started = now()
+        task.status = "RUNNING"
+        if fault is None:
+            work(task)
+            return
+        if fault.after_effect:
+            work(Task(task.operation))  # it happens, and the task does not tell of it
+        task.error = fault.message
+
+    @staticmethod
+    def _finish(task: Task, done: Future[None]) -> None:
+        problem = None if done.cancelled() else done.exception()
+        if problem is not None:
+            log.warning("task %s failed", task.operation, exc_info=problem)
+            task.error = str(problem)
+        task.completed = now()
+        task.status = "CANCELED" if done.cancelled() else "FAILED" if task.error else "SUCCEEDED"
+
+    def stop(self) -> None:
+        """Wait for what runs and cancel what waits."""
+        self._stopping.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,363 @@
+"""Recovery points, discover-cluster and changed regions of v4."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Any
+
+from flask import Response, request
+
+from prism_lab import _regions, _snapshots
+from prism_lab._api import (
+    Accepted,
+    Answer,
+    ApiError,
+    Entity,
+    InvalidRequest,
+    Json,
+    Listing,
+    Result,
+    V4Api,
+    body,
+    check_etag,
+    ip,
+    need,
+    not_found,
+    obj,
+    stamp,
+)
+from prism_lab._model import DiskSnapshot, EntitySnapshot, RecoveryPoint, Task, World, now
+
+if TYPE_CHECKING:
+    from prism_lab._auth import Auth
+
+NS = "dataprotection"
+CONFIG = f"{NS}.v4.config"
+CONTENT = f"{NS}.v4.content"
+POINTS = "config/recovery-points"
+POINT_REL = "dataprotection:config:recovery-point"
+VM_REL = "vmm:ahv:config:vm"
+_MAX_ENTITIES = 30
+
+
+def register_config(api: V4Api, auth: Auth) -> None:
+    """Add the calls of Prism Central."""
+    world = api.world
+
+    @api.get(NS, POINTS, f"{CONFIG}.ListRecoveryPointsApiResponse")
+    def list_points() -> Result:
+        _snapshots.purge_expired(world)
+        with world.lock:
+            points = sorted(world.recovery_points.values(), key=lambda point: point.created)
+        return Listing([_show(world, point) for point in points])
+
+    @api.get(NS, f"{POINTS}/<point_id>", f"{CONFIG}.GetRecoveryPointApiResponse")
+    def get_point(point_id: str) -> Result:
+        point = _find(world, point_id)
+        return Entity(_show(world, point), point.version)
+
+    @api.get(
+        NS,
+        f"{POINTS}/<point_id>/vm-recovery-points/<part_id>",
+        f"{CONFIG}.GetVmRecoveryPointApiResponse",
+    )
+    def get_vm_part(point_id: str, part_id: str) -> Result:
+        point = _find(world, point_id)
+        part = _find_part(point.vms, part_id)
+        shown = _show_vm_part(world, point, part)
+        shown["diskRecoveryPoints"] = [_show_disk(disk) for disk in part.disks]
+        return Entity(shown, point.version)
+
+    @api.task("POST", NS, POINTS, f"{CONFIG}.CreateRecoveryPointApiResponse")
+    def create_point() -> Result:
+        _need_request_id()
+        return _create(api, body())
+
+    @api.task("DELETE", NS, f"{POINTS}/<point_id>", f"{CONFIG}.DeleteRecoveryPointApiResponse")
+    def delete_point(point_id: str) -> Result:
+        _need_request_id()
+        point = _find(world, point_id)
+        check_etag(point.version, required=False)
+
+        def work(task: Task) -> None:
+            _snapshots.delete(world, point)
+            task.affected.append((POINT_REL, point.ext_id))
+
+        return api.start("DeleteRecoveryPoint", work)
+
+    @api.task(
+        "POST",
+        NS,
+        f"{POINTS}/<point_id>/$actions/set-expiration-time",
+        f"{CONFIG}.UpdateRecoveryPointExpirationTimeApiResponse",
+    )
+    def set_expiration(point_id: str) -> Result:
+        point = _find(world, point_id)
+        check_etag(point.version, required=False)
+        expires = _future(body())
+
+        def work(task: Task) -> None:
+            point.expires = expires
+            point.version += 1
+            task.affected.append((POINT_REL, point.ext_id))
+
+        return api.start("UpdateRecoveryPointExpirationTime", work)
+
+    @api.task(
+        "POST",
+        NS,
+        f"{POINTS}/<point_id>/$actions/restore",
+        f"{CONFIG}.RecoveryPointRestoreApiResponse",
+    )
+    def restore(point_id: str) -> Result:
+        point = _find(world, point_id)
+        check_etag(point.version, required=False)
+        return _restore(api, point, body())
+
+    @api.action(
+        NS, f"{POINTS}/<point_id>/$actions/discover-cluster", f"{CONFIG}.ClusterInfoApiResponse"
+    )
+    def discover(point_id: str) -> Result:
+        _find(world, point_id)
+        _check_discovery(world, body())
+        scope = f"/api/{NS}/v4.{world.settings.content_revision}/content"
+        address = ip(world.addresses.pe)
+        return Answer(
+            obj(f"{NS}.v4.common.ClusterInfo", jwtToken=auth.mint_jwt(scope), clusterIp=address)
+        )
+
+
+def register_content(api: V4Api) -> None:
+    """Add the calls of Prism Element."""
+    world = api.world
+    parts = {
+        "vm": ("vm-recovery-points", "ChangedVmRegionsApiResponse"),
+        "volume-group": ("volume-group-recovery-points", "ChangedVolumeGroupRegionsApiResponse"),
+    }
+    for kind, (segment, answer) in parts.items():
+        rule = (
+            f"content/recovery-points/<point_id>/{segment}/<part_id>"
+            "/disk-recovery-points/<disk_id>/$actions/compute-changed-regions"
+        )
+        reference = "referenceVmRecoveryPointExtId"
+        if kind == "volume-group":
+            reference = "referenceVolumeGroupRecoveryPointExtId"
+
+        @api.action(NS, rule, f"{CONTENT}.{answer}")
+        def compute(
+            point_id: str, part_id: str, disk_id: str, reference: str = reference
+        ) -> Result:
+            return _compute(world, (point_id, part_id, disk_id), reference, body())
+
+
+def _create(api: V4Api, spec: Json) -> Accepted:
+    name = need(spec, "name")
+    expires = _future(spec)
+    vms = [
+        _entity(api.world.vms, "VM", entry, "vmExtId")
+        for entry in spec.get("vmRecoveryPoints") or []
+    ]
+    groups = [
+        _entity(api.world.volume_groups, "volume group", entry, "volumeGroupExtId")
+        for entry in spec.get("volumeGroupRecoveryPoints") or []
+    ]
+    if not 1 <= len(vms) + len(groups) <= _MAX_ENTITIES:
+        raise InvalidRequest("vmRecoveryPoints", f"1 to {_MAX_ENTITIES} entities are possible")
+    kind = spec.get("recoveryPointType") or "CRASH_CONSISTENT"
+    if kind not in {"CRASH_CONSISTENT", "APPLICATION_CONSISTENT"}:
+        raise InvalidRequest("recoveryPointType", f"{kind} is not a type of recovery point")
+
+    def work(task: Task) -> None:
+        point = _snapshots.take(
+            api.world, name=name, kind=kind, expires=expires, vms=vms, groups=groups
+        )
+        task.affected.append((POINT_REL, point.ext_id))
+        task.details["recoveryPointExtId"] = point.ext_id
+
+    return api.start("CreateRecoveryPoint", work)
+
+
+def _entity(known: dict[str, Any], kind: str, entry: Json, field: str) -> Any:
+    ext_id = need(entry, field)
+    if ext_id not in known:
+        raise not_found(kind, ext_id)
+    return known[ext_id]
+
+
+def _future(spec: Json) -> dt.datetime:
+    text = need(spec, "expirationTime")
+    try:
+        expires = dt.datetime.fromisoformat(text)
+    except (TypeError, ValueError) as exc:
+        raise InvalidRequest("expirationTime", f"{text!r} is not a time") from exc
+    if expires.tzinfo is None or expires <= now():
+        raise InvalidRequest("expirationTime", "the time must have a zone and lie in the future")
+    return expires
+
+
+def _need_request_id() -> None:
+    if "NTNX-Request-Id" not in request.headers:
+        raise InvalidRequest(
+            "NTNX-Request-Id", "NTNX-Request-Id is required", location="Request Header"
+        )
+
+
+def _restore(api: V4Api, point: RecoveryPoint, spec: Json) -> Accepted:
+    overrides = {
+        o["vmRecoveryPointExtId"]: o for o in spec.get("vmRecoveryPointRestoreOverrides") or []
+    }
+    for part_id in overrides:
+        _find_part(point.vms, part_id)
+    chosen = [part for part in point.vms if not overrides or part.ext_id in overrides]
+
+    def work(task: Task) -> None:
+        made = []
+        for part in chosen:
+            override = overrides.get(part.ext_id, {}).get("vmOverrideSpec") or {}
+            made.append(_snapshots.restore_vm(api.world, part, override).ext_id)
+        task.affected += [(VM_REL, ext_id) for ext_id in made]
+        task.details["vmExtIds"] = ",".join(made)
+
+    return api.start("RestoreRecoveryPoint", work)
+
+
+def _check_discovery(world: World, spec: Json) -> None:
+    operation = need(spec, "operation")
+    if operation != "COMPUTE_CHANGED_REGIONS":
+        raise InvalidRequest("operation", f"{operation} is not served by this cluster")
+    inner = need(spec, "spec")
+    for field in ("diskRecoveryPoint", "referenceDiskRecoveryPoint"):
+        wanted = need(inner, field) if field == "diskRecoveryPoint" else inner.get(field)
+        if wanted is None:
+            continue
+        part = wanted.get("vmRecoveryPointExtId") or wanted.get("volumeGroupRecoveryPointExtId")
+        ids = (wanted.get("recoveryPointExtId"), part, wanted.get("diskRecoveryPointExtId"))
+        _find_disk(world, ids)
+
+
+def _compute(world: World, ids: tuple[str, str, str], part_field: str, spec: Json) -> Answer:
+    disk = _find_disk(world, ids)
+    fields = ("referenceRecoveryPointExtId", part_field, "referenceDiskRecoveryPointExtId")
+    given = [spec.get(field) for field in fields]
+    if any(given) and not all(given):
+        raise InvalidRequest(fields[0], f"all of {', '.join(fields)} or none")
+    reference = _find_disk(world, tuple(given)) if all(given) else None
+    if reference and reference.disk_ext_id != disk.disk_ext_id:
+        raise InvalidRequest(fields[2], "the reference is of another disk")
+    block = _size(spec, "blockSizeByte", world.settings.block_size)
+    if block not in _regions.BLOCK_SIZES:
+        raise InvalidRequest("blockSizeByte", f"{block} is none of {_regions.BLOCK_SIZES}")
+    found = _regions.page(
+        disk.file,
+        reference.file if reference else None,
+        offset=_size(spec, "offset", 0),
+        length=_size(spec, "length", None),
+        block=block,
+        limit=world.settings.regions_per_page,
+    )
+    shown = [
+        obj(
+            f"{CONTENT}.ChangedRegion",
+            offset=region.start,
+            length=region.end - region.start,
+            regionType=region.kind,
+        )
+        for region in found.regions
+    ]
+    return Answer(shown, {"nextOffset": found.next_offset, "fileSize": found.file_size})
+
+
+def _size(spec: Json, field: str, default: Any) -> Any:
+    value = spec.get(field)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InvalidRequest(field, f"{field} must be a number of bytes, not {value!r}")
+    return value
+
+
+def _find(world: World, ext_id: str | None) -> RecoveryPoint:
+    _snapshots.purge_expired(world)
+    with world.lock:
+        point = world.recovery_points.get(ext_id or "")
+    if point is None:
+        raise not_found("Recovery point", str(ext_id))
+    return point
+
+
+def _find_part(parts: list[EntitySnapshot], ext_id: str | None) -> EntitySnapshot:
+    for part in parts:
+        if part.ext_id == ext_id:
+            return part
+    raise not_found("VM recovery point", str(ext_id))
+
+
+def _find_disk(world: World, ids: Any) -> Any:
+    point_id, part_id, disk_id = ids
+    point = _find(world, point_id)
+    part = _find_part([*point.vms, *point.volume_groups], part_id)
+    for disk in part.disks:
+        if disk.ext_id == disk_id:
+            if disk.file is None:
+                raise ApiError(400, f"disk recovery point {disk_id} is not of a data disk")
+            return disk
+    raise not_found("Disk recovery point", str(disk_id))
+
+
+def _common(world: World, point: RecoveryPoint) -> Json:
+    return {
+        "creationTime": stamp(point.created),
+        "expirationTime": stamp(point.expires),
+        "recoveryPointType": point.kind,
+        "status": "COMPLETE",
+        "locationAgnosticId": point.location_agnostic_id,
+        "totalExclusiveUsageBytes": 0,
+    }
+
+
+def _show(world: World, point: RecoveryPoint) -> Json:
+    return obj(
+        f"{CONFIG}.RecoveryPoint",
+        extId=point.ext_id,
+        name=point.name,
+        **_common(world, point),
+        isSecure=False,
+        locationReferences=[obj(f"{CONFIG}.LocationReference", locationExtId=world.ext_id)],
+        vmRecoveryPoints=[_show_vm_part(world, point, part) for part in point.vms],
+        volumeGroupRecoveryPoints=[
+            obj(
+                f"{CONFIG}.VolumeGroupRecoveryPoint",
+                extId=part.ext_id,
+                volumeGroupExtId=part.entity_ext_id,
+                diskRecoveryPoints=[_show_disk(disk) for disk in part.disks],
+            )
+            for part in point.volume_groups
+        ],
+    )
+
+
+def _show_vm_part(world: World, point: RecoveryPoint, part: EntitySnapshot) -> Json:
+    """Show no disks: a pc.7.6 lists them only in the GET of the part itself."""
+    return obj(
+        f"{CONFIG}.VmRecoveryPoint",
+        extId=part.ext_id,
+        vmExtId=part.entity_ext_id,
+        name=point.name,
+        **_common(world, point),
+        hypervisorType="AHV",
+        vmCategories=[],
+        diskRecoveryPoints=None,
+    )
+
+
+def _show_disk(disk: DiskSnapshot) -> Json:
+    return obj(
+        f"{NS}.v4.common.DiskRecoveryPoint",
+        diskRecoveryPointExtId=disk.ext_id,
+        diskExtId=disk.disk_ext_id,
+    )
+
+
+def content_on_pc() -> Response:
+    """Answer as Prism Central does to any content action: 501 with an empty body."""
+    return Response(status=501)

@@ -1,0 +1,402 @@
+"""VMs and images of v4."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from flask import Response
+
+from prism_lab import _snapshots, _vms
+from prism_lab._api import (
+    ApiError,
+    Entity,
+    InvalidRequest,
+    Json,
+    Listing,
+    Result,
+    V4Api,
+    body,
+    check_etag,
+    need,
+    not_found,
+    obj,
+    ref,
+    stamp,
+)
+from prism_lab._model import CdRom, Disk, Image, Nic, Task, Vm, World
+
+if TYPE_CHECKING:
+    from prism_lab._images import Images
+
+NS = "vmm"
+AHV = f"{NS}.v4.ahv.config"
+CONTENT = f"{NS}.v4.content"
+VMS = "ahv/config/vms"
+IMAGES = "content/images"
+VM_REL = "vmm:ahv:config:vm"
+IMAGE_REL = "vmm:content:image"
+_POWER = {
+    "power-on": ("PowerOn", "ON"),
+    "power-off": ("PowerOff", "OFF"),
+    "power-cycle": ("PowerCycle", "ON"),
+    "reset": ("Reset", "ON"),
+    "reboot": ("Reboot", "ON"),
+    "shutdown": ("Shutdown", "OFF"),
+}
+
+
+def register(api: V4Api, images: Images) -> None:
+    """Add the calls of Prism Central."""
+    _register_vms(api)
+    _register_disks(api)
+    _register_power(api)
+    _register_vm_recovery_points(api)
+    _register_images(api, images)
+
+
+def _register_vms(api: V4Api) -> None:
+    world = api.world
+
+    @api.get(NS, VMS, f"{AHV}.ListVmsApiResponse")
+    def list_vms() -> Result:
+        with world.lock:
+            known = list(world.vms.values())
+        return Listing([show_vm(world, vm) for vm in known])
+
+    @api.get(NS, f"{VMS}/<vm_id>", f"{AHV}.GetVmApiResponse")
+    def get_vm(vm_id: str) -> Result:
+        vm = _find(world, vm_id)
+        return Entity(show_vm(world, vm), vm.version)
+
+    @api.task("POST", NS, VMS, f"{AHV}.CreateVmApiResponse")
+    def create_vm() -> Result:
+        spec = body()
+        _check_vm(world, spec)
+
+        def work(task: Task) -> None:
+            vm = _vms.create(world, spec)
+            task.affected.append((VM_REL, vm.ext_id))
+
+        return api.start("CreateVm", work)
+
+    @api.task("PUT", NS, f"{VMS}/<vm_id>", f"{AHV}.UpdateVmApiResponse")
+    def update_vm(vm_id: str) -> Result:
+        spec = body()
+        need(spec, "name")
+        return _change(api, vm_id, "UpdateVm", lambda vm: _vms.update(vm, spec))
+
+    @api.task("DELETE", NS, f"{VMS}/<vm_id>", f"{AHV}.DeleteVmApiResponse")
+    def delete_vm(vm_id: str) -> Result:
+        return _change(api, vm_id, "DeleteVm", lambda vm: _vms.delete(world, vm))
+
+
+def _register_disks(api: V4Api) -> None:
+    world = api.world
+    disks = f"{VMS}/<vm_id>/disks"
+
+    @api.get(NS, disks, f"{AHV}.ListDisksApiResponse")
+    def list_disks(vm_id: str) -> Result:
+        return Listing([_show_disk(world, disk) for disk in _find(world, vm_id).disks])
+
+    @api.get(NS, f"{disks}/<disk_id>", f"{AHV}.GetDiskApiResponse")
+    def get_disk(vm_id: str, disk_id: str) -> Result:
+        vm = _find(world, vm_id)
+        return Entity(_show_disk(world, _find_disk(vm, disk_id)), vm.version)
+
+    @api.get(NS, f"{VMS}/<vm_id>/cd-roms", f"{AHV}.ListCdRomsApiResponse")
+    def list_cd_roms(vm_id: str) -> Result:
+        return Listing([_show_cd_rom(cd_rom) for cd_rom in _find(world, vm_id).cd_roms])
+
+    @api.get(NS, f"{VMS}/<vm_id>/nics", f"{AHV}.ListNicsApiResponse")
+    def list_nics(vm_id: str) -> Result:
+        return Listing([_show_nic(nic) for nic in _find(world, vm_id).nics])
+
+    @api.task("POST", NS, disks, f"{AHV}.CreateDiskApiResponse")
+    def create_disk(vm_id: str) -> Result:
+        spec = body()
+        _check_disk(world, spec)
+        return _change(api, vm_id, "CreateDisk", lambda vm: _vms.add_disk(world, vm, spec))
+
+    @api.task("DELETE", NS, f"{disks}/<disk_id>", f"{AHV}.DeleteDiskApiResponse")
+    def delete_disk(vm_id: str, disk_id: str) -> Result:
+        disk = _find_disk(_find(world, vm_id), disk_id)
+        return _change(api, vm_id, "DeleteDisk", lambda vm: _vms.remove_disk(vm, disk))
+
+
+def _register_power(api: V4Api) -> None:
+    for action, (name, state) in _POWER.items():
+
+        @api.task("POST", NS, f"{VMS}/<vm_id>/$actions/{action}", f"{AHV}.{name}VmApiResponse")
+        def power(vm_id: str, name: str = name, state: str = state) -> Result:
+            def switch(vm: Vm) -> None:
+                vm.power_state = state
+
+            return _change(api, vm_id, f"{name}Vm", switch)
+
+
+def _register_vm_recovery_points(api: V4Api) -> None:
+    """Add the flat list of VM recovery points that carry the VM's configuration (since v4.1)."""
+    world = api.world
+    points = "ahv/config/vm-recovery-points"
+
+    def every() -> list[tuple[Json, str]]:
+        _snapshots.purge_expired(world)
+        with world.lock:
+            known = list(world.recovery_points.values())
+        return [
+            (_show_vm_point(world, point, part), part.ext_id)
+            for point in known
+            for part in point.vms
+        ]
+
+    @api.get(NS, points, f"{AHV}.ListVmRecoveryPointsApiResponse")
+    def list_points() -> Result:
+        return Listing([shown for shown, _ in every()])
+
+    @api.get(NS, f"{points}/<part_id>", f"{AHV}.GetVmRecoveryPointApiResponse")
+    def get_point(part_id: str) -> Result:
+        for shown, ext_id in every():
+            if ext_id == part_id:
+                return Entity(shown, 1)
+        raise ApiError(
+            404,
+            f"VM recovery point {part_id} does not exist.",
+            code=32810,
+            group="VM_RECOVERY_POINT_NOT_FOUND_ERROR",
+        )
+
+
+def _register_images(api: V4Api, images: Images) -> None:
+    world = api.world
+
+    @api.get(NS, IMAGES, f"{CONTENT}.ListImagesApiResponse")
+    def list_images() -> Result:
+        with world.lock:
+            known = list(world.images.values())
+        return Listing([_show_image(world, image) for image in known])
+
+    @api.get(NS, f"{IMAGES}/<image_id>", f"{CONTENT}.GetImageApiResponse")
+    def get_image(image_id: str) -> Result:
+        image = _find_image(world, image_id)
+        return Entity(_show_image(world, image), image.version)
+
+    @api.get(NS, f"{IMAGES}/<image_id>/file", f"{CONTENT}.GetImageFileApiResponse")
+    def get_file(image_id: str) -> Result:
+        """Redirect to the PE, with the token that it wants to see as a cookie."""
+        image = _find_image(world, image_id)
+        answer = Response(status=302)
+        answer.headers["Location"] = (
+            f"https://{world.addresses.pe}:9440/entity_download/{image.ext_id}"
+        )
+        answer.headers["X-Redirect-Token"] = images.download_token(image)
+        return answer
+
+    @api.task("POST", NS, IMAGES, f"{CONTENT}.CreateImageApiResponse")
+    def create_image() -> Result:
+        spec = body()
+        fill = _image_source(world, spec)
+
+        def work(task: Task) -> None:
+            image = images.create(spec["name"], spec["type"], spec.get("description") or "")
+            fill(images, image)
+            task.affected.append((IMAGE_REL, image.ext_id))
+
+        return api.start("CreateImage", work)
+
+    @api.task("DELETE", NS, f"{IMAGES}/<image_id>", f"{CONTENT}.DeleteImageApiResponse")
+    def delete_image(image_id: str) -> Result:
+        image = _find_image(world, image_id)
+        check_etag(image.version)
+
+        def work(task: Task) -> None:
+            images.delete(image)
+            task.affected.append((IMAGE_REL, image.ext_id))
+
+        return api.start("DeleteImage", work)
+
+
+def _change(api: V4Api, vm_id: str, operation: str, change: Callable[[Vm], object]) -> Result:
+    """Start the task of a write to a VM, which always needs its ETag."""
+    vm = _find(api.world, vm_id)
+    check_etag(vm.version)
+
+    def work(task: Task) -> None:
+        change(vm)
+        vm.version += 1
+        task.affected.append((VM_REL, vm.ext_id))
+
+    return api.start(operation, work)
+
+
+def _image_source(world: World, spec: Json) -> Callable[[Images, Image], None]:
+    need(spec, "name")
+    if need(spec, "type") not in {"DISK_IMAGE", "ISO_IMAGE"}:
+        raise InvalidRequest("type", f"{spec['type']} is not an image type")
+    source = need(spec, "source")
+    if url := source.get("url"):
+        if not url.startswith(("http://", "https://")):
+            raise InvalidRequest("source.url", f"{url} is not an HTTP address")
+
+        def download(images: Images, image: Image) -> None:
+            with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - checked above
+                images.fill(image, answer)
+
+        return download
+    if disk_id := source.get("extId"):
+
+        def copy(images: Images, image: Image) -> None:
+            with _vms.any_disk(world, disk_id).open("rb") as disk:
+                images.fill(image, disk)
+
+        return copy
+    raise InvalidRequest("source", "the lab knows UrlSource and VmDiskSource")
+
+
+def _check_vm(world: World, spec: Json) -> None:
+    if len(need(spec, "name")) > 80:
+        raise InvalidRequest("name", "a name has at most 80 characters")
+    if need(spec, "cluster").get("extId") != world.ext_id:
+        raise not_found("Cluster", str(spec["cluster"].get("extId")))
+    for nic in spec.get("nics") or []:
+        subnet = ((nic.get("networkInfo") or {}).get("subnet") or {}).get("extId")
+        if subnet is not None and subnet not in world.subnets:
+            raise not_found("Subnet", subnet)
+    for disk in spec.get("disks") or []:
+        _check_disk(world, disk)
+
+
+def _check_disk(world: World, spec: Json) -> None:
+    backing = need(spec, "backingInfo")
+    reference = (backing.get("dataSource") or {}).get("reference") or {}
+    image_id = reference.get("imageExtId")
+    if image_id is not None and image_id not in world.images:
+        raise not_found("Image", image_id)
+    container = (backing.get("storageContainer") or {}).get("extId")
+    if container is not None and container not in world.containers:
+        raise not_found("Storage container", container)
+
+
+def _find(world: World, ext_id: str) -> Vm:
+    with world.lock:
+        vm = world.vms.get(ext_id)
+    if vm is None:
+        raise not_found("VM", ext_id)
+    return vm
+
+
+def _find_disk(vm: Vm, ext_id: str) -> Disk:
+    for disk in vm.disks:
+        if disk.ext_id == ext_id:
+            return disk
+    raise not_found("VM disk", ext_id)
+
+
+def _find_image(world: World, ext_id: str) -> Image:
+    with world.lock:
+        image = world.images.get(ext_id)
+    if image is None:
+        raise not_found("Image", ext_id)
+    return image
+
+
+def show_vm(world: World, vm: Vm) -> Json:
+    """Show a VM as v4 does."""
+    return obj(
+        f"{AHV}.Vm",
+        extId=vm.ext_id,
+        name=vm.name,
+        createTime=stamp(vm.created),
+        updateTime=stamp(vm.created),
+        **{**vm.hardware, "bootConfig": _show_boot(vm)},
+        generationUuid=vm.ext_id,
+        cluster=ref(f"{AHV}.ClusterReference", world.ext_id),
+        categories=[ref(f"{AHV}.CategoryReference", ext_id) for ext_id in vm.categories],
+        powerState=vm.power_state,
+        protectionType="UNPROTECTED",
+        disks=[_show_disk(world, disk) for disk in vm.disks],
+        cdRoms=[_show_cd_rom(cd_rom) for cd_rom in vm.cd_roms],
+        nics=[_show_nic(nic) for nic in vm.nics],
+    )
+
+
+def _show_boot(vm: Vm) -> Json:
+    given: Json = dict(vm.hardware["bootConfig"])
+    kind = given.pop("$objectType", None) or f"{AHV}.LegacyBoot"
+    given = {key: value for key, value in given.items() if not key.startswith("$")}
+    if vm.nvram:
+        storage = obj(f"{AHV}.VmDisk", diskExtId=vm.nvram, diskSizeBytes=540672)
+        given["nvramDevice"] = obj(f"{AHV}.NvramDevice", backingStorageInfo=storage)
+    return obj(kind, **given)
+
+
+def _show_disk(world: World, disk: Disk) -> Json:
+    backing = obj(
+        f"{AHV}.VmDisk",
+        diskExtId=disk.disk_ext_id,
+        diskSizeBytes=disk.size,
+        storageContainer=ref(f"{AHV}.VmDiskContainerReference", next(iter(world.containers))),
+    )
+    address = obj(f"{AHV}.DiskAddress", busType=disk.bus, index=disk.index)
+    return obj(f"{AHV}.Disk", extId=disk.ext_id, diskAddress=address, backingInfo=backing)
+
+
+def _show_cd_rom(cd_rom: CdRom) -> Json:
+    address = obj(f"{AHV}.CdRomAddress", busType=cd_rom.bus, index=cd_rom.index)
+    return obj(f"{AHV}.CdRom", extId=cd_rom.ext_id, diskAddress=address)
+
+
+def _show_nic(nic: Nic) -> Json:
+    network: dict[str, Any] = {"nicType": "NORMAL_NIC", "vlanMode": "ACCESS"}
+    if nic.subnet:
+        network["subnet"] = ref(f"{AHV}.SubnetReference", nic.subnet)
+    return obj(
+        f"{AHV}.Nic",
+        extId=nic.ext_id,
+        backingInfo=obj(
+            f"{AHV}.EmulatedNic",
+            model=nic.model,
+            macAddress=nic.mac,
+            isConnected=nic.connected,
+            numQueues=1,
+        ),
+        networkInfo=obj(f"{AHV}.NicNetworkInfo", **network),
+    )
+
+
+def _show_vm_point(world: World, point: Any, part: Any) -> Json:
+    return obj(
+        f"{AHV}.VmRecoveryPoint",
+        extId=part.ext_id,
+        name=point.name,
+        vmExtId=part.entity_ext_id,
+        creationTime=stamp(point.created),
+        expirationTime=stamp(point.expires),
+        recoveryPointType=point.kind,
+        status="COMPLETE",
+        vm=show_vm(world, part.config),
+        diskRecoveryPoints=[
+            obj(
+                "dataprotection.v4.common.DiskRecoveryPoint",
+                diskRecoveryPointExtId=disk.ext_id,
+                diskExtId=disk.disk_ext_id,
+            )
+            for disk in part.disks
+        ],
+    )
+
+
+def _show_image(world: World, image: Image) -> Json:
+    shown = obj(
+        f"{CONTENT}.Image",
+        extId=image.ext_id,
+        name=image.name,
+        description=image.description,
+        type=image.kind,
+        createTime=stamp(image.created),
+        clusterLocationExtIds=[world.ext_id],
+    )
+    if image.size:
+        shown["sizeBytes"] = image.size
+    return shown

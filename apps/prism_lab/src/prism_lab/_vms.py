@@ -1,0 +1,182 @@
+"""What happens to VMs and their disks: create, change, delete."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from prism_lab import _storage
+from prism_lab._model import CdRom, Disk, Nic, Vm, World, new_id
+from prism_lab.errors import LabError, NotInLab
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+HARDWARE = (
+    "description", "numSockets", "numCoresPerSocket", "numThreadsPerCore", "memorySizeBytes",
+    "machineType", "hardwareClockTimezone", "isCpuPassthroughEnabled", "biosUuid",
+    "isVcpuHardPinningEnabled", "isMemoryOvercommitEnabled", "isVgaConsoleEnabled",
+    "isAgentVm", "isBrandingEnabled", "bootConfig", "vtpmConfig",
+)  # fmt: skip
+_DEFAULTS: dict[str, Any] = {
+    "numSockets": 1,
+    "numCoresPerSocket": 1,
+    "numThreadsPerCore": 1,
+    "memorySizeBytes": 1 << 30,
+    "machineType": "PC",
+    "hardwareClockTimezone": "UTC",
+    "bootConfig": {"$objectType": "vmm.v4.ahv.config.LegacyBoot", "bootOrder": ["CDROM", "DISK", "NETWORK"]},
+}  # fmt: skip
+
+
+def new_mac() -> str:
+    """Return a MAC address of the range that AHV assigns from."""
+    return "50:6b:8d:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
+
+
+def blank(world: World, name: str, disk_sizes: Sequence[int], hardware: Mapping[str, Any]) -> Vm:
+    """Add a running VM with empty SCSI disks, a CD-ROM drive and one NIC."""
+    spec = {**hardware, "name": name, "nics": [{}], "cdRoms": [{}]}
+    vm = from_spec(world, spec)
+    vm.power_state = "ON"
+    for index, size in enumerate(disk_sizes):
+        disk = Disk(_disk_file(world, vm), "SCSI", index)
+        disk.file = disk.file.with_name(f"{disk.disk_ext_id}.raw")
+        _storage.create(disk.file, size)
+        vm.disks.append(disk)
+    with world.lock:
+        world.vms[vm.ext_id] = vm
+    return vm
+
+
+def from_spec(world: World, spec: Mapping[str, Any]) -> Vm:
+    """Make the record of a VM, without disks, from the body of a v4 create."""
+    hardware = _DEFAULTS | {"biosUuid": new_id()}
+    hardware |= {key: spec[key] for key in HARDWARE if spec.get(key) is not None}
+    uefi = hardware["bootConfig"].get("$objectType", "").endswith("UefiBoot")
+    return Vm(
+        name=spec["name"],
+        hardware=hardware,
+        nics=[nic_from_spec(world, nic) for nic in spec.get("nics") or []],
+        cd_roms=[CdRom(index=i) for i, _ in enumerate(spec.get("cdRoms") or [])],
+        categories=[category["extId"] for category in spec.get("categories") or []],
+        nvram=new_id() if uefi else None,
+    )
+
+
+def nic_from_spec(world: World, spec: Mapping[str, Any]) -> Nic:
+    """Make a NIC from its v4 form; without a network it goes to the first subnet."""
+    backing = spec.get("backingInfo") or {}
+    network = spec.get("networkInfo")
+    subnet = (network.get("subnet") or {}).get("extId") if network else next(iter(world.subnets))
+    return Nic(
+        mac=backing.get("macAddress") or new_mac(),
+        subnet=subnet,
+        connected=backing.get("isConnected", True),
+        model=backing.get("model") or "VIRTIO",
+    )
+
+
+def create(world: World, spec: Mapping[str, Any]) -> Vm:
+    """Create the VM of a v4 create body with the bytes of its disks."""
+    vm = from_spec(world, spec)
+    for disk in spec.get("disks") or []:
+        add_disk(world, vm, disk)
+    with world.lock:
+        world.vms[vm.ext_id] = vm
+    return vm
+
+
+def add_disk(world: World, vm: Vm, spec: Mapping[str, Any]) -> Disk:
+    """Give a VM one more disk, blank or from the data source named in the v4 form."""
+    backing = spec.get("backingInfo") or {}
+    address = spec.get("diskAddress") or {}
+    bus = address.get("busType") or "SCSI"
+    taken = {disk.index for disk in vm.disks if disk.bus == bus}
+    index = address.get("index")
+    if index is None:
+        index = next(i for i in range(256) if i not in taken)
+    if index in taken:
+        raise LabError(f"the VM has a disk at {bus}.{index} already")
+    disk = Disk(_disk_file(world, vm), bus, index)
+    disk.file = disk.file.with_name(f"{disk.disk_ext_id}.raw")
+    _fill(world, disk.file, backing)
+    vm.disks.append(disk)
+    return disk
+
+
+def _fill(world: World, target: Path, backing: Mapping[str, Any]) -> None:
+    size = backing.get("diskSizeBytes")
+    reference = (backing.get("dataSource") or {}).get("reference")
+    if reference is None:
+        if not size:
+            raise LabError("a disk needs diskSizeBytes or a data source")
+        _storage.create(target, size)
+        return
+    _copy_source(world, target, reference)
+    if size and size > target.stat().st_size:
+        _storage.grow(target, size)
+
+
+def _copy_source(world: World, target: Path, reference: Mapping[str, Any]) -> None:
+    if image_id := reference.get("imageExtId"):
+        image = world.images.get(image_id)
+        if image is None or image.state != "COMPLETE":
+            raise NotInLab(f"image {image_id} is not there or has no content yet")
+        _storage.convert_image(image.file, target)
+    elif snapshot_id := reference.get("diskRecoveryPointExtId"):
+        _storage.clone(snapshot_disk(world, snapshot_id), target)
+    elif disk_id := reference.get("diskExtId"):
+        _storage.clone(any_disk(world, disk_id), target)
+    else:
+        raise LabError("the data source names neither an image, a disk nor a disk recovery point")
+
+
+def snapshot_disk(world: World, disk_recovery_point: str) -> Path:
+    """Return the file of a disk recovery point."""
+    with world.lock:
+        for point in world.recovery_points.values():
+            for disk in point.disks():
+                if disk.ext_id == disk_recovery_point and disk.file is not None:
+                    return disk.file
+    raise NotInLab(f"disk recovery point {disk_recovery_point} is not there or is not a data disk")
+
+
+def any_disk(world: World, ext_id: str) -> Path:
+    """Return the live file of a VM disk (by either of its ids) or of a volume group's disk."""
+    with world.lock:
+        for vm in world.vms.values():
+            for disk in vm.disks:
+                if ext_id in {disk.ext_id, disk.disk_ext_id}:
+                    return disk.file
+        for group in world.volume_groups.values():
+            for volume in group.disks:
+                if ext_id == volume.ext_id:
+                    return volume.file
+    raise NotInLab(f"disk {ext_id} is not there")
+
+
+def remove_disk(vm: Vm, disk: Disk) -> None:
+    """Take a disk and its bytes away."""
+    vm.disks.remove(disk)
+    disk.file.unlink()
+
+
+def delete(world: World, vm: Vm) -> None:
+    """Take a VM and its disks away; recovery points of it stay."""
+    with world.lock:
+        del world.vms[vm.ext_id]
+    shutil.rmtree(world.root / "vms" / vm.ext_id, ignore_errors=True)
+
+
+def _disk_file(world: World, vm: Vm) -> Path:
+    return world.root / "vms" / vm.ext_id / "disk"
+
+
+def update(vm: Vm, spec: Mapping[str, Any]) -> None:
+    """Take over the plain settings of a v4 update; disks and NICs have calls of their own."""
+    vm.name = spec["name"]
+    vm.hardware |= {key: spec[key] for key in HARDWARE if spec.get(key) is not None}
+    vm.categories = [category["extId"] for category in spec.get("categories") or []]

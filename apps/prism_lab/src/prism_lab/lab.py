@@ -1,0 +1,291 @@
+"""The lab: starts and stops all parts, and gives tests and the command line a hold on them."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import secrets
+import socket
+import ssl
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+import trustme
+
+from prism_lab import _apps, _snapshots, _storage, _vms
+from prism_lab._auth import Auth
+from prism_lab._images import Images
+from prism_lab._model import Named, Vm, World
+from prism_lab._server import PORT, HttpsServer, RequestLog, listen
+from prism_lab._tasks import TaskRunner
+from prism_lab._tgt import TargetServer
+from prism_lab._volume_groups import VolumeGroups
+from prism_lab.errors import NotInLab, StartFailed
+from prism_lab.faults import Faults
+from prism_lab.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+_ADDRESS_TRIES = 50
+
+
+@attrs.frozen
+class Addresses:
+    """A loopback network of its own for every lab, with the standard ports everywhere."""
+
+    network: str
+
+    @property
+    def pc(self) -> str:
+        """Prism Central."""
+        return f"{self.network}.1"
+
+    @property
+    def pe(self) -> str:
+        """Prism Element: the cluster's external address."""
+        return f"{self.network}.2"
+
+    @property
+    def data_services(self) -> str:
+        """The iSCSI portal that redirects."""
+        return f"{self.network}.3"
+
+    @property
+    def cvm(self) -> str:
+        """The first address that serves a target."""
+        return f"{self.network}.4"
+
+    def targets(self) -> list[str]:
+        """Every address that may serve a target: one volume group each."""
+        return [f"{self.network}.{host}" for host in range(4, 255)]
+
+
+class Lab:
+    """A running cluster. Use it as a context manager or call `stop`."""
+
+    port = PORT
+    user = "admin"
+
+    def __init__(self, root: Path, settings: Settings, stack: contextlib.ExitStack) -> None:
+        """Use `Lab.start`."""
+        self._stack = stack
+        self.faults = Faults()
+        self._log = RequestLog()
+        self.password = secrets.token_urlsafe(12)
+        self.api_key = secrets.token_urlsafe(24)
+        self.cluster_name = settings.cluster_name
+        self.ca_file = root / "ca.pem"
+        self._auth = Auth(self.user, self.password, self.api_key, settings.jwt_seconds)
+        self._addresses, listeners = _claim_network(stack)
+        self._world = _new_world(root, settings, self._addresses)
+        run_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prism-lab-")))
+        portal = self._addresses.data_services if settings.data_services else None
+        targets = TargetServer(portal, self._addresses.targets(), run_dir)
+        stack.callback(targets.stop)
+        self._groups = VolumeGroups(self._world, targets)
+        self._images = Images(self._world)
+        self._tasks = TaskRunner(self._world)
+        stack.callback(self._tasks.stop)
+        self._serve(listeners)
+
+    def _serve(self, listeners: Sequence[socket.socket]) -> None:
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(self.ca_file))
+        common = (self._log, self.faults)
+        central = _apps.prism_central(
+            self._world, self._auth, self._tasks, self._groups, self._images, *common
+        )
+        element = _apps.prism_element(self._world, self._auth, self._tasks, self._images, *common)
+        for app, listener in zip((central, element), listeners, strict=True):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            authority.issue_cert(listener.getsockname()[0]).configure_cert(context)
+            self._stack.callback(HttpsServer(app, listener, context).stop)
+
+    @classmethod
+    def start(
+        cls,
+        root: Path,
+        *,
+        cluster_name: str = "lab-cluster",
+        data_services: bool = True,
+        **settings: Any,
+    ) -> Self:
+        """Start a cluster that keeps its disks below `root`; StartFailed if a part cannot.
+
+        Further keywords are those of `prism_lab.Settings`.
+        """
+        root.mkdir(parents=True, exist_ok=True)
+        chosen = Settings(cluster_name=cluster_name, data_services=data_services, **settings)
+        with contextlib.ExitStack() as stack:
+            lab = cls(root, chosen, stack)
+            lab._stack = stack.pop_all()
+            return lab
+
+    def stop(self) -> None:
+        """End all servers, daemons and tasks. The disks stay below the root."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def pc_host(self) -> str:
+        """Address of Prism Central."""
+        return self._addresses.pc
+
+    @property
+    def pe_host(self) -> str:
+        """Address of Prism Element."""
+        return self._addresses.pe
+
+    @property
+    def data_services_ip(self) -> str:
+        """Address of the iSCSI portal."""
+        return self._addresses.data_services
+
+    @property
+    def cluster_ext_id(self) -> str:
+        """Id of the cluster (not of Prism Central)."""
+        return self._world.ext_id
+
+    @property
+    def requests(self) -> list[tuple[str, str, int]]:
+        """Every request so far: (method, path, status), status 0 for an answer that was dropped."""
+        return self._log.entries
+
+    def create_vm(self, name: str, disk_sizes: Sequence[int], **hardware: Any) -> str:
+        """Add a VM with empty SCSI disks (bytes each), a CD-ROM drive and one NIC; return its id.
+
+        `hardware` are fields of a v4 VM, such as numSockets, memorySizeBytes or bootConfig.
+        """
+        return _vms.blank(self._world, name, disk_sizes, hardware).ext_id
+
+    def grow_disk(self, vm: str, index: int, size: int) -> None:
+        """Enlarge a disk to `size` bytes."""
+        _storage.grow(self.disk_file(vm, index), size)
+
+    def disk_file(self, vm: str, index: int) -> Path:
+        """Return the live sparse file of a VM's disk; the VM is named by id or name."""
+        disks = self._vm(vm).disks
+        if not 0 <= index < len(disks):
+            raise NotInLab(f"VM {vm} has {len(disks)} disks, there is no disk {index}")
+        return disks[index].file
+
+    def _vm(self, name: str) -> Vm:
+        with self._world.lock:
+            for vm in self._world.vms.values():
+                if name in {vm.ext_id, vm.name}:
+                    return vm
+        raise NotInLab(f"there is no VM {name}")
+
+    def recovery_point_file(self, rp_ext_id: str, disk_ext_id: str) -> Path:
+        """Return the bytes of one disk of a recovery point.
+
+        The disk is named by its id, the id of its backing vdisk or its disk recovery point's id.
+        """
+        _snapshots.purge_expired(self._world)
+        with self._world.lock:
+            point = self._world.recovery_points.get(rp_ext_id)
+            disks = point.disks() if point else []
+            aliases = {d.ext_id: d.disk_ext_id for vm in self._world.vms.values() for d in vm.disks}
+        wanted = {disk_ext_id, aliases.get(disk_ext_id, disk_ext_id)}
+        for disk in disks:
+            if disk.file is not None and {disk.ext_id, disk.disk_ext_id} & wanted:
+                return disk.file
+        raise NotInLab(f"recovery point {rp_ext_id} is gone or has no disk {disk_ext_id}")
+
+    def expire_sessions(self) -> None:
+        """Let every session cookie be refused from now on."""
+        self._auth.expire_sessions()
+
+    def kill_target(self, volume_group: str) -> None:
+        """Let the iSCSI target of a volume group die at once."""
+        with self._world.lock:
+            group = self._world.volume_groups.get(volume_group)
+        if group is None:
+            raise NotInLab(f"there is no volume group {volume_group}")
+        self._groups.kill_target(group)
+
+    def state(self) -> dict[str, list[dict[str, Any]]]:
+        """List what is on the cluster now; tasks are those that have not ended."""
+        _snapshots.purge_expired(self._world)
+        sessions = self._groups.sessions()
+        world = self._world
+        with world.lock:
+            return {
+                "vms": [_vm_state(vm) for vm in world.vms.values()],
+                "recovery_points": [
+                    {
+                        "ext_id": point.ext_id,
+                        "name": point.name,
+                        "expires": point.expires.isoformat(),
+                        "vms": [part.entity_ext_id for part in point.vms],
+                    }
+                    for point in world.recovery_points.values()
+                ],
+                "volume_groups": [
+                    {
+                        "ext_id": group.ext_id,
+                        "name": group.name,
+                        "target": group.target.iqn,
+                        "clients": [world.iscsi_clients[c].initiator for c in group.clients],
+                    }
+                    for group in world.volume_groups.values()
+                ],
+                "images": [
+                    {"ext_id": image.ext_id, "name": image.name, "size": image.size}
+                    for image in world.images.values()
+                ],
+                "sessions": [
+                    {"target": s.target, "initiator": s.initiator, "address": s.address}
+                    for s in sessions
+                ],
+                "tasks": [
+                    {"ext_id": task.ext_id, "operation": task.operation, "status": task.status}
+                    for task in world.tasks.values()
+                    if not task.finished
+                ],
+            }
+
+
+def _vm_state(vm: Vm) -> dict[str, Any]:
+    disks = [{"ext_id": d.ext_id, "size": d.size, "file": str(d.file)} for d in vm.disks]
+    return {"ext_id": vm.ext_id, "name": vm.name, "power": vm.power_state, "disks": disks}
+
+
+def _new_world(root: Path, settings: Settings, addresses: Addresses) -> World:
+    world = World(root, settings.cluster_name, addresses, settings)
+    for shelf, records in (
+        (world.subnets, [Named("lab-net"), Named("lab-net-2")]),
+        (world.containers, [Named("default-container")]),
+        (world.categories, [Named("Environment", value="Lab")]),
+    ):
+        shelf.update({record.ext_id: record for record in records})
+    return world
+
+
+def _claim_network(stack: contextlib.ExitStack) -> tuple[Addresses, list[socket.socket]]:
+    """Take a free loopback network: who listens on its .1 and .2 owns it."""
+    for _ in range(_ADDRESS_TRIES):
+        chosen = Addresses(f"127.{random.randint(64, 254)}.{random.randint(0, 254)}")  # noqa: S311
+        claim = contextlib.ExitStack()
+        try:
+            listeners = [claim.enter_context(listen(host)) for host in (chosen.pc, chosen.pe)]
+        except StartFailed:
+            claim.close()
+            continue
+        stack.push(claim)
+        return chosen, listeners
+    raise StartFailed(f"no free loopback network with port {PORT} in {_ADDRESS_TRIES} tries")
