@@ -1,7 +1,9 @@
 """The PHCBT01 delta format: decode, encode, index, apply, diff and merge."""
 
 from phcbt01._apply import Applier, apply
+from phcbt01._diff import diff
 from phcbt01._layout import HEADER_SIZE, MAGIC, REGION_HEADER_SIZE, encoded_size
+from phcbt01._merge import merge
 from phcbt01.decode import Decoder
 from phcbt01.encode import Encoder
 from phcbt01.errors import (
@@ -15,6 +17,7 @@ from phcbt01.errors import (
     UsageError,
 )
 from phcbt01.files import FileTarget
+from phcbt01.index import Entry, Index, read_index
 from phcbt01.model import MAX_SIZE, Buffer, Data, End, Event, Header, Region
 from phcbt01.target import Target, is_zero, write_sparse
 
@@ -34,10 +37,12 @@ __all__ = [
     "EncodeError",
     "Encoder",
     "End",
+    "Entry",
     "Event",
     "FileTarget",
     "FormatError",
     "Header",
+    "Index",
     "PhcbtError",
     "Region",
     "ShrunkDisk",
@@ -45,7 +50,10 @@ __all__ = [
     "TargetTooSmall",
     "UsageError",
     "apply",
+    "diff",
     "encoded_size",
     "is_zero",
+    "merge",
+    "read_index",
     "write_sparse",
 ]

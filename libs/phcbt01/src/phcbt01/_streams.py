@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import ExitStack
 
     from phcbt01.model import Buffer
 
@@ -40,3 +42,10 @@ def write_all(stream: BinaryIO, view: Buffer) -> None:
     left = memoryview(view).cast("B")
     while left:
         left = left[stream.write(left) :]
+
+
+def opened(source: BinaryIO | Path, stack: ExitStack, *, buffering: int = -1) -> BinaryIO:
+    """Return `source` if it is a stream; open it if it is a path, closed again by `stack`."""
+    if isinstance(source, Path):
+        return stack.enter_context(source.open("rb", buffering=buffering))
+    return source

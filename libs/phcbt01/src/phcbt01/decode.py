@@ -27,9 +27,11 @@ class Decoder:
     """
 
     def __init__(self) -> None:
-        self._input = _NOTHING  # given, not yet consumed
+        self._input = _NOTHING  # the newest piece
+        self._at = 0  # its first byte that is not consumed yet
+        self._before = 0  # bytes of the stream before it
+        self._drained = True
         self._cut = bytearray()  # the beginning of a header whose rest is still to come
-        self._position = 0  # of the next byte to consume, in the stream
         self._header: Header | None = None
         self._sequence = Sequence(Header(original_size=0, region_count=0))
         self._disk_offset = 0  # where the next payload byte belongs
@@ -43,10 +45,9 @@ class Decoder:
 
         Raises UsageError if the events of the previous bytes were not drained.
         """
-        self._refuse_if_done()
-        if self._input:
-            raise UsageError("drain events() before giving more data")
+        self._refuse_unless_ready()
         self._input = memoryview(data).cast("B")
+        self._drained = False
 
     def events(self) -> Iterator[Event]:
         """Yield what the received bytes contain. Raises FormatError at the first invalid byte."""
@@ -55,22 +56,28 @@ class Decoder:
             while (event := self._next_event()) is not None:
                 yield event
         except FormatError as error:
-            self._error, self._input = error, _NOTHING
+            self._error = error
             raise
+        self._before += self._at
+        self._input, self._at = _NOTHING, 0
+        self._drained = True
 
     def close(self) -> Header:
         """Say that input has ended, and return the stream's header.
 
         Raises FormatError if the stream is incomplete, UsageError if events() was not drained.
         """
-        self._refuse_if_done()
-        if self._input:
-            raise UsageError("drain events() before closing")
+        self._refuse_unless_ready()
         if self._header is None or not self._ended:
-            self._error = FormatError(Code.TRUNCATED, self._position, self._missing())
+            self._error = FormatError(Code.TRUNCATED, self._before, self._missing())
             raise self._error
         self._closed = True
         return self._header
+
+    def _refuse_unless_ready(self) -> None:
+        self._refuse_if_done()
+        if not self._drained:
+            raise UsageError("events() was not drained: what it still holds would be lost")
 
     def _refuse_if_done(self) -> None:
         if self._error is not None:
@@ -80,7 +87,7 @@ class Decoder:
 
     def _next_event(self) -> Event | None:
         if self._due:
-            return self._payload() if self._input else None
+            return self._payload()
         if self._header is None:
             return self._file_header()
         if self._sequence.remaining:
@@ -102,16 +109,17 @@ class Decoder:
         offset, length = parse_region(raw)
         fault = self._sequence.advance(offset, length)
         if fault is not None:
-            raise fault.at(self._position - REGION_HEADER_SIZE)
+            raise fault.at(self._before + self._at - REGION_HEADER_SIZE)
         self._disk_offset, self._due = offset, length
         return Region(offset, length)
 
-    def _payload(self) -> Data:
-        view = self._input[: self._due]
+    def _payload(self) -> Data | None:
+        view = self._input[self._at : self._at + self._due]
         size = len(view)
+        if not size:
+            return None
         data = Data(self._disk_offset, view)
-        self._input = self._input[size:]
-        self._position += size
+        self._at += size
         self._disk_offset += size
         self._due -= size
         return data
@@ -120,16 +128,15 @@ class Decoder:
         if not self._ended:
             self._ended = True
             return End()
-        if self._input:
-            what = "the stream goes on after its last region"
-            raise FormatError(Code.TRAILING_BYTES, self._position, what)
+        if self._at < len(self._input):
+            what = "the last region is not the end"
+            raise FormatError(Code.TRAILING_BYTES, self._before + self._at, what)
         return None
 
     def _take(self, size: int) -> Buffer | None:
         """Return exactly `size` bytes, or None until they have come."""
-        piece = self._input[: size - len(self._cut)]
-        self._input = self._input[len(piece) :]
-        self._position += len(piece)
+        piece = self._input[self._at : self._at + size - len(self._cut)]
+        self._at += len(piece)
         if len(piece) == size:
             return piece
         self._cut += piece
@@ -140,8 +147,6 @@ class Decoder:
         return whole
 
     def _missing(self) -> str:
-        if self._header is None:
-            return "the stream ends inside its header"
         if self._due:
             return f"the stream ends {self._due} bytes before the end of a region"
-        return f"the stream ends with {self._sequence.remaining} regions still to come"
+        return "the stream ends where a header is due"

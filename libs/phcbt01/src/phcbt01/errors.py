@@ -53,11 +53,11 @@ class ApplyError(PhcbtError):
     """The target does not fit the stream, or could not be written."""
 
 
-class TargetTooSmall(ApplyError):  # noqa: N818 - named for the condition, not for the mechanism
+class TargetTooSmall(ApplyError):
     """The target cannot hold as many bytes as the disk has."""
 
 
-class ShrunkDisk(ApplyError):  # noqa: N818 - named for the condition, not for the mechanism
+class ShrunkDisk(ApplyError):
     """The stream describes a smaller disk than its base: it belongs to another one."""
 
 

@@ -38,7 +38,7 @@ class Region:
     length: int
 
     def __attrs_post_init__(self) -> None:
-        if not (self.offset >= 0 < self.length and self.offset + self.length <= MAX_SIZE):
+        if self.offset < 0 or self.length < 1 or self.offset + self.length > MAX_SIZE:
             raise EncodeError(f"no region can have offset {self.offset} and length {self.length}")
 
     @property
@@ -47,11 +47,12 @@ class Region:
         return self.offset + self.length
 
 
-@attrs.frozen
+@attrs.define
 class Data:
     """A piece of a region's payload: where it belongs on the disk, and the bytes themselves.
 
     `view` is a window on the buffer that the decoder was given: use it before reusing the buffer.
+    Not frozen, only because there is one per piece and making a frozen one takes twice as long.
     """
 
     offset: int
