@@ -68,7 +68,7 @@ def _converse(endpoint: Endpoint) -> None:
 
     context = JobContext(endpoint, info, settings)
     if settings.prism_insecure:
-        context.warn("prism_insecure=yes: who sits between us and Prism can alter this backup")
+        context.warn("prism_insecure=yes: this backup can be altered on its way")
     run(context)
     _until_end(endpoint)
 

@@ -1,0 +1,72 @@
+"""Virtual names: what we write we can read, and nothing else gets through."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nutanix_backend import names
+from nutanix_backend.errors import RestoreRefused
+from nutanix_backend.names import FileKind, VirtualFile, VmFolder
+
+FOLDER = VmFolder("prod", "0a1b")
+WHEN = datetime(2026, 11, 23, 7, 1, 2, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("where", ["", "/", "/restore/", "/restore/@nutanix/c/"])
+@pytest.mark.parametrize(
+    ("name", "kind", "disk"),
+    [
+        (FOLDER.metadata(), FileKind.METADATA, ""),
+        (FOLDER.raw(0, "d-1"), FileKind.RAW, "d-1"),
+        (FOLDER.delta(12, "d-1", WHEN), FileKind.DELTA, "d-1"),
+    ],
+)
+def test_names_come_back_as_they_were_made(
+    where: str, name: str, kind: FileKind, disk: str
+) -> None:
+    assert names.parse(where + name) == VirtualFile(name, where, FOLDER, kind, disk)
+
+
+def test_a_delta_is_named_by_its_time() -> None:
+    assert (
+        FOLDER.delta(1, "d", WHEN) == "@nutanix/prod/0a1b/disks/disk-1-d.20261123T070102Z.phcbt01"
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "/etc/passwd",
+        "@nutanix/../0a1b/vm-metadata.json",
+        "/restore/../@nutanix/prod/0a1b/vm-metadata.json",
+        "@nutanix/prod/../vm-metadata.json",
+        "@nutanix/prod/0a1b/disks/../vm-metadata.json",
+        "@nutanix/prod/0a1b/disks/disk-0-../x.raw",
+        "@nutanix/prod/0a1b/disks/disk-0-a/b.raw",
+        "@nutanix/prod/0a1b/disks/disk-0-a.raw\n",
+        "@nutanix/prod/0a1b/disks/disk-0-a.vmdk",
+        "@nutanix/prod/0a1b/disks/disk-0-a.2026.phcbt01",
+        "@nutanix/pr\0od/0a1b/vm-metadata.json",
+        "@proxmox/prod/0a1b/vm-metadata.json",
+        "x@nutanix/prod/0a1b/vm-metadata.json",
+    ],
+)
+def test_foreign_names_are_refused(name: str) -> None:
+    with pytest.raises(RestoreRefused):
+        names.parse(name)
+
+
+@given(st.text(min_size=1).filter(lambda t: t.isprintable()))
+def test_any_cluster_name_becomes_a_component_that_parses(text: str) -> None:
+    folder = VmFolder(names.component(text), "0a1b")
+    assert names.parse(folder.metadata()).folder == folder
+
+
+@given(st.text(), st.text())
+def test_two_cluster_names_never_become_one(one: str, other: str) -> None:
+    assert (names.component(one) == names.component(other)) == (one == other)

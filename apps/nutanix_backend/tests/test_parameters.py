@@ -1,0 +1,100 @@
+"""The table of parameters: what is accepted, what is refused, and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import pytest
+
+from nutanix_backend.errors import ParameterError
+from nutanix_backend.parameters import TABLE, Settings, parse, require_connection
+
+
+def test_the_table_and_the_settings_name_the_same_parameters() -> None:
+    assert [p.name for p in TABLE] == [field.name for field in attrs.fields(Settings)]
+
+
+def test_defaults_are_the_safe_choices() -> None:
+    settings = parse([])
+    assert not settings.prism_insecure
+    assert not settings.overwrite
+    assert settings.fallback_to_full
+    assert settings.chap
+    assert settings.restore_powerstate == "off"
+
+
+def test_lists_collect_and_of_others_the_last_counts() -> None:
+    settings = parse([("vm", "a"), ("vm", "b*"), ("dsip", "10.0.0.1"), ("dsip", "10.0.0.2")])
+    assert settings.vm == ("a", "b*")
+    assert settings.dsip == "10.0.0.2"
+
+
+def test_what_the_daemon_adds_by_itself_is_no_unknown_parameter() -> None:
+    assert parse([("Accurate", "1")]) == parse([])
+
+
+@pytest.mark.parametrize(
+    ("items", "words"),
+    [
+        ([("vmm", "x")], "unknown parameter vmm"),
+        ([("consistency", "good")], "consistency=good is not one of crash, app, app_or_crash"),
+        ([("overwrite", "maybe")], "overwrite=maybe is neither yes nor no"),
+        ([("timeout", "0")], "timeout=0 is not a positive number of seconds"),
+        ([("timeout", "nan")], "timeout=nan is not a positive number of seconds"),
+        ([("timeout", "soon")], "timeout=soon is not a positive number of seconds"),
+        ([("ca", "ca.pem")], "ca=ca.pem is not an absolute path"),
+        ([("password_file", "/nowhere/at/all")], "password_file /nowhere/at/all cannot be read"),
+    ],
+)
+def test_a_bad_parameter_is_one_line_that_names_it(
+    items: list[tuple[str, str]], words: str
+) -> None:
+    with pytest.raises(ParameterError, match="^" + words) as caught:
+        parse(items)
+    assert "\n" not in str(caught.value)
+
+
+def test_config_file_gives_what_the_plugin_line_does_not(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("# Prism\nprism = pc.example\n\nuser=backup\npassword = s3cret\n")
+    settings = parse([("config_file", str(config)), ("user", "other")])
+    assert (settings.prism, settings.user, settings.password) == ("pc.example", "other", "s3cret")
+
+
+def test_config_file_with_a_broken_line_names_it(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("prism=x\nnonsense\n")
+    with pytest.raises(ParameterError, match=r"line 2: expected name=value"):
+        parse([("config_file", str(config))])
+
+
+def test_password_file_is_its_first_line(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_bytes(b"pass word\r\nnot this\n")
+    assert parse([("password_file", str(file))]).password == "pass word"
+
+
+def test_secrets_are_not_shown() -> None:
+    shown = repr(parse([("password", "hush-hush"), ("api_key", "key-key")]))
+    assert "hush-hush" not in shown
+    assert "key-key" not in shown
+
+
+@pytest.mark.parametrize(
+    ("items", "words"),
+    [
+        ([], "prism is missing"),
+        ([("prism", "pc")], "no credentials"),
+        ([("prism", "pc"), ("user", "u")], "no credentials"),
+    ],
+)
+def test_a_connection_needs_an_address_and_credentials(
+    items: list[tuple[str, str]], words: str
+) -> None:
+    with pytest.raises(ParameterError, match=words):
+        require_connection(parse(items))
+
+
+def test_an_api_key_is_enough() -> None:
+    require_connection(parse([("prism", "pc"), ("api_key", "k")]))
