@@ -46,7 +46,7 @@ E = TypeVar("E", bound="Enum")
 _TRIMMED = " \t\r\v\f"
 
 
-class BadCommand(ValueError):  # noqa: N818 - becomes a protocol error of whoever wrote the lines
+class BadCommand(ValueError):
     """The lines are not a command; the text says why."""
 
 
@@ -56,7 +56,7 @@ class BadCommand(ValueError):  # noqa: N818 - becomes a protocol error of whoeve
 def to_line(payload: bytes, sender: Role) -> str:
     """The line that is the payload of a C packet. Raises BadCommand."""
     if not payload.endswith(b"\n"):
-        raise BadCommand(f"{payload[:80]!r} does not end with a newline")
+        raise BadCommand(f"a command of {len(payload)} bytes does not end with a newline")
     line = payload[:-1].decode("utf-8", "surrogateescape")
     _check(line, sender)
     return line
@@ -68,14 +68,20 @@ def to_payload(line: str, sender: Role) -> bytes:
     try:
         return line.encode("utf-8", "surrogateescape") + b"\n"
     except UnicodeEncodeError as error:
-        raise BadCommand(f"{line[:80]!r} has no UTF-8 form") from error
+        raise BadCommand(f"{_shown(line)} has no UTF-8 form") from error
+
+
+def _shown(line: str) -> str:
+    """A line for an error message: of key=value the key only, the value may be a password."""
+    key, equals, _ = line.partition("=")
+    return repr(key[:80] + equals)
 
 
 def _check(line: str, sender: Role) -> None:
     if "\n" in line or "\0" in line:
-        raise BadCommand(f"{line[:80]!r} has a newline or NUL inside")
+        raise BadCommand(f"{_shown(line)} has a newline or NUL inside")
     if sender is Role.BACKEND and line != line.rstrip(_TRIMMED):
-        raise BadCommand(f"{line[-80:]!r} ends with white space, which bacula-fd would cut off")
+        raise BadCommand(f"{_shown(line)} ends with white space, which bacula-fd would cut off")
 
 
 # --- values -------------------------------------------------------------------------------------
@@ -109,21 +115,21 @@ def _member(kind: type[E], text: str) -> E:
 
 def _after(prefix: str, line: str) -> str:
     if not line.startswith(prefix):
-        raise BadCommand(f"expected {prefix!r}, got {line!r}")
+        raise BadCommand(f"expected {prefix!r}, got {_shown(line)}")
     return line[len(prefix) :]
 
 
 def _fields(prefix: str, line: str, counts: range) -> list[str]:
     fields = _after(prefix, line).split(" ")
     if len(fields) not in counts:
-        raise BadCommand(f"{line!r} has {len(fields)} fields")
+        raise BadCommand(f"{_shown(line)} has {len(fields)} fields")
     return fields
 
 
 def _pair(line: str) -> tuple[str, str]:
     key, equals, value = line.partition("=")
     if not equals or not key:
-        raise BadCommand(f"{line!r} is not key=value")
+        raise BadCommand(f"a line of {len(line)} characters is not key=value")
     return key, value
 
 
@@ -137,7 +143,7 @@ def _write_hello(hello: PluginHello) -> Iterator[str]:
 def _read_hello(lines: Sequence[str]) -> PluginHello:
     plugin, space, api = _after("Hello ", lines[0]).rpartition(" ")
     if not (space and plugin and api):
-        raise BadCommand(f"{lines[0]!r} lacks the plugin's name or API")
+        raise BadCommand(f"{_shown(lines[0])} lacks the plugin's name or API")
     return PluginHello(plugin, api)
 
 
@@ -289,7 +295,7 @@ def _read_plugin_object(lines: Sequence[str]) -> PluginObject:
     for line in lines[1:]:
         key, _, text = _after("PLUGINOBJ_", line).partition(":")
         if key not in _OBJECT_KEYS:
-            raise BadCommand(f"unknown line {line!r}")
+            raise BadCommand(f"unknown line {_shown(line)}")
         name, read = _OBJECT_KEYS[key]
         values[name] = read(text)
     path = _name(_after("PLUGINOBJ:", lines[0]))
@@ -349,7 +355,7 @@ def opener(line: str) -> type[Event]:
     head = line.partition(":")[0]
     kind = _BLOCKS.get(head)
     if kind is None or (line == head) != (kind in {Job, Parameters}):
-        raise BadCommand(f"unknown command {line[:80]!r}")
+        raise BadCommand(f"unknown command {_shown(line)}")
     return kind
 
 
@@ -360,7 +366,7 @@ def read(kind: type[Event], lines: Sequence[str]) -> Event:
     """
     event = _READERS[kind](lines)
     if kind is not Job and write(event) != list(lines):
-        raise BadCommand(f"{list(lines)!r:.200} is not how this is written")
+        raise BadCommand(f"{_shown(lines[0])} is not written in the one known way")
     return event
 
 

@@ -22,11 +22,11 @@ from ptcomm.events import (
     Severity,
     Terminate,
 )
-from ptcomm.packets import HEADER_SIZE, Status
+from ptcomm.packets import HEADER_SIZE, PacketDecoder, Status
 
 if TYPE_CHECKING:
     from ptcomm._state import Conversation
-    from ptcomm.events import Role
+    from ptcomm.events import Buffer, Role
     from ptcomm.packets import Packet
 
 MAX_BLOCK = 1024 * 1024  # bytes of packets in one event; real Plugin lines have a few hundred
@@ -41,12 +41,51 @@ class Reader:
     def __init__(self, conversation: Conversation, sender: Role) -> None:
         self._conversation = conversation
         self._sender = sender
+        self._decoder = PacketDecoder()
         self._lines: list[str] = []
         self._kind: type[Event] | None = None
         self._size = 0
 
-    def read(self, packet: Packet) -> Event | None:
-        """The event that this packet completes, or None. Raises RemoteProtocolError."""
+    @property
+    def received(self) -> int:
+        """How many bytes have arrived."""
+        return self._decoder.received
+
+    @property
+    def pending(self) -> int:
+        """How many of them do not belong to a whole packet."""
+        return self._decoder.pending
+
+    def receive_data(self, data: Buffer) -> None:
+        """Add bytes that arrived."""
+        self._decoder.receive_data(data)
+
+    def next_packet(self) -> tuple[Packet, Event | None] | None:
+        """The next whole packet and the event that it completes, if it does.
+
+        Raises RemoteProtocolError.
+        """
+        packet = self._decoder.next_packet()
+        return None if packet is None else (packet, self._judge(packet))
+
+    def end(self) -> EndOfInput:
+        """The sender's pipe is at its end. Raises RemoteProtocolError inside a packet or block."""
+        if not self._conversation.ignores(self._sender):
+            self._refuse_to_end()
+        event = EndOfInput()
+        self._conversation.say(self._sender, event)
+        return event
+
+    def _refuse_to_end(self) -> None:
+        if self.pending:
+            what = f"end of input, {self.pending} bytes into a packet"
+        elif self._kind:
+            what = f"end of input inside a {self._kind.__name__}"
+        else:
+            return
+        raise RemoteProtocolError("truncated", self.received, what)
+
+    def _judge(self, packet: Packet) -> Event | None:
         try:
             event = self._event(packet)
             if event is not None:
@@ -55,16 +94,6 @@ class Reader:
             raise RemoteProtocolError(error.code, packet.offset, str(error)) from error
         except _commands.BadCommand as error:
             raise RemoteProtocolError("bad-command", packet.offset, str(error)) from error
-        return event
-
-    def end(self, offset: int) -> EndOfInput:
-        """The sender's pipe is at its end. Raises RemoteProtocolError inside a block."""
-        if self._kind and not self._conversation.ignores(self._sender):
-            what = f"end of input inside a {self._kind.__name__}"
-            raise RemoteProtocolError("truncated", offset, what)
-        event = EndOfInput()
-        if self._conversation.allows(self._sender, EndOfInput):
-            self._conversation.say(self._sender, event)
         return event
 
     def _event(self, packet: Packet) -> Event | None:

@@ -221,7 +221,7 @@ NEVER_SENT: Mapping[tuple[Role, Symbol], str] = {
 }
 
 
-class IllegalEvent(Exception):  # noqa: N818 - becomes a protocol error of whoever said it
+class IllegalEvent(Exception):
     """An event that the table or a count forbids; ``code`` as in RemoteProtocolError."""
 
     def __init__(self, code: str, why: str) -> None:

@@ -52,5 +52,5 @@ class RemoteProtocolError(PtcommError):
         self.what = what
 
 
-class PeerGone(PtcommError):  # noqa: N818 - not an error of anybody: jobs get cancelled
+class PeerGone(PtcommError):
     """The peer closed its end of the pipe while we were writing (cancelled or died)."""

@@ -142,11 +142,18 @@ class Job:
     extra: tuple[tuple[str, str], ...] = ()
 
 
+def _keys_only(items: tuple[tuple[str, str], ...]) -> str:
+    return f"({', '.join(f'{key}=...' for key, _ in items)})"
+
+
 @attrs.frozen
 class Parameters:
-    """The parameters of the Plugin line and of the restore, order and duplicates kept."""
+    """The parameters of the Plugin line and of the restore, order and duplicates kept.
 
-    items: tuple[tuple[str, str], ...] = ()
+    The values stay out of the repr: one of them may be a password.
+    """
+
+    items: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=_keys_only)
 
     @property
     def accurate(self) -> bool:

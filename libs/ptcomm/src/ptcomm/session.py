@@ -8,7 +8,6 @@ from ptcomm._reader import Reader
 from ptcomm._state import NEVER_SENT, Conversation, IllegalEvent, State, symbol
 from ptcomm._writer import write_event
 from ptcomm.errors import LocalProtocolError, RemoteProtocolError
-from ptcomm.packets import PacketDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +26,6 @@ class Session:
     def __init__(self, role: Role) -> None:
         self.role = role
         self._conversation = Conversation()
-        self._decoder = PacketDecoder()
         self._reader = Reader(self._conversation, role.peer)
         self._error: RemoteProtocolError | None = None
         self._eof = False
@@ -36,12 +34,12 @@ class Session:
     @property
     def received(self) -> int:
         """How many bytes have arrived (the offset of the next one)."""
-        return self._decoder.received
+        return self._reader.received
 
     @property
     def has_unread(self) -> bool:
         """Whether ``events`` has input left to look at (be it only part of an event)."""
-        return bool(self._decoder.pending) or self._eof is not self._closed
+        return bool(self._reader.pending) or self._eof is not self._closed
 
     def receive_data(self, data: Buffer) -> None:
         """Add bytes that arrived; empty bytes are the end of the input.
@@ -53,7 +51,7 @@ class Session:
         if not data:
             self._eof = True
         elif self._error is None:
-            self._decoder.receive_data(data)
+            self._reader.receive_data(data)
 
     def events(self) -> Iterator[Event]:
         """The events that have been completed so far, each judged when it is taken.
@@ -93,15 +91,15 @@ class Session:
             return self._read_end() if event is None else event
         except RemoteProtocolError as error:
             self._error = error
-            self._decoder = PacketDecoder()
+            self._reader = Reader(self._conversation, self.role.peer)  # what is left means nothing
             self._conversation.give_up()
             if self._conversation.state is State.FAILED:
                 return self._read_end()
             raise
 
     def _read(self) -> Event | None:
-        while (packet := self._decoder.next_packet()) is not None:
-            event = self._reader.read(packet)
+        while (read := self._reader.next_packet()) is not None:
+            _, event = read
             if event is not None:
                 return event
         return None
@@ -109,8 +107,6 @@ class Session:
     def _read_end(self) -> Event | None:
         if not self._eof or self._closed:
             return None
-        if self._decoder.pending and not self._conversation.ignores(self.role.peer):
-            what = f"end of input, {self._decoder.pending} bytes into a packet"
-            raise RemoteProtocolError("truncated", self._decoder.received, what)
+        event = self._reader.end()
         self._closed = True
-        return self._reader.end(self._decoder.received)
+        return event
