@@ -96,7 +96,7 @@ Result = Entity | Listing | Accepted | Answer | Response
 Handler = Callable[..., Result]
 
 
-def obj(object_type: str, **fields: Any) -> Json:
+def obj(object_type: str, **fields: Any) -> Json:  # noqa: ANN401 - JSON values
     """Build an object of an answer: SDKs choose its class by $objectType."""
     return {"$objectType": object_type, "$reserved": {"$fv": f"v4.r{g.revision}"}, **fields}
 
@@ -144,7 +144,7 @@ def body() -> Json:
     return given
 
 
-def need(given: Mapping[str, Any], field: str) -> Any:
+def need(given: Mapping[str, Any], field: str) -> Any:  # noqa: ANN401 - a JSON value
     """Return a mandatory field of a body."""
     if given.get(field) in (None, "", []):
         raise InvalidRequest(field, f"{field} is required")
@@ -245,7 +245,7 @@ class V4Api:
 
 
 def envelope(
-    data: Any,
+    data: Json | list[Json],
     *,
     status: int = 200,
     error: bool = False,

@@ -42,7 +42,7 @@ def prism_central(
 
     @app.route("/api/<namespace>/v4.<int:revision>/<path:rest>", methods=_METHODS)
     def unknown(namespace: str, revision: int, rest: str) -> Response:
-        """Answer 501 to content actions and to what the lab does not know, 404 to other revisions."""
+        """Answer 501 to content actions and unknown calls, 404 to revisions not served."""
         served = revision <= world.settings.revisions.get(namespace, -1)
         return Response(status=501 if served or rest.startswith("content/") else 404)
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import datetime as dt
 import threading
 import uuid
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TaskStatus = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELED"]
 

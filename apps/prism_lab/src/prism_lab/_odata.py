@@ -44,12 +44,16 @@ def order(items: list[Json], text: str) -> list[Json]:
         field, _, direction = part.strip().partition(" ")
         if direction.strip() not in {"", "asc", "desc"} or not field:
             raise FilterError(f"cannot order by {part.strip()!r}")
-        items = sorted(
-            items,
-            key=lambda item, field=field: _sort_key(_lookup(item, field)),
-            reverse=direction.strip() == "desc",
-        )
+        items = _sorted(items, field, descending=direction.strip() == "desc")
     return items
+
+
+def _sorted(items: list[Json], field: str, *, descending: bool) -> list[Json]:
+    def key(item: Json) -> tuple[bool, Any]:
+        value = _lookup(item, field)
+        return value is not None, value
+
+    return sorted(items, key=key, reverse=descending)
 
 
 def select(item: Json, text: str) -> Json:
@@ -58,11 +62,7 @@ def select(item: Json, text: str) -> Json:
     return {key: value for key, value in item.items() if key in wanted or key.startswith("$")}
 
 
-def _sort_key(value: Any) -> tuple[bool, Any]:
-    return value is not None, value
-
-
-def _lookup(item: Any, path: str) -> Any:
+def _lookup(item: Any, path: str) -> Any:  # noqa: ANN401 - JSON values
     for part in path.split("/"):
         item = item.get(part) if isinstance(item, Mapping) else None
     return item
@@ -188,7 +188,7 @@ def _tokenize(text: str) -> list[str]:
     return tokens
 
 
-def _literal(token: str) -> Any:
+def _literal(token: str) -> Any:  # noqa: ANN401 - a JSON value
     """Read 'text', Some.Enum'TEXT', a number, true, false, null, or a bare time or uuid."""
     if token.endswith("'"):
         return token[token.index("'") + 1 : -1].replace("''", "'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess  # noqa: TID251 - the one module of this package that starts processes
 import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from prism_lab.errors import CommandFailed, StartFailed
@@ -61,23 +62,25 @@ class Daemon:
         self._argv = ["setpriv", "--pdeathsig", "KILL", *argv]
         self._env = {**os.environ, **env}
         self._log = log
-        self._child: subprocess.Popen[bytes] | None = None
-        self._forked = threading.Event()
+        self._started: Future[subprocess.Popen[bytes]] = Future()
         self._keeper = threading.Thread(target=self._keep, name=f"keeper of {argv[0]}", daemon=True)
         self._keeper.start()
-        if not self._forked.wait(START_SECONDS) or self._child is None:
-            raise StartFailed(f"{argv[0]} could not be started: see {log}")
-        self.pid = self._child.pid
+        try:
+            self._child = self._started.result(START_SECONDS)
+        except (OSError, TimeoutError) as exc:
+            raise StartFailed(f"{argv[0]} could not be started: {exc}") from exc
 
     def _keep(self) -> None:
         try:
             with self._log.open("ab") as sink:
-                self._child = subprocess.Popen(
+                child = subprocess.Popen(
                     self._argv, env=self._env, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
                 )
-        finally:
-            self._forked.set()
-        self._child.wait()
+        except OSError as exc:
+            self._started.set_exception(exc)
+            return
+        self._started.set_result(child)
+        child.wait()
 
     @property
     def running(self) -> bool:
@@ -86,6 +89,6 @@ class Daemon:
 
     def kill(self) -> None:
         """SIGKILL and wait; harmless when it is gone already."""
-        if self._child is not None and self._keeper.is_alive():
+        if self._keeper.is_alive():
             self._child.kill()
         self._keeper.join(START_SECONDS)

@@ -6,10 +6,9 @@ import contextlib
 import json
 import logging
 import socket
-import ssl
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, g, request
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
@@ -17,7 +16,8 @@ from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 from prism_lab.errors import StartFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import ssl
+    from collections.abc import Callable, Iterator
 
     from prism_lab.faults import Fault, Faults
 
@@ -30,8 +30,8 @@ class _Handler(WSGIRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - werkzeug's name
-        log.debug(f"%s {message}", type, *args)
+    def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002 - werkzeug's name
+        log.debug("%s %s", type, message % args)
 
     def setup(self) -> None:
         super().setup()
@@ -93,46 +93,55 @@ class RequestLog:
         self.entries.append((request.method, request.path, status))
 
 
-def new_app(name: str, requests: RequestLog, faults: Faults, expire_jwt: Any) -> Flask:
+def new_app(name: str, log: RequestLog, faults: Faults, expire_jwt: Callable[[], None]) -> Flask:
     """Make a Flask app with the log and the faults in front of every route."""
     app = Flask(name)
-    app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
 
     @app.before_request
-    def apply_fault() -> Response | None:
+    def disturb() -> Response | None:
         g.fault = fault = faults.take(request.method, request.path)
-        if fault is None:
-            return None
-        if fault.kind == "delay":
-            time.sleep(fault.seconds)
-        elif fault.kind == "expire_jwt":
-            expire_jwt()
-        elif fault.kind == "status":
-            return _status_answer(fault)
-        elif fault.kind == "drop":
-            _cut_connection()
-            return Response(status=500)
-        return None
+        return _before(fault, expire_jwt) if fault else None
 
     @app.after_request
-    def spoil(response: Response) -> Response:
+    def finish(answer: Response) -> Response:
         fault: Fault | None = g.get("fault")
         dropped = fault is not None and fault.kind in {"drop", "drop_answer"}
-        requests.note(0 if dropped else response.status_code)
-        if fault is None:
-            return response
-        if fault.kind == "drop_answer":
-            _cut_connection()
-        elif fault.kind == "truncate":
-            return _truncated(response)
-        elif fault.kind == "edit" and fault.edit is not None:
-            body = json.loads(response.get_data())
-            fault.edit(body)
-            response.set_data(json.dumps(body))
-        return response
+        log.note(0 if dropped else answer.status_code)
+        return _after(fault, answer) if fault else answer
 
     return app
+
+
+def _before(fault: Fault, expire_jwt: Callable[[], None]) -> Response | None:
+    match fault.kind:
+        case "delay":
+            time.sleep(fault.seconds)
+        case "expire_jwt":
+            expire_jwt()
+        case "status":
+            return _status_answer(fault)
+        case "drop":
+            _cut_connection()
+            return Response(status=500)
+        case _:
+            pass
+    return None
+
+
+def _after(fault: Fault, answer: Response) -> Response:
+    match fault.kind:
+        case "drop_answer":
+            _cut_connection()
+        case "truncate":
+            return _truncated(answer)
+        case "edit" if fault.edit is not None:
+            body = json.loads(answer.get_data())
+            fault.edit(body)
+            answer.set_data(json.dumps(body))
+        case _:
+            pass
+    return answer
 
 
 def _status_answer(fault: Fault) -> Response:
@@ -147,8 +156,8 @@ def _cut_connection() -> None:
         request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
 
 
-def _truncated(response: Response) -> Response:
-    body = response.get_data()
+def _truncated(answer: Response) -> Response:
+    body = answer.get_data()
     connection = request.environ["werkzeug.socket"]
 
     def half() -> Iterator[bytes]:
@@ -156,6 +165,6 @@ def _truncated(response: Response) -> Response:
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
 
-    response.response = half()
-    response.headers["Content-Length"] = str(len(body))
-    return response
+    answer.response = half()
+    answer.headers["Content-Length"] = str(len(body))
+    return answer

@@ -23,6 +23,7 @@ from prism_lab._vms import new_mac
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 
 def take(
@@ -36,23 +37,23 @@ def take(
 ) -> RecoveryPoint:
     """Copy the disks of all entities into one new recovery point."""
     point = RecoveryPoint(name, kind, expires, [], [])
-    point.vms += [_snapshot_vm(world, point, vm) for vm in vms]
-    point.volume_groups += [_snapshot_group(world, point, group) for group in groups]
+    point.vms += [_snapshot_vm(vm) for vm in vms]
+    point.volume_groups += [_snapshot_group(group) for group in groups]
     for disk in point.disks():
         if disk.file is not None:
-            _storage.clone(disk.file, folder := _file(world, point, disk))
-            disk.file = folder
+            _storage.clone(disk.file, copied := _file(world, point, disk))
+            disk.file = copied
     point.created = now()
     with world.lock:
         world.recovery_points[point.ext_id] = point
     return point
 
 
-def _file(world: World, point: RecoveryPoint, disk: DiskSnapshot) -> Any:
+def _file(world: World, point: RecoveryPoint, disk: DiskSnapshot) -> Path:
     return world.root / "recovery_points" / point.ext_id / f"{disk.ext_id}.raw"
 
 
-def _snapshot_vm(world: World, point: RecoveryPoint, vm: Vm) -> EntitySnapshot:
+def _snapshot_vm(vm: Vm) -> EntitySnapshot:
     """List the CD-ROM drives and NVRAM too, and first, as clusters do."""
     others = [DiskSnapshot(None, None) for _ in vm.cd_roms]
     others += [DiskSnapshot(vm.nvram, None)] if vm.nvram else []
@@ -60,7 +61,7 @@ def _snapshot_vm(world: World, point: RecoveryPoint, vm: Vm) -> EntitySnapshot:
     return EntitySnapshot(vm.ext_id, vm.name, others + disks, copy.deepcopy(vm))
 
 
-def _snapshot_group(world: World, point: RecoveryPoint, group: VolumeGroup) -> EntitySnapshot:
+def _snapshot_group(group: VolumeGroup) -> EntitySnapshot:
     disks = [DiskSnapshot(disk.ext_id, disk.file, "", disk.index) for disk in group.disks]
     return EntitySnapshot(group.ext_id, group.name, disks, dict(group.settings))
 
@@ -87,15 +88,18 @@ def restore_vm(world: World, snapshot: EntitySnapshot, overrides: Mapping[str, A
     vm.nvram = new_id() if vm.nvram else None
     for nic in vm.nics:
         nic.ext_id, nic.mac = new_id(), new_mac()
-    vm.disks = [_restore_disk(world, vm, disk) for disk in snapshot.disks if disk.file is not None]
+    vm.disks = [
+        _restore_disk(world, vm, disk, disk.file)
+        for disk in snapshot.disks
+        if disk.file is not None
+    ]
     with world.lock:
         world.vms[vm.ext_id] = vm
     return vm
 
 
-def _restore_disk(world: World, vm: Vm, snapshot: DiskSnapshot) -> Disk:
+def _restore_disk(world: World, vm: Vm, snapshot: DiskSnapshot, source: Path) -> Disk:
     disk_ext_id = new_id()
     file = world.root / "vms" / vm.ext_id / f"{disk_ext_id}.raw"
-    assert snapshot.file is not None
-    _storage.clone(snapshot.file, file)
+    _storage.clone(source, file)
     return Disk(file, snapshot.bus, snapshot.index, disk_ext_id=disk_ext_id)

@@ -104,7 +104,7 @@ class Target:
         self.daemon.admin("delete", "logicalunit", "--tid", "1", "--lun", str(lun))
 
     def allow(self, initiator: str, secret: str | None) -> None:
-        """Let one initiator log in, with CHAP (its user is the initiator's name) if a secret is given."""
+        """Let one initiator log in; with a secret, CHAP, whose user is the initiator's name."""
         if secret is not None:
             user = ("--user", initiator)
             self.daemon.admin("new", "account", *user, "--password", secret)

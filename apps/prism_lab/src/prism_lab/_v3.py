@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, jsonify, request, send_file
 
-from prism_lab._model import Image, Task, World
 from prism_lab.errors import LabError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from prism_lab._images import Images
+    from prism_lab._model import Image, Task, World
     from prism_lab._tasks import TaskRunner
 
 Json = dict[str, Any]
@@ -30,6 +32,18 @@ class V3Error(Exception):
 def register(app: Flask, world: World, images: Images, tasks: TaskRunner) -> None:
     """Add the image and task calls."""
     app.register_error_handler(V3Error, _error_answer)
+    _register_images(app, world, images, tasks)
+    _register_files(app, world, images)
+
+    @app.get(f"{BASE}/tasks/<task_id>")
+    def get_task(task_id: str) -> Response:
+        task = world.tasks.get(task_id)
+        if task is None:
+            raise V3Error(404, "ENTITY_NOT_FOUND", f"task {task_id} does not exist", "task")
+        return jsonify(_show_task(task))
+
+
+def _register_images(app: Flask, world: World, images: Images, tasks: TaskRunner) -> None:
 
     @app.post(f"{BASE}/images")
     def create_image() -> tuple[Response, int]:
@@ -44,24 +58,6 @@ def register(app: Flask, world: World, images: Images, tasks: TaskRunner) -> Non
             "execution_context": {"task_uuid": task.uuid},
         }
         return jsonify(shown), 202
-
-    @app.put(f"{BASE}/images/<image_id>/file")
-    def upload(image_id: str) -> Response:
-        image = _find(world, image_id)
-        kind = request.headers.get("X-Nutanix-Checksum-Type")
-        value = request.headers.get("X-Nutanix-Checksum-Bytes")
-        try:
-            images.fill(image, request.stream, (kind, value) if kind and value else None)
-        except LabError as exc:
-            raise V3Error(422, "INVALID_REQUEST", str(exc)) from exc
-        return jsonify({})
-
-    @app.get(f"{BASE}/images/<image_id>/file")
-    def download(image_id: str) -> Response:
-        image = _find(world, image_id)
-        if image.state != "COMPLETE":
-            raise V3Error(404, "ENTITY_NOT_FOUND", f"image {image_id} has no content")
-        return send_image(image.file)
 
     @app.get(f"{BASE}/images/<image_id>")
     def get_image(image_id: str) -> Response:
@@ -92,15 +88,28 @@ def register(app: Flask, world: World, images: Images, tasks: TaskRunner) -> Non
         context = {"state": "DELETE_PENDING", "execution_context": {"task_uuid": task.uuid}}
         return jsonify({"api_version": "3.1", "status": context, "metadata": _metadata(image)}), 202
 
-    @app.get(f"{BASE}/tasks/<task_id>")
-    def get_task(task_id: str) -> Response:
-        task = world.tasks.get(task_id)
-        if task is None:
-            raise V3Error(404, "ENTITY_NOT_FOUND", f"task {task_id} does not exist", "task")
-        return jsonify(_show_task(task))
+
+def _register_files(app: Flask, world: World, images: Images) -> None:
+    @app.put(f"{BASE}/images/<image_id>/file")
+    def upload(image_id: str) -> Response:
+        image = _find(world, image_id)
+        kind = request.headers.get("X-Nutanix-Checksum-Type")
+        value = request.headers.get("X-Nutanix-Checksum-Bytes")
+        try:
+            images.fill(image, request.stream, (kind, value) if kind and value else None)
+        except LabError as exc:
+            raise V3Error(422, "INVALID_REQUEST", str(exc)) from exc
+        return jsonify({})
+
+    @app.get(f"{BASE}/images/<image_id>/file")
+    def download(image_id: str) -> Response:
+        image = _find(world, image_id)
+        if image.state != "COMPLETE":
+            raise V3Error(404, "ENTITY_NOT_FOUND", f"image {image_id} has no content")
+        return send_image(image.file)
 
 
-def send_image(file: Any) -> Response:
+def send_image(file: Path) -> Response:
     """Send a whole file: a Range header is ignored, as clusters do."""
     return send_file(
         file,

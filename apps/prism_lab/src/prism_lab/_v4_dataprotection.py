@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
+import attrs
 from flask import Response, request
 
 from prism_lab import _regions, _snapshots
@@ -29,6 +30,9 @@ from prism_lab._api import (
 from prism_lab._model import DiskSnapshot, EntitySnapshot, RecoveryPoint, Task, World, now
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     from prism_lab._auth import Auth
 
 NS = "dataprotection"
@@ -38,10 +42,26 @@ POINTS = "config/recovery-points"
 POINT_REL = "dataprotection:config:recovery-point"
 VM_REL = "vmm:ahv:config:vm"
 _MAX_ENTITIES = 30
+T = TypeVar("T")
+DiskIds = tuple[str | None, str | None, str | None]
+
+
+@attrs.frozen
+class SnapshotFile:
+    """The bytes of a disk recovery point, and of which disk they are."""
+
+    file: Path
+    disk_ext_id: str | None
 
 
 def register_config(api: V4Api, auth: Auth) -> None:
     """Add the calls of Prism Central."""
+    _register_reads(api)
+    _register_writes(api)
+    _register_discovery(api, auth)
+
+
+def _register_reads(api: V4Api) -> None:
     world = api.world
 
     @api.get(NS, POINTS, f"{CONFIG}.ListRecoveryPointsApiResponse")
@@ -64,9 +84,13 @@ def register_config(api: V4Api, auth: Auth) -> None:
     def get_vm_part(point_id: str, part_id: str) -> Result:
         point = _find(world, point_id)
         part = _find_part(point.vms, part_id)
-        shown = _show_vm_part(world, point, part)
+        shown = _show_vm_part(point, part)
         shown["diskRecoveryPoints"] = [_show_disk(disk) for disk in part.disks]
         return Entity(shown, point.version)
+
+
+def _register_writes(api: V4Api) -> None:
+    world = api.world
 
     @api.task("POST", NS, POINTS, f"{CONFIG}.CreateRecoveryPointApiResponse")
     def create_point() -> Result:
@@ -113,6 +137,10 @@ def register_config(api: V4Api, auth: Auth) -> None:
         point = _find(world, point_id)
         check_etag(point.version, required=False)
         return _restore(api, point, body())
+
+
+def _register_discovery(api: V4Api, auth: Auth) -> None:
+    world = api.world
 
     @api.action(
         NS, f"{POINTS}/<point_id>/$actions/discover-cluster", f"{CONFIG}.ClusterInfoApiResponse"
@@ -177,7 +205,7 @@ def _create(api: V4Api, spec: Json) -> Accepted:
     return api.start("CreateRecoveryPoint", work)
 
 
-def _entity(known: dict[str, Any], kind: str, entry: Json, field: str) -> Any:
+def _entity(known: Mapping[str, T], kind: str, entry: Json, field: str) -> T:
     ext_id = need(entry, field)
     if ext_id not in known:
         raise not_found(kind, ext_id)
@@ -238,20 +266,20 @@ def _check_discovery(world: World, spec: Json) -> None:
 def _compute(world: World, ids: tuple[str, str, str], part_field: str, spec: Json) -> Answer:
     disk = _find_disk(world, ids)
     fields = ("referenceRecoveryPointExtId", part_field, "referenceDiskRecoveryPointExtId")
-    given = [spec.get(field) for field in fields]
+    given = (spec.get(fields[0]), spec.get(fields[1]), spec.get(fields[2]))
     if any(given) and not all(given):
         raise InvalidRequest(fields[0], f"all of {', '.join(fields)} or none")
-    reference = _find_disk(world, tuple(given)) if all(given) else None
+    reference = _find_disk(world, given) if all(given) else None
     if reference and reference.disk_ext_id != disk.disk_ext_id:
         raise InvalidRequest(fields[2], "the reference is of another disk")
-    block = _size(spec, "blockSizeByte", world.settings.block_size)
+    block = _size(spec, "blockSizeByte") or world.settings.block_size
     if block not in _regions.BLOCK_SIZES:
         raise InvalidRequest("blockSizeByte", f"{block} is none of {_regions.BLOCK_SIZES}")
     found = _regions.page(
         disk.file,
         reference.file if reference else None,
-        offset=_size(spec, "offset", 0),
-        length=_size(spec, "length", None),
+        offset=_size(spec, "offset") or 0,
+        length=_size(spec, "length"),
         block=block,
         limit=world.settings.regions_per_page,
     )
@@ -267,10 +295,10 @@ def _compute(world: World, ids: tuple[str, str, str], part_field: str, spec: Jso
     return Answer(shown, {"nextOffset": found.next_offset, "fileSize": found.file_size})
 
 
-def _size(spec: Json, field: str, default: Any) -> Any:
+def _size(spec: Json, field: str) -> int | None:
     value = spec.get(field)
     if value is None:
-        return default
+        return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise InvalidRequest(field, f"{field} must be a number of bytes, not {value!r}")
     return value
@@ -292,7 +320,7 @@ def _find_part(parts: list[EntitySnapshot], ext_id: str | None) -> EntitySnapsho
     raise not_found("VM recovery point", str(ext_id))
 
 
-def _find_disk(world: World, ids: Any) -> Any:
+def _find_disk(world: World, ids: DiskIds) -> SnapshotFile:
     point_id, part_id, disk_id = ids
     point = _find(world, point_id)
     part = _find_part([*point.vms, *point.volume_groups], part_id)
@@ -300,11 +328,11 @@ def _find_disk(world: World, ids: Any) -> Any:
         if disk.ext_id == disk_id:
             if disk.file is None:
                 raise ApiError(400, f"disk recovery point {disk_id} is not of a data disk")
-            return disk
+            return SnapshotFile(disk.file, disk.disk_ext_id)
     raise not_found("Disk recovery point", str(disk_id))
 
 
-def _common(world: World, point: RecoveryPoint) -> Json:
+def _common(point: RecoveryPoint) -> Json:
     return {
         "creationTime": stamp(point.created),
         "expirationTime": stamp(point.expires),
@@ -320,10 +348,10 @@ def _show(world: World, point: RecoveryPoint) -> Json:
         f"{CONFIG}.RecoveryPoint",
         extId=point.ext_id,
         name=point.name,
-        **_common(world, point),
+        **_common(point),
         isSecure=False,
         locationReferences=[obj(f"{CONFIG}.LocationReference", locationExtId=world.ext_id)],
-        vmRecoveryPoints=[_show_vm_part(world, point, part) for part in point.vms],
+        vmRecoveryPoints=[_show_vm_part(point, part) for part in point.vms],
         volumeGroupRecoveryPoints=[
             obj(
                 f"{CONFIG}.VolumeGroupRecoveryPoint",
@@ -336,14 +364,14 @@ def _show(world: World, point: RecoveryPoint) -> Json:
     )
 
 
-def _show_vm_part(world: World, point: RecoveryPoint, part: EntitySnapshot) -> Json:
+def _show_vm_part(point: RecoveryPoint, part: EntitySnapshot) -> Json:
     """Show no disks: a pc.7.6 lists them only in the GET of the part itself."""
     return obj(
         f"{CONFIG}.VmRecoveryPoint",
         extId=part.ext_id,
         vmExtId=part.entity_ext_id,
         name=point.name,
-        **_common(world, point),
+        **_common(point),
         hypervisorType="AHV",
         vmCategories=[],
         diskRecoveryPoints=None,

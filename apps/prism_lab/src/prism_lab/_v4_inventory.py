@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from flask import Response, jsonify
 
@@ -19,7 +19,11 @@ from prism_lab._api import (
     pairs,
     stamp,
 )
-from prism_lab._model import Named, Task, World
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from prism_lab._model import Named, Task, World
 
 CLUSTER = "clustermgmt.v4.config"
 PRISM = "prism.v4.config"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import urllib.request
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flask import Response
@@ -25,10 +24,22 @@ from prism_lab._api import (
     ref,
     stamp,
 )
-from prism_lab._model import CdRom, Disk, Image, Nic, Task, Vm, World
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from prism_lab._images import Images
+    from prism_lab._model import (
+        CdRom,
+        Disk,
+        EntitySnapshot,
+        Image,
+        Nic,
+        RecoveryPoint,
+        Task,
+        Vm,
+        World,
+    )
 
 NS = "vmm"
 AHV = f"{NS}.v4.ahv.config"
@@ -365,7 +376,7 @@ def _show_nic(nic: Nic) -> Json:
     )
 
 
-def _show_vm_point(world: World, point: Any, part: Any) -> Json:
+def _show_vm_point(world: World, point: RecoveryPoint, part: EntitySnapshot) -> Json:
     return obj(
         f"{AHV}.VmRecoveryPoint",
         extId=part.ext_id,

@@ -40,6 +40,7 @@ def register(api: V4Api, groups: VolumeGroups) -> None:
     _register_groups(api, groups)
     _register_disks(api, groups)
     _register_clients(api, groups)
+    _register_client_lists(api)
 
 
 def _register_groups(api: V4Api, groups: VolumeGroups) -> None:
@@ -153,6 +154,10 @@ def _register_clients(api: V4Api, groups: VolumeGroups) -> None:
             task.affected += [(GROUP_REL, group.ext_id), (CLIENT_REL, client.ext_id)]
 
         return api.start("VolumeGroupDetachExternal", work)
+
+
+def _register_client_lists(api: V4Api) -> None:
+    world = api.world
 
     @api.get(
         NS,

@@ -27,7 +27,10 @@ _DEFAULTS: dict[str, Any] = {
     "memorySizeBytes": 1 << 30,
     "machineType": "PC",
     "hardwareClockTimezone": "UTC",
-    "bootConfig": {"$objectType": "vmm.v4.ahv.config.LegacyBoot", "bootOrder": ["CDROM", "DISK", "NETWORK"]},
+    "bootConfig": {
+        "$objectType": "vmm.v4.ahv.config.LegacyBoot",
+        "bootOrder": ["CDROM", "DISK", "NETWORK"],
+    },
 }  # fmt: skip
 
 

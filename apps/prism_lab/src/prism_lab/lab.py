@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import random
 import secrets
-import socket
 import ssl
 import tempfile
 from pathlib import Path
@@ -27,6 +26,7 @@ from prism_lab.faults import Faults
 from prism_lab.settings import Settings
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
     from types import TracebackType
 
@@ -82,9 +82,10 @@ class Lab:
         self._auth = Auth(self.user, self.password, self.api_key, settings.jwt_seconds)
         self._addresses, listeners = _claim_network(stack)
         self._world = _new_world(root, settings, self._addresses)
-        run_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prism-lab-")))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="prism-lab-"))
+        self.run_dir = Path(folder)  # sockets: their paths must be short
         portal = self._addresses.data_services if settings.data_services else None
-        targets = TargetServer(portal, self._addresses.targets(), run_dir)
+        targets = TargetServer(portal, self._addresses.targets(), self.run_dir)
         stack.callback(targets.stop)
         self._groups = VolumeGroups(self._world, targets)
         self._images = Images(self._world)
@@ -112,7 +113,7 @@ class Lab:
         *,
         cluster_name: str = "lab-cluster",
         data_services: bool = True,
-        **settings: Any,
+        **settings: Any,  # noqa: ANN401 - the fields of Settings, which checks them
     ) -> Self:
         """Start a cluster that keeps its disks below `root`; StartFailed if a part cannot.
 
@@ -165,7 +166,7 @@ class Lab:
         """Every request so far: (method, path, status), status 0 for an answer that was dropped."""
         return self._log.entries
 
-    def create_vm(self, name: str, disk_sizes: Sequence[int], **hardware: Any) -> str:
+    def create_vm(self, name: str, disk_sizes: Sequence[int], **hardware: object) -> str:
         """Add a VM with empty SCSI disks (bytes each), a CD-ROM drive and one NIC; return its id.
 
         `hardware` are fields of a v4 VM, such as numSockets, memorySizeBytes or bootConfig.
