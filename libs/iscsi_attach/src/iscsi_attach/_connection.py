@@ -33,6 +33,7 @@ MAX_REDIRECTS = 4  # one is normal (data services address to storage VM); a loop
 PASSING_TRIES = 20  # unit attentions come one per cause: far fewer than this
 PASSING_PAUSE = 0.05
 LOGOUT_TIMEOUT = 3.0
+CLOSED_BY_TARGET = "the connection broke"  # libiscsi keeps the text of some older error here
 _LOST = (_libiscsi.STATUS_CANCELLED, _libiscsi.STATUS_ERROR, _libiscsi.STATUS_TIMEOUT)
 _SIGN = {
     _libiscsi.RESIDUAL_NONE: 0,
@@ -128,7 +129,7 @@ class Outcome:
             return self.sense.is_passing
         return self.status in (_scsi.BUSY, _scsi.TASK_SET_FULL)
 
-    def __str__(self) -> str:  # type: ignore[explicit-override]  # override is 3.12's
+    def __str__(self) -> str:
         if self.status == _scsi.CHECK_CONDITION:
             return f"the target reports: {self.sense}"
         if self.status == _scsi.GOOD:
@@ -302,9 +303,9 @@ class Connection:
     def start(self, command: Command) -> None:
         """Send a command; serve() tells when it has ended. Raises ConnectionLostError."""
         key, self._next_key = self._next_key, self._next_key + 1
-        command.task = self._create_task(command)
-        command.started = time.monotonic()
         self._in_flight[key] = command
+        command.started = time.monotonic()
+        command.task = self._create_task(command)
         sent = self._lib.iscsi_scsi_command_async(
             self._context, command.lun, command.task, self._callback, None, key
         )
@@ -338,7 +339,7 @@ class Connection:
         outcomes = []
         for key, status in self._take_events():
             if status in _LOST:
-                self._broken = self._text("iscsi_get_error") or "commands were cancelled"
+                self._broken = CLOSED_BY_TARGET
                 break
             outcomes.append(self._finish(key, status))
         return outcomes
@@ -417,7 +418,7 @@ class Connection:
         """Wait for the socket or the waker, then let libiscsi read, write and call back."""
         descriptor = self._lib.iscsi_get_fd(self._context)
         if descriptor < 0:
-            raise ConnectionLostError(self._text("iscsi_get_error") or "the connection is closed")
+            raise ConnectionLostError(CLOSED_BY_TARGET)
         self._watch(descriptor, self._lib.iscsi_which_events(self._context))
         ready = 0
         for fd, events in self._poll.poll(seconds * 1000):
@@ -426,7 +427,7 @@ class Connection:
             else:
                 self._waker.clear()
         if ready and self._lib.iscsi_service(self._context, ready) < 0:
-            raise ConnectionLostError(self._text("iscsi_get_error").strip())
+            raise ConnectionLostError(CLOSED_BY_TARGET)
 
     def _watch(self, descriptor: int, events: int) -> None:
         if self._watched == (descriptor, events):

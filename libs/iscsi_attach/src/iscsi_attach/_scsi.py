@@ -45,7 +45,7 @@ class Sense:
             return self.ascq != CAPACITY_CHANGED
         return self.key == KEY_ABORTED or (self.key, self.ascq) == (KEY_NOT_READY, BECOMING_READY)
 
-    def __str__(self) -> str:  # type: ignore[explicit-override]  # override is 3.12's
+    def __str__(self) -> str:
         name = KEY_NAMES.get(self.key, f"sense key {self.key:#x}")
         return f"{name} (ASC/ASCQ {self.ascq >> 8:02x}/{self.ascq & 0xFF:02x})"
 

@@ -209,17 +209,13 @@ class Session:
         if time.monotonic() < self._not_before:
             return
         while self._waiting and connection.in_flight < MAX_IN_FLIGHT:
-            command = self._waiting.popleft()
-            try:
-                connection.start(command)
-            except ConnectionLostError:
-                if not command.task:
-                    self._waiting.appendleft(command)
-                raise
+            connection.start(self._waiting.popleft())
 
     def _patience(self) -> float:
-        if self._waiting:
-            return max(0.0, min(STALL_CHECK, self._not_before - time.monotonic()))
+        """Return the seconds that nothing needs to be looked after."""
+        pause = self._not_before - time.monotonic()
+        if self._waiting and pause > 0:
+            return min(STALL_CHECK, pause)
         if self._connection is not None and self._connection.in_flight:
             return STALL_CHECK
         return IDLE_WAIT

@@ -51,7 +51,10 @@ class BlockDevice(Protocol):
         """Make every finished write durable."""
 
     def close(self) -> None:
-        """Wait for reads in flight and release the device; a second close does nothing."""
+        """Release the device; a second close does nothing.
+
+        Reads in flight still end, with data or an error; nothing new can be started.
+        """
 
     def __enter__(self) -> Self: ...
 

@@ -1,4 +1,3 @@
-# ruff: noqa: N818 - the names say what happened; callers read "except LunNotFound"
 """What can go wrong, as types. Nothing else lives here.
 
     IscsiAttachError

@@ -68,7 +68,7 @@ def _read_ahead(
     reading: collections.deque[tuple[_Read, memoryview]] = collections.deque()
     try:
         while True:
-            while len(reading) < depth + 1 and free and (piece := next(pieces, None)):
+            while free and (piece := next(pieces, None)):
                 buffer = free.popleft()
                 reading.append((_start(device, *piece, buffer), buffer))
             if not reading:

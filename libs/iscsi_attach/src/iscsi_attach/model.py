@@ -26,7 +26,7 @@ class Portal:
             host, port = address, str(ISCSI_PORT)
         return cls(host.strip("[]"), int(port))
 
-    def __str__(self) -> str:  # type: ignore[explicit-override]  # override is 3.12's
+    def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
@@ -47,7 +47,7 @@ class Target:
     iqn: str
     chap: Chap | None = None
 
-    def __str__(self) -> str:  # type: ignore[explicit-override]  # override is 3.12's
+    def __str__(self) -> str:
         return f"{self.iqn} at {self.portal}"
 
 

@@ -1,28 +1,38 @@
-"""A real iSCSI target for tests: tgtd on loopback, with its own control socket. No pytest here.
+"""What tests of this library and of its users need: a real target, a wire with faults, a fake disk.
 
-The only module of this package that starts processes. Needs the Debian package tgt, not root.
+No pytest here. The only module of this package that starts processes (tgtd, of the Debian package
+tgt; root is not needed).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
+import socket
 import subprocess  # noqa: TID251 - starts tgtd and tgtadm; the package runs no other process
 import tempfile
+import threading
 import time
+from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
-from iscsi_attach.model import Chap, Portal
+from iscsi_attach._blocks import as_bytes, check_range, round_up
+from iscsi_attach.errors import DeviceClosed, IoFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
+
+    from typing_extensions import Buffer
+
+    from iscsi_attach.model import Chap, Portal
 
 STEP_TIMEOUT = 10.0
 SYSTEM_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -120,6 +130,11 @@ class Tgtd:
         """Return how many initiators are logged in to the targets."""
         return self._check("target", "show").count("I_T nexus:")
 
+    def signal(self, number: int) -> None:
+        """Send a signal to tgtd: SIGSTOP makes a target that hangs, SIGCONT heals it."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
     def kill(self) -> None:
         """End tgtd at once, as a crash would (SIGKILL); harmless when it does not run."""
         process, self._process = self._process, None
@@ -177,6 +192,152 @@ class Tgtd:
             env=self._environment,
             check=False,
         )
+
+
+class FaultyWire:
+    """A portal on loopback that passes everything on to another one and tampers with the answers.
+
+    ``tamper`` gets each PDU of the target, header (48 bytes) and rest, and returns what the
+    initiator gets instead: a PDU, or None to break the connection there.
+    """
+
+    def __init__(self, portal: Portal, behind: Portal) -> None:
+        self.portal = portal
+        self.tamper: Callable[[bytes, bytes], tuple[bytes, bytes] | None] = lambda *pdu: pdu
+        self._behind = behind
+        self._listener = socket.create_server((portal.host, portal.port))
+        self._open: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection((self._behind.host, self._behind.port), STEP_TIMEOUT)
+            far.settimeout(None)
+            self._open += [near, far]
+            for carry in (self._carry_requests, self._carry_answers):
+                self._threads.append(threading.Thread(target=carry, args=(near, far)))
+                self._threads[-1].start()
+
+    @staticmethod
+    def _carry_requests(near: socket.socket, far: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := near.recv(1 << 18):
+                far.sendall(data)
+        _break(near, far)
+
+    def _carry_answers(self, near: socket.socket, far: socket.socket) -> None:
+        with contextlib.suppress(OSError), far.makefile("rb") as stream:
+            while (header := stream.read(48)) and len(header) == 48:
+                length = header[4] * 4 + round_up(int.from_bytes(header[5:8], "big"), 4)
+                pdu = self.tamper(header, stream.read(length))
+                if pdu is None:
+                    break
+                near.sendall(b"".join(pdu))
+        _break(near, far)
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _break(self._listener)
+        self._threads[0].join(STEP_TIMEOUT)
+        _break(*self._open)
+        for thread in self._threads[1:]:
+            thread.join(STEP_TIMEOUT)
+        for end in (self._listener, *self._open):
+            end.close()
+
+
+def _break(*ends: socket.socket) -> None:
+    for end in ends:
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+class MemoryDevice:
+    """A BlockDevice over bytes in memory that finishes reads when, and as, a test says.
+
+    Reads wait in ``pending`` until ``release()``; with ``automatic`` they are done at once. A read
+    that covers byte ``bad_offset`` fails with IoFailed.
+    """
+
+    def __init__(
+        self,
+        content: bytes,
+        *,
+        block_size: int = 512,
+        automatic: bool = True,
+        bad_offset: int | None = None,
+    ) -> None:
+        self.name = "memory"
+        self.size = len(content)
+        self.block_size = block_size
+        self.content = bytearray(content)
+        self.pending: list[tuple[int, memoryview, Future[None]]] = []
+        self.most_in_flight = 0
+        self._automatic = automatic
+        self._bad_offset = bad_offset
+        self._closed = False
+
+    def submit_read(self, offset: int, buffer: memoryview) -> Future[None]:
+        """Queue a read."""
+        if self._closed:
+            raise DeviceClosed(self.name)
+        check_range(self.name, offset, len(buffer), self.size)
+        future: Future[None] = Future()
+        future.set_running_or_notify_cancel()
+        self.pending.append((offset, buffer, future))
+        self.most_in_flight = max(self.most_in_flight, len(self.pending))
+        if self._automatic:
+            self.release()
+        return future
+
+    def release(self, at: int = 0) -> None:
+        """Finish a waiting read, by default the oldest."""
+        offset, buffer, future = self.pending.pop(at)
+        if self._bad_offset is not None and 0 <= self._bad_offset - offset < len(buffer):
+            future.set_exception(IoFailed("bad", device=self.name, offset=self._bad_offset))
+            return
+        buffer[:] = self.content[offset : offset + len(buffer)]
+        future.set_result(None)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill the buffer."""
+        self.submit_read(offset, buffer).result()
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Change the content."""
+        view = as_bytes(data)
+        check_range(self.name, offset, len(view), self.size)
+        self.content[offset : offset + len(view)] = view
+
+    def flush(self) -> None:
+        """Do nothing: memory is as durable as it gets."""
+
+    def close(self) -> None:
+        """Refuse further use."""
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 def _find(program: str) -> str:
