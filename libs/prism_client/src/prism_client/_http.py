@@ -230,7 +230,7 @@ class _TrustAdapter(HTTPAdapter):
         self._trust = trust
         super().__init__()
 
-    def init_poolmanager(  # type: ignore[explicit-override]  # typing.override is 3.12's
+    def init_poolmanager(
         self,
         connections: int,
         maxsize: int,
@@ -241,7 +241,7 @@ class _TrustAdapter(HTTPAdapter):
         super().init_poolmanager(connections, maxsize, block, **options)
         self.poolmanager.pool_classes_by_scheme = {"https": _tls.pool_class(self._trust)}
 
-    def build_connection_pool_key_attributes(  # type: ignore[explicit-override]  # as above
+    def build_connection_pool_key_attributes(
         self,
         request: requests.PreparedRequest,
         verify: Any,  # noqa: ANN401 - the types are private to requests
@@ -250,9 +250,7 @@ class _TrustAdapter(HTTPAdapter):
         host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
         return host, {}  # the TLS arguments are the pool manager's
 
-    def cert_verify(  # type: ignore[explicit-override]  # as above
-        self, *args: object, **kwargs: object
-    ) -> None:
+    def cert_verify(self, *args: object, **kwargs: object) -> None:
         """Leave the connection as it is: requests would add certifi's authorities to ours."""
 
 

@@ -30,7 +30,7 @@ def pool_class(trust: Trust) -> type[HTTPSConnectionPool]:
     pins = None if trust.insecure else _fingerprints(trust.fingerprint or "")
 
     class PinnedConnection(HTTPSConnection):
-        def connect(self) -> None:  # type: ignore[explicit-override]  # typing.override is 3.12's
+        def connect(self) -> None:
             super().connect()
             if pins is not None:
                 _check(self, pins)

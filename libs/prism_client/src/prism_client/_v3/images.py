@@ -75,7 +75,7 @@ class Uploader:
     def _put(self, ext_id: str, stream: FileStream, sha256: str | None) -> None:
         headers = {"Content-Type": "application/octet-stream"}
         if sha256 is not None:
-            headers["X-Nutanix-Checksum-Type"] = "SHA-256"
+            headers["X-Nutanix-Checksum-Type"] = "SHA_256"
             headers["X-Nutanix-Checksum-Bytes"] = sha256
         self.http.send(
             Call(
