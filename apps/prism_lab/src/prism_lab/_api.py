@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g, jsonify, request
 
 from prism_lab import _odata
 from prism_lab._auth import Unauthorized
@@ -242,6 +242,22 @@ class V4Api:
                 return envelope(data, extra=extra)
             case Listing(items):
                 return _page(items)
+
+
+def serve_versions(app: Flask, newest: Mapping[str, int]) -> None:
+    """Tell the newest revision of a namespace to OPTIONS, with or without a login."""
+
+    def info(namespace: str) -> Response:
+        if namespace not in newest:
+            return Response("404 page not found", status=404, content_type="text/plain")
+        return jsonify({"data": f"v4.{newest[namespace]}"})
+
+    app.add_url_rule(
+        "/api/<namespace>/unversioned/info",
+        view_func=info,
+        methods=["OPTIONS"],
+        provide_automatic_options=False,
+    )
 
 
 def envelope(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flask import Flask, Response, g, request
 
 from prism_lab import _v3, _v4_dataprotection, _v4_inventory, _v4_vmm, _v4_volumes
-from prism_lab._api import V4Api
+from prism_lab._api import V4Api, serve_versions
 from prism_lab._auth import PC_COOKIE, PE_COOKIE, Auth, Unauthorized
 from prism_lab._server import RequestLog, new_app
 
@@ -33,6 +33,7 @@ def prism_central(
     """Make the application of Prism Central."""
     app = new_app("prism central", requests, faults, auth.expire_jwts)
     _require_login(app, auth, PC_COOKIE, api_key=True)
+    serve_versions(app, world.settings.revisions)
     api = V4Api(app, world, tasks)
     _v4_inventory.register(api)
     _v4_vmm.register(api, images)
@@ -65,6 +66,7 @@ def prism_element(
     _require_login(app, auth, PE_COOKIE, api_key=False)
     api = V4Api(app, world, tasks)
     if world.settings.change_tracking:
+        serve_versions(app, {"dataprotection": world.settings.content_revision})
         _v4_dataprotection.register_content(api)
     _v3.register(app, world, images, tasks)
 
@@ -83,8 +85,8 @@ def _require_login(app: Flask, auth: Auth, cookie: str, *, api_key: bool) -> Non
 
     @app.before_request
     def check() -> Response | None:
-        if request.path.startswith("/entity_download/"):
-            return None
+        if request.method == "OPTIONS" or request.path.startswith("/entity_download/"):
+            return None  # open to all, or checked by the token of the redirect
         if content and request.path.startswith(_CONTENT):
             return _check_content(auth)
         g.session = auth.check(request, cookie=cookie, api_key=api_key)

@@ -16,6 +16,9 @@ import attrs
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from prism_lab._tgt import Target
+    from prism_lab.settings import Settings
+
 TaskStatus = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELED"]
 
 
@@ -27,6 +30,37 @@ def new_id() -> str:
 def now() -> dt.datetime:
     """Return the cluster's clock."""
     return dt.datetime.now(dt.UTC)
+
+
+@attrs.frozen
+class Addresses:
+    """A loopback network of its own for every lab, with the standard ports everywhere."""
+
+    network: str
+
+    @property
+    def pc(self) -> str:
+        """Prism Central."""
+        return f"{self.network}.1"
+
+    @property
+    def pe(self) -> str:
+        """Prism Element: the cluster's external address."""
+        return f"{self.network}.2"
+
+    @property
+    def data_services(self) -> str:
+        """The iSCSI portal that redirects."""
+        return f"{self.network}.3"
+
+    @property
+    def cvm(self) -> str:
+        """The first address that serves a target."""
+        return f"{self.network}.4"
+
+    def targets(self) -> list[str]:
+        """Every address that may serve a target: one volume group each."""
+        return [f"{self.network}.{host}" for host in range(4, 255)]
 
 
 @attrs.define
@@ -151,7 +185,7 @@ class VolumeGroup:
     clients: list[str] = attrs.field(factory=list)
     ext_id: str = attrs.field(factory=new_id)
     created: dt.datetime = attrs.field(factory=now)
-    target: Any = None
+    target: Target | None = None
     version: int = 1
 
     @property
@@ -229,8 +263,8 @@ class World:
 
     root: Path
     name: str
-    addresses: Any
-    settings: Any
+    addresses: Addresses
+    settings: Settings
     ext_id: str = attrs.field(factory=new_id)
     central_ext_id: str = attrs.field(factory=new_id)
     vms: dict[str, Vm] = attrs.field(factory=dict)

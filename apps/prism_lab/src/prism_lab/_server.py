@@ -26,21 +26,18 @@ PORT = 9440
 
 
 class _Handler(WSGIRequestHandler):
-    """HTTP/1.1 with keep-alive; nothing goes to stderr."""
+    """Speaks HTTP/1.1, one request a connection; nothing goes to stderr."""
 
     protocol_version = "HTTP/1.1"
 
     def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002 - werkzeug's name
         log.debug("%s %s", type, message % args)
 
-    def setup(self) -> None:
-        super().setup()
-        self.server.connections.add(self.connection)  # type: ignore[attr-defined]
 
-    def finish(self) -> None:
-        self.server.connections.discard(self.connection)  # type: ignore[attr-defined]
-        with contextlib.suppress(OSError):  # the client may be gone, or we cut it off
-            super().finish()
+class _Server(ThreadedWSGIServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Expect clients that hang up, and those that we cut off."""
+        log.debug("connection of %s ended", client_address)
 
 
 class HttpsServer:
@@ -48,24 +45,20 @@ class HttpsServer:
 
     def __init__(self, app: Flask, listener: socket.socket, context: ssl.SSLContext) -> None:
         host, port = listener.getsockname()
-        self._server = ThreadedWSGIServer(host, port, app, _Handler, fd=listener.fileno())
+        self._server = _Server(host, port, app, _Handler, fd=listener.fileno())
         self._server.ssl_context = context
         self._server.socket = context.wrap_socket(
             self._server.socket, server_side=True, do_handshake_on_connect=False
         )
-        self._server.connections = set()  # type: ignore[attr-defined]
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name=f"https {host}", daemon=True
         )
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop listening and end the connections that are kept alive."""
+        """Stop listening."""
         self._server.shutdown()
         self._server.server_close()
-        for connection in list(self._server.connections):  # type: ignore[attr-defined]
-            with contextlib.suppress(OSError):  # it may be gone already
-                connection.shutdown(socket.SHUT_RDWR)
         self._thread.join()
 
 

@@ -39,18 +39,25 @@ def take(
     point = RecoveryPoint(name, kind, expires, [], [])
     point.vms += [_snapshot_vm(vm) for vm in vms]
     point.volume_groups += [_snapshot_group(group) for group in groups]
-    for disk in point.disks():
-        if disk.file is not None:
-            _storage.clone(disk.file, copied := _file(world, point, disk))
-            disk.file = copied
+    try:
+        for disk in point.disks():
+            _copy(world, point, disk)
+    except BaseException:
+        delete(world, point)
+        raise
     point.created = now()
     with world.lock:
         world.recovery_points[point.ext_id] = point
     return point
 
 
-def _file(world: World, point: RecoveryPoint, disk: DiskSnapshot) -> Path:
-    return world.root / "recovery_points" / point.ext_id / f"{disk.ext_id}.raw"
+def _copy(world: World, point: RecoveryPoint, disk: DiskSnapshot) -> None:
+    """Replace the live file of a disk snapshot by a copy of it."""
+    if disk.file is None:
+        return
+    copied = world.root / "recovery_points" / point.ext_id / f"{disk.ext_id}.raw"
+    _storage.clone(disk.file, copied)
+    disk.file = copied
 
 
 def _snapshot_vm(vm: Vm) -> EntitySnapshot:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from prism_lab._process import Daemon, run
-from prism_lab.errors import CommandFailed, StartFailed
+from prism_lab.errors import CommandFailed, LabError, StartFailed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -174,12 +174,19 @@ class TargetServer:
 
     def create(self, name: str) -> Target:
         """Start a target without disks that nobody may log in to; `name` lacks the IQN prefix."""
-        number = next(n for n in range(1, len(self._addresses) + 1) if n not in self._targets)
+        free = [n for n in range(1, len(self._addresses) + 1) if n not in self._targets]
+        if not free:
+            raise LabError(f"all {len(self._addresses)} target addresses are in use")
+        number = free[0]
         daemon = Tgtd(self._addresses[number - 1], number, self._run_dir)
         iqn = IQN_PREFIX + name
-        daemon.admin("new", "target", "--tid", "1", "--targetname", iqn)
-        if self._front:
-            self._redirect(self._front, number, iqn, daemon.address)
+        try:
+            daemon.admin("new", "target", "--tid", "1", "--targetname", iqn)
+            if self._front:
+                self._redirect(self._front, number, iqn, daemon.address)
+        except CommandFailed:
+            daemon.kill()
+            raise
         target = self._targets[number] = Target(iqn, daemon, self._front, number)
         return target
 

@@ -1,10 +1,8 @@
-"""Clusters, containers, subnets, categories, policies and tasks of v4, and the version probe."""
+"""Clusters, containers, subnets, categories, policies and tasks of v4."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-from flask import Response, jsonify
 
 from prism_lab._api import (
     Entity,
@@ -31,27 +29,9 @@ PRISM = "prism.v4.config"
 
 def register(api: V4Api) -> None:
     """Add the calls of Prism Central."""
-    _register_versions(api)
     _register_clusters(api)
     _register_lists(api)
     _register_tasks(api)
-
-
-def _register_versions(api: V4Api) -> None:
-    """Tell the newest revision of a namespace."""
-    revisions = api.world.settings.revisions
-
-    def info(namespace: str) -> Response:
-        if namespace not in revisions:
-            return Response("404 page not found", status=404, content_type="text/plain")
-        return jsonify({"data": f"v4.{revisions[namespace]}"})
-
-    api.app.add_url_rule(
-        "/api/<namespace>/unversioned/info",
-        view_func=info,
-        methods=["OPTIONS"],
-        provide_automatic_options=False,
-    )
 
 
 def _register_clusters(api: V4Api) -> None:

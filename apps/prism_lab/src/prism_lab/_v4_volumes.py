@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from prism_lab import _snapshots
 from prism_lab._api import (
     ApiError,
     Entity,
@@ -216,6 +217,7 @@ def _check_disk(world: World, spec: Json) -> None:
 
 
 def _snapshot_exists(world: World, ext_id: str) -> bool:
+    _snapshots.purge_expired(world)
     with world.lock:
         return any(
             disk.ext_id == ext_id and disk.file is not None

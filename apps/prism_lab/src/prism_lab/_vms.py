@@ -45,10 +45,8 @@ def blank(world: World, name: str, disk_sizes: Sequence[int], hardware: Mapping[
     vm = from_spec(world, spec)
     vm.power_state = "ON"
     for index, size in enumerate(disk_sizes):
-        disk = Disk(_disk_file(world, vm), "SCSI", index)
-        disk.file = disk.file.with_name(f"{disk.disk_ext_id}.raw")
+        vm.disks.append(disk := _new_disk(world, vm, "SCSI", index))
         _storage.create(disk.file, size)
-        vm.disks.append(disk)
     with world.lock:
         world.vms[vm.ext_id] = vm
     return vm
@@ -85,8 +83,12 @@ def nic_from_spec(world: World, spec: Mapping[str, Any]) -> Nic:
 def create(world: World, spec: Mapping[str, Any]) -> Vm:
     """Create the VM of a v4 create body with the bytes of its disks."""
     vm = from_spec(world, spec)
-    for disk in spec.get("disks") or []:
-        add_disk(world, vm, disk)
+    try:
+        for disk in spec.get("disks") or []:
+            add_disk(world, vm, disk)
+    except BaseException:
+        _discard(world, vm)
+        raise
     with world.lock:
         world.vms[vm.ext_id] = vm
     return vm
@@ -103,8 +105,7 @@ def add_disk(world: World, vm: Vm, spec: Mapping[str, Any]) -> Disk:
         index = next(i for i in range(256) if i not in taken)
     if index in taken:
         raise LabError(f"the VM has a disk at {bus}.{index} already")
-    disk = Disk(_disk_file(world, vm), bus, index)
-    disk.file = disk.file.with_name(f"{disk.disk_ext_id}.raw")
+    disk = _new_disk(world, vm, bus, index)
     _fill(world, disk.file, backing)
     vm.disks.append(disk)
     return disk
@@ -171,11 +172,17 @@ def delete(world: World, vm: Vm) -> None:
     """Take a VM and its disks away; recovery points of it stay."""
     with world.lock:
         del world.vms[vm.ext_id]
+    _discard(world, vm)
+
+
+def _discard(world: World, vm: Vm) -> None:
     shutil.rmtree(world.root / "vms" / vm.ext_id, ignore_errors=True)
 
 
-def _disk_file(world: World, vm: Vm) -> Path:
-    return world.root / "vms" / vm.ext_id / "disk"
+def _new_disk(world: World, vm: Vm, bus: str, index: int) -> Disk:
+    disk_ext_id = new_id()
+    file = world.root / "vms" / vm.ext_id / f"{disk_ext_id}.raw"
+    return Disk(file, bus, index, disk_ext_id=disk_ext_id)
 
 
 def update(vm: Vm, spec: Mapping[str, Any]) -> None:

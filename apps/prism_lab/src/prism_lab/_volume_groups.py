@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from prism_lab._tgt import Session, TargetServer
+    from prism_lab._tgt import Session, Target, TargetServer
 
 
 class VolumeGroups:
@@ -90,12 +90,12 @@ class VolumeGroups:
     @staticmethod
     def _serve(group: VolumeGroup, disk: VolumeDisk, lun: int) -> None:
         disk.lun = lun
-        group.target.add_disk(lun, disk.file, disk.ext_id.replace("-", ""))
+        _target(group).add_disk(lun, disk.file, disk.ext_id.replace("-", ""))
 
     def remove_disk(self, group: VolumeGroup, disk: VolumeDisk) -> None:
         """Take a disk and its bytes away."""
         with self._lock:
-            group.target.remove_disk(disk.lun)
+            _target(group).remove_disk(disk.lun)
             group.disks.remove(disk)
         disk.file.unlink()
         group.version += 1
@@ -114,6 +114,7 @@ class VolumeGroups:
     def _discard(self, group: VolumeGroup) -> None:
         if group.target is not None:
             self._targets.remove(group.target)
+            group.target = None
         shutil.rmtree(self._folder(group), ignore_errors=True)
 
     def attach(self, group: VolumeGroup, client: IscsiClient, secret: str | None) -> None:
@@ -121,20 +122,21 @@ class VolumeGroups:
         with self._lock:
             if client.ext_id in group.clients:
                 return
-            group.target.allow(client.initiator, group.chap_secret or secret)
+            _target(group).allow(client.initiator, group.chap_secret or secret)
             group.clients.append(client.ext_id)
         group.version += 1
 
     def detach(self, group: VolumeGroup, client: IscsiClient) -> None:
         """Forbid an initiator and end its sessions."""
         with self._lock:
-            group.target.forbid(client.initiator)
+            _target(group).forbid(client.initiator)
             group.clients.remove(client.ext_id)
         group.version += 1
 
     def kill_target(self, group: VolumeGroup) -> None:
         """Let the target die in the middle of whatever it does; it does not come back."""
-        group.target.daemon.kill()
+        with self._lock:
+            _target(group).daemon.kill()
 
     def sessions(self) -> list[Session]:
         """List the live iSCSI sessions of all targets."""
@@ -143,3 +145,9 @@ class VolumeGroups:
 
     def _folder(self, group: VolumeGroup) -> Path:
         return self._world.root / "volume_groups" / group.ext_id
+
+
+def _target(group: VolumeGroup) -> Target:
+    if group.target is None:
+        raise LabError(f"volume group {group.ext_id} has no target any more")
+    return group.target

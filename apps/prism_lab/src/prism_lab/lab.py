@@ -10,13 +10,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import attrs
 import trustme
 
 from prism_lab import _apps, _snapshots, _storage, _vms
 from prism_lab._auth import Auth
 from prism_lab._images import Images
-from prism_lab._model import Named, Vm, World
+from prism_lab._model import Addresses, Named, Vm, World
 from prism_lab._server import PORT, HttpsServer, RequestLog, listen
 from prism_lab._tasks import TaskRunner
 from prism_lab._tgt import TargetServer
@@ -31,37 +30,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _ADDRESS_TRIES = 50
-
-
-@attrs.frozen
-class Addresses:
-    """A loopback network of its own for every lab, with the standard ports everywhere."""
-
-    network: str
-
-    @property
-    def pc(self) -> str:
-        """Prism Central."""
-        return f"{self.network}.1"
-
-    @property
-    def pe(self) -> str:
-        """Prism Element: the cluster's external address."""
-        return f"{self.network}.2"
-
-    @property
-    def data_services(self) -> str:
-        """The iSCSI portal that redirects."""
-        return f"{self.network}.3"
-
-    @property
-    def cvm(self) -> str:
-        """The first address that serves a target."""
-        return f"{self.network}.4"
-
-    def targets(self) -> list[str]:
-        """Every address that may serve a target: one volume group each."""
-        return [f"{self.network}.{host}" for host in range(4, 255)]
 
 
 class Lab:
@@ -240,7 +208,7 @@ class Lab:
                     {
                         "ext_id": group.ext_id,
                         "name": group.name,
-                        "target": group.target.iqn,
+                        "target": group.target.iqn if group.target else "",
                         "clients": [world.iscsi_clients[c].initiator for c in group.clients],
                     }
                     for group in world.volume_groups.values()

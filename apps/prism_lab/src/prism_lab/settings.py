@@ -32,7 +32,7 @@ class Settings:
     """Has the cluster a data services IP? Without one there is no portal."""
     revisions: Mapping[str, int] = NEWEST_REVISIONS
     """Newest v4 revision of each namespace; every older one down to v4.0 is served too."""
-    content_revision: int = 3
+    content_revision: int = 2
     """The dataprotection revision that the JWT's scope names and that the PE checks."""
     change_tracking: bool = True
     """Does the PE have the content API at all? Without it, it answers 404."""
