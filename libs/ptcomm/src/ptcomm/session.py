@@ -28,6 +28,7 @@ class Session:
         self._conversation = Conversation()
         self._reader = Reader(self._conversation, role.peer)
         self._error: RemoteProtocolError | None = None
+        self._lost = False  # after a remote error: what arrives means nothing any more
         self._eof = False
         self._closed = False
 
@@ -50,7 +51,7 @@ class Session:
             raise LocalProtocolError("data after the end of the input")
         if not data:
             self._eof = True
-        elif self._error is None:
+        elif not self._lost:
             self._reader.receive_data(data)
 
     def events(self) -> Iterator[Event]:
@@ -84,17 +85,20 @@ class Session:
             raise LocalProtocolError(f"a {self.role.value} never sends {event!r}: {reason}")
 
     def _next_event(self) -> Event | None:
-        if self._error is not None and self._conversation.state is not State.FAILED:
+        if self._conversation.state is State.FAILED:
+            self._error = None
+        if self._error is not None:
             raise self._error
         try:
             event = self._read()
             return self._read_end() if event is None else event
         except RemoteProtocolError as error:
-            self._error = error
-            self._reader = Reader(self._conversation, self.role.peer)  # what is left means nothing
+            self._lost = True
+            self._reader = Reader(self._conversation, self.role.peer)
             self._conversation.give_up()
             if self._conversation.state is State.FAILED:
                 return self._read_end()
+            self._error = error
             raise
 
     def _read(self) -> Event | None:
