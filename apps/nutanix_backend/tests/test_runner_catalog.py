@@ -13,17 +13,17 @@ from nutanix_backend.runner import catalog
 from nutanix_backend.runner.catalog import (
     Job,
     Kind,
-    Line,
     RunningJob,
     Status,
     Store,
 )
 from nutanix_backend.runner.errors import NoSuchJob, StoreBusy, StoreDamaged, UnsafeName
-from ptcomm.events import File, FileType, Level, PluginObject, Stat, Times
+from ptcomm.events import File, FileType, Level, Message, PluginObject, Severity, Stat, Times
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+NOTE = Message(Severity.NONFATAL, "one VM failed")
 FULL, DIFF, INCR = Level.FULL, Level.DIFFERENTIAL, Level.INCREMENTAL
 
 
@@ -73,7 +73,7 @@ def test_a_good_job_keeps_its_files_objects_and_record(store: Store) -> None:
         job.entry(plain("@nutanix/c/empty/"))
         job.plugin_object(PluginObject("/vm", name="web", size=5))
         assert tree(store.root) >= {"vm/1-full.partial/files/@nutanix/c/disk.raw"}
-        record = job.end(Status.WARNINGS, [Line("Q", "one VM failed")])
+        record = job.end(Status.WARNINGS, [NOTE])
     assert tree(store.root) == {
         "vm",
         "vm/1-full",
@@ -89,7 +89,7 @@ def test_a_good_job_keeps_its_files_objects_and_record(store: Store) -> None:
     assert store.jobs() == [record]
     assert record.status is Status.WARNINGS
     assert record.data_bytes == 5
-    assert record.log == (Line("Q", "one VM failed"),)
+    assert record.log == (NOTE,)
     assert [item.name for item in record.objects] == ["manifest.json", "../evil"]
     assert store.file_path(record, record.files[0]).read_bytes() == b"bytes"
     assert store.object_path(record, record.objects[1]).read_bytes() == b"\1"
@@ -201,7 +201,7 @@ def test_a_job_whose_runner_was_killed_is_failed_by_the_next(store: Store) -> No
     assert backup(store).job_id == 2
     lost, _ = store.jobs()
     assert lost.status is Status.FAILED
-    assert lost.log[-1].severity == "A"
+    assert lost.log[-1].severity is Severity.FATAL
     assert tree(store.root / "vm") >= {"1-full.failed/job.json"}
     assert not (store.root / "vm/1-full.failed/files").exists()
 
@@ -372,7 +372,7 @@ def test_of_a_name_that_occurs_twice_only_the_newest_is_restored(store: Store) -
         backup(store, "meta.json", "disk.1.phcbt01", level=INCR),
         backup(store, "disk.2.phcbt01", "other", level=INCR),
     ]
-    found = [(job.job_id, stored.file.name) for job, stored in catalog.newest_files(chain)]
+    found = [(job.job_id, stored.file.name) for job, _, stored in catalog.newest_files(chain)]
     assert found == [
         (1, "disk.raw"),
         (2, "meta.json"),

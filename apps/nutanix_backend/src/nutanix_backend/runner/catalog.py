@@ -21,18 +21,20 @@ from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
-from ptcomm.events import File, Level, PluginObject
+from ptcomm.events import File, FileType, Level, Message, PluginObject, Severity
 
 from nutanix_backend import records
 from nutanix_backend.runner.errors import NoSuchJob, StoreBusy, StoreDamaged, UnsafeName
 from nutanix_backend.runner.files import SparseFile, safe_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
 T = TypeVar("T", bound=attrs.AttrsInstance)
 SCHEMA = 1
+WITH_DATA = {FileType.REGULAR, FileType.EMPTY}
+"""The types of file that have contents; folders and links are only recorded."""
 RESERVED_NAMES = {"working"}  # the default working directory lies in the store, beside the jobs
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.:-]{0,62}")
 _FOLDER = re.compile(r"(?P<id>[0-9]{1,9})-[a-z]+(?P<state>\.partial|\.failed|)")
@@ -58,14 +60,6 @@ class Status(Enum):
     def good(self) -> bool:
         """Whether a later job may stand on this one."""
         return self in {Status.GOOD, Status.WARNINGS}
-
-
-@attrs.frozen
-class Line:
-    """A line of the job log: a PTCOMM severity letter and its text."""
-
-    severity: str
-    text: str
 
 
 @attrs.frozen
@@ -108,7 +102,7 @@ class Job:
     files: tuple[StoredFile, ...] = ()
     objects: tuple[StoredObject, ...] = ()
     plugin_objects: tuple[PluginObject, ...] = ()
-    log: tuple[Line, ...] = ()
+    log: tuple[Message, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -156,13 +150,16 @@ def chain(jobs: Sequence[Job], job_id: int | None = None) -> list[Job]:
     return [since_full[0], *(_since_last(since_full, Level.DIFFERENTIAL) or since_full[1:])]
 
 
-def newest_files(jobs: Iterable[Job]) -> list[tuple[Job, StoredFile]]:
-    """The files of a chain in job order; of a name that occurs twice, only the newest."""
-    chosen: dict[str, tuple[Job, StoredFile]] = {}
+def newest_files(jobs: Iterable[Job]) -> list[tuple[Job, int, StoredFile]]:
+    """The files of a chain in job order, with their number in their job, counted from 1.
+
+    Of a name that occurs twice, only the newest.
+    """
+    chosen: dict[str, tuple[Job, int, StoredFile]] = {}
     for job in jobs:
-        for stored in job.files:
+        for index, stored in enumerate(job.files, 1):
             chosen.pop(stored.file.name, None)
-            chosen[stored.file.name] = (job, stored)
+            chosen[stored.file.name] = (job, index, stored)
     return list(chosen.values())
 
 
@@ -186,6 +183,13 @@ def check_job_name(name: str) -> str:
             f"at most 63, not {' or '.join(sorted(RESERVED_NAMES))}"
         )
     return name
+
+
+def unique_name(name: str, now: datetime, taken: Collection[str]) -> str:
+    """A name for one run of a job, made as Bacula makes it, that is not among those taken."""
+    stem = f"{name.replace(' ', '_')}.{now:%Y-%m-%d_%H.%M.%S}"
+    numbers = range(1, len(taken) + 2)
+    return next(unique for n in numbers if (unique := f"{stem}_{n:02}") not in taken)
 
 
 class RunningJob:
@@ -238,7 +242,7 @@ class RunningJob:
         """Record what the backend reports for the catalog's Object table."""
         self._plugin_objects.append(_checked(item))
 
-    def end(self, status: Status, log: Iterable[Line]) -> Job:
+    def end(self, status: Status, log: Iterable[Message]) -> Job:
         """Write the record; keep the data of a good job, remove that of any other."""
         record = attrs.evolve(self._record, status=status, ended=int(time.time()), log=tuple(log))
         if not status.good:
@@ -288,7 +292,7 @@ class Store:
             schema=SCHEMA,
             job_id=1 + max((number for number, _ in self._folders()), default=0),
             name=check_job_name(name),
-            job_name=self._unique_name(name, now),
+            job_name=unique_name(name, now, {job.job_name for job in self.jobs()}),
             kind=kind,
             level=level,
             status=Status.RUNNING,
@@ -311,8 +315,8 @@ class Store:
         return sorted((job for job in found if job), key=lambda job: job.job_id)
 
     def file_path(self, job: Job, stored: StoredFile) -> Path:
-        """Where the data of a file of a good job lies."""
-        return safe_path(self._job_folder(job) / "files", stored.file.name)
+        """Where the data of a file of a good job lies, if it has any."""
+        return safe_path(self._job_folder(job) / "files", stored.file.name.removesuffix("/"))
 
     def object_path(self, job: Job, stored: StoredObject) -> Path:
         """Where the data of a restore object of a good job lies."""
@@ -327,15 +331,8 @@ class Store:
             if match and path.parent.name not in RESERVED_NAMES:
                 yield int(match["id"]), path
 
-    def _unique_name(self, name: str, now: datetime) -> str:
-        stem = f"{name.replace(' ', '_')}.{now:%Y-%m-%d_%H.%M.%S}"
-        taken = {job.job_name for job in self.jobs()}
-        return next(
-            unique for n in range(1, len(taken) + 2) if (unique := f"{stem}_{n:02}") not in taken
-        )
-
     def _sweep(self) -> None:
-        lost = Line("A", "the runner ended before the job did")
+        lost = Message(Severity.FATAL, "the runner ended before the job did")
         for number, path in list(self._folders()):
             if path.suffix != ".partial":
                 continue
@@ -354,7 +351,8 @@ def _checked(item: T) -> T:
     try:
         records.dump(item)
     except UnicodeEncodeError as error:
-        raise UnsafeName(f"the backend sent a name that is not UTF-8: {error.object!r}") from error
+        near = error.object[max(error.start - 40, 0) : error.end]
+        raise UnsafeName(f"the backend sent a text that is not UTF-8: {near!r}") from error
     return item
 
 

@@ -4,11 +4,13 @@ RunnerError
 ├── StoreBusy         another job is running in this store
 ├── StoreDamaged      a record or a stored file is not what the runner wrote
 ├── NoSuchJob         the job, or the full backup it stands on, is not in the store
-├── UnsafeName        a name would leave its folder, or stand for two files
-├── BackendFatal      the backend said that the job failed (A, or E which a daemon must not survive)
+├── UnsafeName        a name would leave its folder, or cannot be stored
+├── BackendMissing    the backend cannot be started
+├── BackendFatal      the backend said that the job failed (A), and now waits for its end
+├── BackendError      the backend reported an error (E), after which nothing can be trusted
 ├── BackendGone       the backend closed its pipe, or died, in the middle of the conversation
-├── BackendTimeout    the backend neither spoke nor listened for too long
-├── BackendMisbehaved the backend's conversation was legal packet by packet, but makes no sense
+├── BackendTimeout    the backend neither spoke nor listened, or did not end, for too long
+├── BackendMisbehaved the backend said something that makes no sense here
 └── JobCanceled       the user cancelled the job
 """
 
@@ -32,11 +34,19 @@ class NoSuchJob(RunnerError):
 
 
 class UnsafeName(RunnerError):
-    """A name from outside would leave its folder, or stand for two files."""
+    """A name from outside would leave its folder, or cannot be stored."""
+
+
+class BackendMissing(RunnerError):
+    """The backend cannot be started."""
 
 
 class BackendFatal(RunnerError):
-    """The backend said that the job failed."""
+    """The backend said that the job failed, and now waits for its end."""
+
+
+class BackendError(RunnerError):
+    """The backend reported an error of the kind after which nothing can be trusted."""
 
 
 class BackendGone(RunnerError):
@@ -44,11 +54,11 @@ class BackendGone(RunnerError):
 
 
 class BackendTimeout(RunnerError):
-    """The backend neither spoke nor listened for the time allowed."""
+    """The backend neither spoke nor listened, or did not end, in the time allowed."""
 
 
 class BackendMisbehaved(RunnerError):
-    """The backend sent something that contradicts what it sent before."""
+    """The backend said something that makes no sense here."""
 
 
 class JobCanceled(RunnerError):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from ptcomm import Buffer
+
 HOLE_UNIT = 65_536
 """Zeros become holes in units of this many bytes: coarse, so that looking costs next to nothing."""
 _ZEROS = bytes(HOLE_UNIT)
@@ -43,7 +45,7 @@ class SparseFile:
         self._digest = xxhash.xxh3_128()
         self.size = 0
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: Buffer) -> None:
         """Append `data`; zeros are left out."""
         self._digest.update(data)
         view = memoryview(data)
