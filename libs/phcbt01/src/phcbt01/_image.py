@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import stat
 from typing import TYPE_CHECKING, BinaryIO
 
 from phcbt01._streams import CHUNK, fill, opened
@@ -26,10 +27,7 @@ class Image:
         self._stream = stream
         self.size = stream.seek(0, io.SEEK_END)
         self._asked = 0  # from here on to _data.start nothing is stored
-        # Holes are asked of unbuffered files only: a buffered reader loses its place when the
-        # descriptor is moved below it.
-        is_raw = isinstance(stream, io.FileIO)
-        self._data = range(0) if is_raw else range(self.size)
+        self._data = range(0) if _knows_holes(stream) else range(self.size)
 
     @classmethod
     def open(cls, source: BinaryIO | Path, stack: ExitStack) -> Image:
@@ -80,3 +78,11 @@ class Image:
             for chunk in self.chunks(offset, end):
                 write_sparse(target, offset, chunk)
             offset = end
+
+
+def _knows_holes(stream: BinaryIO) -> bool:
+    """Tell whether holes can be asked for: of regular files, through unbuffered streams.
+
+    A buffered reader would lose its place when the descriptor below it is moved.
+    """
+    return isinstance(stream, io.FileIO) and stat.S_ISREG(os.fstat(stream.fileno()).st_mode)

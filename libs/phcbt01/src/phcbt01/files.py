@@ -14,7 +14,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final, cast
 
-from phcbt01.errors import ApplyError, ShrunkDisk, TargetTooSmall
+from phcbt01.errors import ApplyError, ShrunkDisk, TargetTooSmall, UsageError
 from phcbt01.target import PAGE, write_sparse
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class FileTarget:
         self._capacity = os.lseek(fd, 0, os.SEEK_END)
         self._size = self._capacity if size is None else size
         if self._size > self._capacity:
-            raise self._too_small(self._size)
+            raise self._too_small(self._capacity, self._size)
         if not self._is_device and self._size != self._capacity:
             raise ApplyError(f"{name} has {self._capacity} bytes, not {self._size}")
         # From the frontier on nothing was written yet: a file reads as zeros there, a device shows
@@ -74,11 +74,7 @@ class FileTarget:
         taken as it is, and what the caller does not write of it is zeroed by flush().
         """
         is_device = path.is_block_device()
-        fd = (
-            _open_device(path)
-            if is_device
-            else os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
-        )
+        fd = _open_device(path) if is_device else _create_file(path)
         target = cls._adopt(fd, str(path), 0)
         try:
             target.resize(size)
@@ -138,7 +134,7 @@ class FileTarget:
             with self._explained(f"grow to {size} bytes"):
                 os.ftruncate(self._fd, size)
         elif size > self._capacity:
-            raise self._too_small(size)
+            raise self._too_small(self._capacity, size)
         self._size = size
 
     def flush(self) -> None:
@@ -169,7 +165,7 @@ class FileTarget:
         """Move the frontier past a range that is about to be written; return the range's end."""
         end = offset + length
         if end > self._size:
-            raise self._too_small(end)
+            raise self._too_small(self._size, end)
         if self._is_device and self._frontier < offset:
             self._punch(self._frontier, offset)
         self._frontier = max(self._frontier, end)
@@ -184,11 +180,11 @@ class FileTarget:
 
     def _punch(self, start: int, end: int) -> None:
         mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
-        if _fallocate()(self._fd, mode, start, end - start) == 0:
-            return
-        code = ctypes.get_errno()
-        if code not in _CANNOT_PUNCH:
-            with self._explained(f"zero {end - start} bytes at {start}"):
+        with self._explained(f"zero {end - start} bytes at {start}"):
+            if _fallocate()(self._fd, mode, start, end - start) == 0:
+                return
+            code = ctypes.get_errno()
+            if code not in _CANNOT_PUNCH:
                 raise OSError(code, os.strerror(code))
         for at in range(start, end, len(_ZEROS)):
             self._write(at, memoryview(_ZEROS)[: end - at])
@@ -202,19 +198,25 @@ class FileTarget:
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
+        if self._fd < 0:
+            raise UsageError(f"cannot {what} on {self._name}: it was closed")
         try:
             yield
         except OSError as error:
             raise ApplyError(f"cannot {what} on {self._name}: {error.strerror}") from error
 
-    def _too_small(self, needed: int) -> TargetTooSmall:
-        return TargetTooSmall(f"{self._name} has {self._size} bytes, {needed} are needed")
+    def _too_small(self, available: int, needed: int) -> TargetTooSmall:
+        return TargetTooSmall(f"{self._name} has {available} bytes, {needed} are needed")
 
 
 def _is_device(mode: int, name: str) -> bool:
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
         raise ApplyError(f"{name} is neither a regular file nor a block device")
     return stat.S_ISBLK(mode)
+
+
+def _create_file(path: Path) -> int:
+    return os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
 
 
 def _open_device(path: Path) -> int:

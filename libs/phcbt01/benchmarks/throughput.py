@@ -1,0 +1,142 @@
+"""PHCBT01 against `cat`, and what a million regions cost.
+
+    python benchmarks/throughput.py [--mebibytes 512] [--rounds 7] [--folder /dev/shm]
+
+Routes are the same on both sides: read() from a file in memory, then write(), to another file in
+memory or to /dev/null. Outputs are opened for appending, because `cat` would otherwise let the
+kernel copy (copy_file_range) and never see the bytes. Rounds alternate and the best one counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phcbt01 import Data, Decoder, Encoder, Region, encoded_size, read_index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REGION = 65536
+CHUNK = 262144
+
+
+def main() -> int:
+    """Print one line per measurement."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mebibytes", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"))
+    options = parser.parse_args()
+    count = options.mebibytes * 16
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        payload, stream = folder / "payload", folder / "stream"
+        payload.write_bytes(os.urandom(REGION) * count)
+        encode(payload, stream, count)
+        for what, sink in (("file in memory", folder / "out"), ("/dev/null", Path("/dev/null"))):
+            compare(what, payload, stream, sink, count, options.rounds)
+    many_regions()
+    return 0
+
+
+def compare(what: str, payload: Path, stream: Path, sink: Path, count: int, rounds: int) -> None:
+    """Time copying, encoding and decoding the same payload in turns."""
+    steps: dict[str, Callable[[], None]] = {
+        "cat": lambda: cat(payload, sink),
+        "encode": lambda: encode(payload, sink, count),
+        "decode": lambda: decode(stream, sink),
+    }
+    best = dict.fromkeys(steps, float("inf"))
+    for _ in range(rounds):
+        for name, step in steps.items():
+            empty(sink)
+            start = time.perf_counter()
+            step()
+            best[name] = min(best[name], time.perf_counter() - start)
+    for name in steps:
+        speed, ratio = count * REGION / best[name] / 2**30, best["cat"] / best[name]
+        print(f"to {what:15} {name:7} {speed:6.2f} GiB/s   ratio to cat {ratio:5.2f}")
+
+
+def empty(sink: Path) -> None:
+    if sink.is_file():
+        sink.unlink()
+
+
+def opened(sink: Path) -> int:
+    return os.open(sink, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
+def cat(source: Path, sink: Path) -> None:
+    """Copy with cat."""
+    out = opened(sink)
+    subprocess.run(["cat", str(source)], stdout=out, check=True)
+    os.close(out)
+
+
+def encode(payload: Path, sink: Path, count: int) -> None:
+    """Frame the payload as regions of 64 KiB, every second one of the disk."""
+    source, out = os.open(payload, os.O_RDONLY), opened(sink)
+    view = memoryview(bytearray(REGION))
+    encoder = Encoder(2 * count * REGION, count)
+    os.write(out, encoder.start())
+    for number in range(count):
+        os.readv(source, [view])
+        header = encoder.region(Region(2 * number * REGION, REGION))
+        os.writev(out, [header, encoder.data(view)])
+    encoder.finish()
+    os.close(source)
+    os.close(out)
+
+
+def decode(stream: Path, sink: Path) -> None:
+    """Decode the stream and write its payload."""
+    source, out = os.open(stream, os.O_RDONLY), opened(sink)
+    buffer = memoryview(bytearray(CHUNK))
+    decoder = Decoder()
+    while got := os.readv(source, [buffer]):
+        decoder.receive_data(buffer[:got])
+        for event in decoder.events():
+            if isinstance(event, Data):
+                os.write(out, event.view)
+    decoder.close()
+    os.close(source)
+    os.close(out)
+
+
+def many_regions(count: int = 1_000_000, length: int = 16) -> None:
+    """Encode, decode and index a million regions in a process of this size."""
+    out = io.BytesIO()
+    encoder = Encoder(2 * count * length, count)
+    payload = bytes(length)
+    start = time.perf_counter()
+    out.write(encoder.start())
+    for number in range(count):
+        out.write(encoder.region(Region(2 * number * length, length)))
+        out.write(encoder.data(payload))
+    encoder.finish()
+    encoded = time.perf_counter()
+    index = read_index(out)
+    done = time.perf_counter()
+    size = encoded_size(count, count * length)
+    if index.stream_size != size:
+        raise AssertionError(f"{index.stream_size} bytes instead of {size}")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(
+        f"{count} regions: encode {(encoded - start) / count * 1e6:.2f} us each, index"
+        f" {(done - encoded) / count * 1e6:.2f} us each; peak RSS {peak} MiB,"
+        f" {size >> 20} MiB of it the stream"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
