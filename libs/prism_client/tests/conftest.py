@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -17,17 +18,18 @@ import ssl
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import attrs
 import pytest
 import trustme
-
 from prism_client import Basic, Endpoint, PrismClient, Trust, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 PC, PE = "127.0.0.1", "127.0.0.2"
 DISK_SIZE = 1 << 30
@@ -54,7 +56,7 @@ class Request:
 
 @attrs.frozen
 class Reply:
-    """What to answer; cut: bytes of the body after which the connection is dropped (-1: at once)."""
+    """What to answer; cut: bytes of the body before the connection drops (-1: at once)."""
 
     status: int = 200
     body: Any = None
@@ -247,7 +249,7 @@ class FakePrism:
             group = rest.split("/")[-2]
             return self.page([{"extId": i} for i in sorted(self.attached[group])], request)
         if "/vm-recovery-points/" in rest:
-            point = self.find(namespace, rest.split("/vm-recovery-points/")[0])
+            point = self.find(namespace, rest.split("/vm-recovery-points/", maxsplit=1)[0])
             parts = point["vmRecoveryPoints"] if point else []
             disks = self.lists[f"disks of {rest.rsplit('/', 1)[1]}"]
             return entity_reply(parts[0] | {"diskRecoveryPoints": disks})
@@ -496,15 +498,15 @@ def vm_json(ext_id: str, name: str) -> dict[str, Any]:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = 5
+    timeout: ClassVar[float | None] = 5
     wbufsize = 1 << 16  # head and body in one segment
-    server: Server
+    server: Server  # type: ignore[mutable-override]  # it is only ever served by ours
 
     def handle_any(self) -> None:
         split = urlsplit(self.path)
         length = int(self.headers.get("Content-Length", "0"))
         request = Request(
-            host=self.server.server_address[0],
+            host=str(self.server.server_address[0]),
             method=self.command,
             path=split.path,
             query={name: values[0] for name, values in parse_qs(split.query).items()},
@@ -513,7 +515,7 @@ class Handler(BaseHTTPRequestHandler):
         )
         self.reply(self.server.prism.answer(request))
 
-    do_GET = do_POST = do_PUT = do_DELETE = do_OPTIONS = handle_any
+    do_GET = do_POST = do_PUT = do_DELETE = do_OPTIONS = handle_any  # noqa: N815 - http.server's
 
     def reply(self, reply: Reply) -> None:
         body = reply.encoded()
@@ -541,7 +543,9 @@ class Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def served(prism: FakePrism, ca: trustme.CA, names: dict[str, str]) -> Iterator[None]:
+def served(
+    prism: FakePrism, issue: Callable[[str], trustme.LeafCert], names: dict[str, str]
+) -> Iterator[None]:
     """Serve Prism Central and the cluster, on one port of two addresses."""
     with contextlib.ExitStack() as stack:
         for address, name in names.items():
@@ -549,7 +553,7 @@ def served(prism: FakePrism, ca: trustme.CA, names: dict[str, str]) -> Iterator[
             prism.port = server.server_address[1]
             stack.callback(server.server_close)
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            certificate = ca.issue_cert(name)
+            certificate = issue(name)
             certificate.configure_cert(context)
             der = ssl.PEM_cert_to_DER_cert(certificate.cert_chain_pems[0].bytes().decode())
             prism.fingerprints[address] = hashlib.sha256(der).hexdigest()
@@ -569,6 +573,12 @@ def ca() -> trustme.CA:
     return trustme.CA()
 
 
+@pytest.fixture(scope="session")
+def issue(ca: trustme.CA) -> Callable[[str], trustme.LeafCert]:
+    """Certificates by name; making one takes longer than most tests."""
+    return functools.cache(ca.issue_cert)
+
+
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
@@ -582,12 +592,16 @@ def cluster_certificate_name() -> str:
 
 @pytest.fixture
 def prism(
-    clock: FakeClock, ca: trustme.CA, tmp_path: Path, cluster_certificate_name: str
+    clock: FakeClock,
+    ca: trustme.CA,
+    issue: Callable[[str], trustme.LeafCert],
+    tmp_path: Path,
+    cluster_certificate_name: str,
 ) -> Iterator[FakePrism]:
     fake = FakePrism(clock)
     fake.ca_file = tmp_path / "ca.pem"
     ca.cert_pem.write_to_path(str(fake.ca_file))
-    with served(fake, ca, {PC: PC, PE: cluster_certificate_name}):
+    with served(fake, issue, {PC: PC, PE: cluster_certificate_name}):
         yield fake
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import email.utils
 import threading
+import time
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
-
-import pytest
+from typing import TYPE_CHECKING, Any
 
 import prism_client as pc
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 VMS = "/ahv/config/vms"
 EXPIRES = datetime(2026, 12, 1, tzinfo=UTC)
@@ -87,7 +89,7 @@ def test_a_server_that_stays_busy_is_given_up_within_the_budget(
 
 
 def test_retry_after_nothing_does_not_go_on_for_ever(prism: Any, client: Any) -> None:
-    prism.script("GET", VMS, *[prism.reply(429, headers={"Retry-After": "0"})] * 2000)
+    prism.script("GET", VMS, *[prism.reply(429, headers={"Retry-After": "0"})] * 200)
     with pytest.raises(pc.RateLimited):
         list(client.vms.list())
 
@@ -301,3 +303,14 @@ def take(client: Any, prism: Any, *, name: str) -> Any:
     return client.recovery_points.create(
         prism.vm["extId"], name=name, expires=EXPIRES, consistency=pc.Consistency.CRASH
     )
+
+
+def test_by_default_time_is_the_machines_own(prism: Any, dial: Any) -> None:
+    client = dial(clock=None)
+    prism.claims = {"exp": 4_000_000_000}
+    prism.task_statuses = ["RUNNING", "SUCCEEDED"]
+    started = time.monotonic()
+    point = take(client, prism, name="real")
+    assert time.monotonic() - started >= 0.2
+    ref = point.disk_ref(point.disks[1])
+    assert list(client.changed_regions.open(ref, None, disk_size=prism.disk_size)) == []

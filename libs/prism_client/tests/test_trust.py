@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import prism_client as pc
 import pytest
 import trustme
-
-import prism_client as pc
 
 REF = pc.DiskSnapshotRef("rp", "vmrp", "drp")
 
@@ -66,7 +65,7 @@ class TestAClusterWithAnotherNameInItsCertificate:
         return "cluster.lab.invalid"
 
     def test_is_refused_under_a_ca(self, prism: Any, client: Any) -> None:
-        with pytest.raises(pc.UntrustedCertificate, match="not valid for '127.0.0.2'"):
+        with pytest.raises(pc.UntrustedCertificate, match=r"not valid for '127\.0\.0\.2'"):
             regions(client, prism)
 
     def test_is_accepted_by_fingerprint(self, prism: Any, dial: Any) -> None:

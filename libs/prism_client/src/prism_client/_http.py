@@ -273,7 +273,7 @@ class _Patience:
         pause = self._pause if asked is None else asked
         if pause > self._left:
             return False
-        self._left -= max(pause, 0.1)  # "Retry-After: 0" must not go on for ever
+        self._left -= max(pause, 1.0)  # "Retry-After: 0" must not go on for ever
         self._pause = min(2 * self._pause, 30.0)
         self._clock.sleep(pause)
         return True

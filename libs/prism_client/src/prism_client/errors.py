@@ -23,7 +23,6 @@ PrismError
 
 Each message is one line for the administrator: what, where, what to do. The cause is chained.
 """
-# ruff: noqa: N818 - each name says what happened; "Error" at the end of all would add nothing
 
 from __future__ import annotations
 

@@ -1,0 +1,146 @@
+"""Uploading a file into an image, which only v3 can."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import prism_client as pc
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONTENT = bytes(range(256)) * 10_000
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(CONTENT)
+    return path
+
+
+def test_a_file_is_streamed_and_its_bytes_arrive(prism: Any, client: Any, file: Path) -> None:
+    seen: list[int] = []
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    image = client.images.upload("disk", file, sha256=digest, progress=seen.append)
+    assert image == pc.Image(image.ext_id, "disk", len(CONTENT))
+    assert prism.image_bytes[image.ext_id] == CONTENT
+    assert seen == [1 << 20, 2 << 20, len(CONTENT)]
+    [put] = prism.sent("PUT", "/file$")
+    assert put.headers["content-type"] == "application/octet-stream"
+    assert put.headers["content-length"] == str(len(CONTENT))
+    assert put.headers["x-nutanix-checksum-type"] == "SHA_256"
+    [created] = prism.sent("POST", "/v3/images$")
+    assert created.json["metadata"] == {"kind": "image"}
+    assert created.json["spec"]["name"] == "disk"
+
+
+def test_an_upload_without_checksum_or_content(prism: Any, client: Any, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    image = client.images.upload("empty", empty)
+    assert prism.image_bytes[image.ext_id] == b""
+    assert "x-nutanix-checksum-type" not in prism.sent("PUT")[0].headers
+
+
+def test_an_upload_survives_a_busy_server(prism: Any, client: Any, file: Path) -> None:
+    prism.script("PUT", "/file$", prism.reply(503, headers={"Retry-After": "1"}))
+    image = client.images.upload("disk", file)
+    assert prism.image_bytes[image.ext_id] == CONTENT
+
+
+def test_an_upload_does_not_lean_on_a_session(prism: Any, dial: Any, file: Path) -> None:
+    prism.gives_sessions = True
+    client = dial()
+    prism.sessions.clear()
+    image = client.images.upload("disk", file)
+    assert len(prism.sent("PUT")) == 1
+    assert prism.image_bytes[image.ext_id] == CONTENT
+
+
+def test_a_wrong_checksum_is_refused_and_nothing_stays(prism: Any, client: Any, file: Path) -> None:
+    with pytest.raises(pc.BadRequest, match="bad checksum"):
+        client.images.upload("disk", file, sha256="00" * 32)
+    assert prism.lists["v3 images"] == []
+
+
+def test_bytes_that_did_not_arrive_are_noticed(prism: Any, client: Any, file: Path) -> None:
+    usual = prism.take_bytes
+
+    def half(image_id: str, request: Any) -> Any:
+        reply = usual(image_id, request)
+        prism.image_bytes[image_id] = CONTENT[:1000]
+        return reply
+
+    prism.take_bytes = half
+    with pytest.raises(pc.BadAnswer, match=f"{len(CONTENT)} bytes were sent, 1000 arrived"):
+        client.images.upload("disk", file)
+    assert prism.lists["v3 images"] == []
+
+
+def test_an_image_that_ends_in_error_says_why(prism: Any, client: Any, file: Path) -> None:
+    def fail() -> None:
+        prism.lists["v3 images"][0]["state"] = "ERROR"
+
+    prism.script("GET", "/images/", fail)
+    with pytest.raises(pc.TaskFailed, match="bad blocks"):
+        client.images.upload("disk", file)
+    assert prism.lists["v3 images"] == []
+
+
+@pytest.mark.parametrize("status", ["FAILED", "ABORTED"])
+def test_an_image_that_is_not_created_says_why(
+    prism: Any, client: Any, file: Path, status: str
+) -> None:
+    body = {"status": status, "error_detail": "no container"}
+    prism.script("GET", "/tasks/", prism.reply(body={"status": "QUEUED"}), prism.reply(body=body))
+    with pytest.raises(pc.TaskFailed, match=f"{status}: no container"):
+        client.images.upload("disk", file)
+    assert prism.sent("PUT") == []
+
+
+def test_an_image_that_is_never_ready_is_given_up(
+    prism: Any, client: Any, file: Path, clock: Any
+) -> None:
+    usual = prism.reply(body={"status": {"state": "PENDING"}})
+    prism.script("GET", "/images/", *[usual] * 2000)
+    with pytest.raises(pc.TaskTimeout, match="not ready after 600 s"):
+        client.images.upload("disk", file)
+    assert sum(clock.slept) == pytest.approx(600, abs=2)
+
+
+def test_a_cleanup_that_fails_leaves_a_note_and_the_first_error(
+    prism: Any, client: Any, file: Path
+) -> None:
+    prism.script("DELETE", "/images/", prism.refused(500, "no"))
+    with pytest.raises(pc.BadRequest, match="bad checksum") as caught:
+        client.images.upload("disk", file, sha256="00" * 32)
+    assert "stays behind" in caught.value.__notes__[0]
+    prism.script("DELETE", "/images/", prism.refused(404, "gone"))
+    with pytest.raises(pc.BadRequest) as caught:
+        client.images.upload("disk", file, sha256="00" * 32)
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_a_progress_that_raises_stops_the_upload(prism: Any, client: Any, file: Path) -> None:
+    def cancel(sent: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        client.images.upload("disk", file, progress=cancel)
+    assert prism.lists["v3 images"] == []
+
+
+def test_images_are_read_and_deleted_over_v4(prism: Any, client: Any) -> None:
+    images = prism.lists["vmm:content/images"]
+    images += [
+        {"extId": "i1", "name": "one", "sizeBytes": 4096},
+        {"extId": "i2", "name": "two"},
+    ]
+    assert [i.name for i in client.images.list()] == ["one", "two"]
+    assert list(client.images.list(name="two")) == [pc.Image("i2", "two", 0)]
+    assert client.images.get("i1") == pc.Image("i1", "one", 4096)
+    assert client.images.delete("i1") is True
+    assert client.images.delete("i1") is False
