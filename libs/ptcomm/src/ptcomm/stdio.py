@@ -163,8 +163,6 @@ def claim_stdio(log_fd: int, *, record: BinaryIO | None = None) -> Endpoint:
     bacula-fd's stderr pipe, where every line is a job error. That pipe itself is kept open until
     the process ends: bacula-fd spins on it once it is closed.
     """
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
     read_fd, write_fd = os.dup(0), os.dup(1)
     os.dup(2)
     null = os.open(os.devnull, os.O_RDONLY)
@@ -172,15 +170,16 @@ def claim_stdio(log_fd: int, *, record: BinaryIO | None = None) -> Endpoint:
     os.close(null)
     os.dup2(log_fd, 1)
     os.dup2(log_fd, 2)
-    _widen_pipe(write_fd)
+    sys.stdout.flush()  # what was printed before goes to the log as well
+    _widen_pipe(write_fd, PIPE_SIZE)
     return Endpoint(Role.BACKEND, read_fd, write_fd, record=record)
 
 
-def _widen_pipe(fd: int) -> None:
-    """Make a pipe PIPE_SIZE large, if it is one and the system lets us."""
+def _widen_pipe(fd: int, size: int) -> None:
+    """Make a pipe ``size`` bytes large, if it is one and the system lets us."""
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         return
     try:
-        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
     except PermissionError:  # over /proc/sys/fs/pipe-max-size: slower, not wrong
         return

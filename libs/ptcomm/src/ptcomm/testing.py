@@ -102,7 +102,7 @@ def check_session(
     Raises AssertionError unless the other end hears what was said, however the bytes were cut.
     """
     turns = [(who, [event for _, event in turn]) for who, turn in groupby(script, lambda s: s[0])]
-    for block in (0, 1, 2, 3, 7, 8, 9, 64):
+    for block in (0, 1, 7, 8, 9):  # whole, byte by byte, and around the size of a header
         pair = SessionPair(make, block=block)
         for who, said in turns:
             heard = pair.send(who, *said)
