@@ -40,10 +40,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         payload, stream = folder / "payload", folder / "stream"
-        payload.write_bytes(os.urandom(REGION) * count)
+        with payload.open("wb") as file:
+            noise = os.urandom(REGION)
+            file.writelines(noise for _ in range(count))
         encode(payload, stream, count)
         for what, sink in (("file in memory", folder / "out"), ("/dev/null", Path("/dev/null"))):
             compare(what, payload, stream, sink, count, options.rounds)
+    print(f"peak RSS so far {peak_rss()} MiB")
     many_regions()
     return 0
 
@@ -130,12 +133,16 @@ def many_regions(count: int = 1_000_000, length: int = 16) -> None:
     size = encoded_size(count, count * length)
     if index.stream_size != size:
         raise AssertionError(f"{index.stream_size} bytes instead of {size}")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(
         f"{count} regions: encode {(encoded - start) / count * 1e6:.2f} us each, index"
-        f" {(done - encoded) / count * 1e6:.2f} us each; peak RSS {peak} MiB,"
+        f" {(done - encoded) / count * 1e6:.2f} us each; peak RSS {peak_rss()} MiB,"
         f" {size >> 20} MiB of it the stream"
     )
+
+
+def peak_rss() -> int:
+    """Return the largest size of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 if __name__ == "__main__":

@@ -43,11 +43,12 @@ class FileTarget:
 
     A device may be larger than the disk: `size` is then how many of its bytes belong to the disk.
     A device is opened exclusively, so one that is mounted or in use is refused (EBUSY).
-    Nothing is durable before flush().
+    Nothing is durable before flush(), and nobody else may write the disk meanwhile: what is known
+    to be zero is not written again.
     """
 
     def __init__(self, fd: int, *, name: str, size: int | None = None) -> None:
-        """Take over `fd`, open for writing; `name` is what errors call it.
+        """Take over `fd`, open for writing but not appending; `name` is what errors call it.
 
         Raises ApplyError if it is neither a file nor a block device, or has not `size` bytes.
         """

@@ -51,7 +51,11 @@ def write_sparse(target: Target, offset: int, view: Buffer) -> None:
     Pages are counted from the beginning of the disk; a page cut by either end of `view` is judged
     by the part that is there.
     """
-    for start, piece, empty in _runs(offset, memoryview(view)):
+    window = memoryview(view)
+    if window and is_zero(window):
+        target.zero(offset, len(window))
+        return
+    for start, piece, empty in _runs(offset, window):
         if empty:
             target.zero(start, len(piece))
         else:
@@ -61,19 +65,13 @@ def write_sparse(target: Target, offset: int, view: Buffer) -> None:
 def _runs(offset: int, view: memoryview) -> Iterator[tuple[int, memoryview, bool]]:
     """Cut `view` into the longest runs of pages that are all zero, or all not."""
     begin, was_empty = 0, False
-    for at, page in _pages(offset, view):
-        empty = _ZEROS.startswith(page)
+    at, end = 0, PAGE - offset % PAGE
+    while at < len(view):
+        empty = _ZEROS.startswith(view[at:end])
         if empty != was_empty and at > begin:
             yield offset + begin, view[begin:at], was_empty
             begin = at
         was_empty = empty
+        at, end = end, end + PAGE
     if begin < len(view):
         yield offset + begin, view[begin:], was_empty
-
-
-def _pages(offset: int, view: memoryview) -> Iterator[tuple[int, memoryview]]:
-    at = 0
-    while at < len(view):
-        end = at + PAGE - (offset + at) % PAGE
-        yield at, view[at:end]
-        at = end
