@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import prism_client as pc
@@ -131,6 +132,20 @@ def test_a_progress_that_raises_stops_the_upload(prism: Any, client: Any, file: 
     with pytest.raises(KeyboardInterrupt):
         client.images.upload("disk", file, progress=cancel)
     assert prism.lists["v3 images"] == []
+
+
+def test_a_file_that_changes_its_size_meanwhile(prism: Any, client: Any, file: Path) -> None:
+    with pytest.raises(ValueError, match="became shorter"):
+        client.images.upload("disk", file, progress=lambda sent: os.truncate(file, 1 << 20))
+    assert prism.lists["v3 images"] == []
+    file.write_bytes(CONTENT)
+
+    def grow(sent: int) -> None:
+        with file.open("ab") as more:
+            more.write(b"more")
+
+    image = client.images.upload("disk", file, progress=grow)
+    assert prism.image_bytes[image.ext_id] == CONTENT
 
 
 def test_images_are_read_and_deleted_over_v4(prism: Any, client: Any) -> None:

@@ -147,9 +147,13 @@ class FileStream:
         return self.size
 
     def __iter__(self) -> Iterator[bytes]:
+        """Yield exactly `size` bytes, which is what was announced. Raises ValueError."""
         sent = 0
         with self.path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
+            while sent < self.size:
+                chunk = file.read(min(_CHUNK, self.size - sent))
+                if not chunk:
+                    raise ValueError(f"{self.path} became shorter while it was uploaded")
                 yield chunk
                 sent += len(chunk)
                 if self.progress is not None:
