@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from iscsi_attach.__main__ import main
 from iscsi_attach.testing import free_loopback
+
+if TYPE_CHECKING:
+    import pytest
 
 INITIATOR = "--initiator=iqn.2026-01.local.test:initiator"
 
@@ -45,7 +48,7 @@ def test_the_example_of_the_readme(served: Any) -> None:
     text = (Path(__file__).parents[1] / "README.md").read_text()
     example = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert example is not None
-    names: dict[str, Any] = {"hashlib": hashlib}
+    names: dict[str, Any] = {}
     exec(example[1].replace("192.0.2.10", served.portal.host), names)  # our own text
     assert names["target"].iqn.endswith(":plain")
     last = served.disks[-1].read_bytes()

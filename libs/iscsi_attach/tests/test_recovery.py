@@ -13,6 +13,7 @@ from iscsi_attach import (
     AttachError,
     Extent,
     IoFailed,
+    LoginFailed,
     Portal,
     SessionLost,
     ShortRead,
@@ -20,7 +21,7 @@ from iscsi_attach import (
     attach,
     read_extents,
 )
-from iscsi_attach.testing import FaultyWire, ServedTarget, free_loopback
+from iscsi_attach.testing import FaultyWire, ServedTarget, Tgtd, free_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 INITIATOR = "iqn.2026-01.local.test:initiator"
 UNIT = 256 * 1024
 STEPS_OF_ATTACH = 9  # answers of tgt until attach() is done: login, LUNs, what each of them is
-RESPONSE, DATA_IN = 0x21, 0x25
+RESPONSE, LOGIN_ANSWER, DATA_IN = 0x21, 0x23, 0x25
 Pdu = tuple[bytes, bytes]
 
 
@@ -324,6 +325,108 @@ def test_a_condition_that_does_not_pass_in_time(wire: Any) -> None:
         with pytest.raises(IoFailed, match="SCSI status 0x8"):
             device.read_into(0, memoryview(bytearray(4096)))
         assert wire.tamper.times > 10**6 - 20  # it paused between the attempts
+
+
+def _login_answer(status: int, text: bytes) -> Callable[[bytes, bytes], Pdu]:
+    """Refuse every login with a status class and detail, and a key to go with it."""
+    text += bytes(-len(text) % 4)
+
+    def refuse(header: bytes, data: bytes) -> Pdu:
+        if header[0] & 0x3F != LOGIN_ANSWER:
+            return header, data
+        length = len(text).to_bytes(3, "big")
+        return header[:4] + b"\0" + length + header[8:36] + status.to_bytes(2, "big") + bytes(
+            10
+        ), text
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "words"),
+    [
+        (0x0202, b"", f"does not admit the initiator {INITIATOR}"),
+        (0x0301, b"", "login: .*[(]769[)]"),
+        (0x0101, b"TargetAddress=10.0.0.1:http,1\0", "unusable address '10.0.0.1:http,1'"),
+    ],
+    ids=["authorization", "out-of-service", "bad-redirect"],
+)
+def test_other_refusals_of_a_login(wire: Any, status: int, text: bytes, words: str) -> None:
+    wire, target, _ = wire
+    wire.tamper = _login_answer(status, text)
+    with pytest.raises(LoginFailed, match=words):
+        attach(target, initiator=INITIATOR)
+
+
+@pytest.mark.parametrize("times", [3, 1000])
+def test_attaching_drains_unit_attentions_but_not_for_ever(wire: Any, times: int) -> None:
+    wire, target, _ = wire
+    left = times
+
+    def attention(header: bytes, data: bytes) -> Pdu:
+        nonlocal left
+        if header[0] != RESPONSE or not left:
+            return header, data
+        left -= 1
+        return _status_answer(header, 0x02, _sense(6, 0x2900))
+
+    wire.tamper = attention
+    if times > 100:
+        with pytest.raises(AttachError, match=r"LUN 1: .*unit attention"):
+            attach(target, initiator=INITIATOR)
+        return
+    with attach(target, initiator=INITIATOR) as attachment:
+        assert len(attachment.luns) == 1
+    assert left == 0
+
+
+def test_a_list_of_disks_longer_than_expected_is_asked_for_again(wire: Any) -> None:
+    wire, target, _ = wire
+    lists = []
+
+    def claim_more(header: bytes, data: bytes) -> Pdu:
+        if header[0] == DATA_IN and len(data) == 8 + 2 * 8:  # the controller and one disk
+            lists.append(data)
+            if len(lists) == 1:
+                data = (600 * 8).to_bytes(4, "big") + data[4:]
+        return header, data
+
+    wire.tamper = claim_more
+    with attach(target, initiator=INITIATOR) as attachment:
+        assert [info.lun for info in attachment.luns] == [1]
+    assert len(lists) == 2
+
+
+@pytest.mark.parametrize("reply", [b"", b"\0\0\0\x08\0\0\0\0\xc0\1\0\0\0\0\0\0"])
+def test_nonsense_instead_of_the_list_of_disks(wire: Any, reply: bytes) -> None:
+    wire, target, _ = wire
+
+    def lie(header: bytes, data: bytes) -> Pdu:
+        if header[0] != DATA_IN:
+            return header, data
+        header = _with_residual(header, 0x02, 4104 - len(reply))
+        return header[:5] + len(reply).to_bytes(3, "big") + header[8:], reply
+
+    wire.tamper = lie
+    with pytest.raises(AttachError, match=r"list disks: .*(REPORT LUNS|address method)"):
+        attach(target, initiator=INITIATOR)
+
+
+def test_a_session_is_restored_through_the_portal_that_redirects(own_tgtd: Any) -> None:
+    tgtd, target, disk = own_tgtd
+    front = Portal(free_loopback())
+
+    def crash(offset: int, _: memoryview) -> None:
+        if offset == 20 * UNIT:
+            tgtd.kill()
+            tgtd.start()
+
+    redirecting = ServedTarget(target.iqn, (disk,), redirect=target.portal)
+    with (
+        Tgtd([front], [redirecting]),
+        attach(Target(front, target.iqn), initiator=INITIATOR) as attachment,
+    ):
+        assert digest(attachment.open(1), crash) == right(disk)
 
 
 def test_a_backing_file_that_shrinks(own_tgtd: Any) -> None:
