@@ -35,7 +35,7 @@ class _Handler(WSGIRequestHandler):
 
 
 class _Server(ThreadedWSGIServer):
-    def handle_error(self, request: object, client_address: object) -> None:
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - socketserver calls it so
         """Expect clients that hang up, and those that we cut off."""
         log.debug("connection of %s ended", client_address)
 
