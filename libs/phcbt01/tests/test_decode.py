@@ -118,9 +118,9 @@ def test_a_closed_decoder_takes_no_more() -> None:
 def test_memory_is_flat_over_a_gibibyte() -> None:
     region, count = 1 << 16, 1 << 14
     payload = memoryview(bytes(region))
-    encoder_like = testing.encode(region * count, [])[:16] + count.to_bytes(8, "little")
+    header = testing.encode(region * count, [])[:16] + count.to_bytes(8, "little")
     decoder = Decoder()
-    decoder.receive_data(encoder_like)
+    decoder.receive_data(header)
     list(decoder.events())
     received = 0
     tracemalloc.start()
