@@ -150,44 +150,62 @@ class Cancelled(Exception):
     """Raised by a signal handler."""
 
 
-@pytest.fixture
-def alarm() -> Iterator[list[bool]]:
-    """SIGALRM in 50 ms; the handler raises Cancelled if the list says so."""
-    raises = [False]
+class Alarm:
+    """SIGALRM 50 ms after it is set; the handler raises Cancelled if it is told to."""
 
-    def handle(_: int, __: FrameType | None) -> None:
-        if raises[0]:
+    def __init__(self) -> None:
+        self.rang = threading.Event()
+        self._raises = False
+
+    def set(self, *, raises: bool) -> None:
+        self._raises = raises
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+    def ring(self, _: int, __: FrameType | None) -> None:
+        self.rang.set()
+        if self._raises:
             raise Cancelled
 
-    before = signal.signal(signal.SIGALRM, handle)
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
-    yield raises
+
+@pytest.fixture
+def alarm() -> Iterator[Alarm]:
+    alarm = Alarm()
+    before = signal.signal(signal.SIGALRM, alarm.ring)
+    yield alarm
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
 
 
 def test_a_packet_cut_short_by_a_cancel_ends_the_stream(
-    pair: tuple[Endpoint, Endpoint], alarm: list[bool]
+    pair: tuple[Endpoint, Endpoint], alarm: Alarm
 ) -> None:
     """What was to follow would be taken for the missing payload."""
     backend, plugin = pair
     lead(backend, plugin, "backup", DataStart)
-    alarm[0] = True
+    alarm.set(raises=True)
     with pytest.raises(Cancelled):
         backend.send(Data(bytes(900_000)))
     with pytest.raises(PeerGone, match="only in part"):
         backend.send(Message(Severity.FATAL, "cancelled"))
 
 
-def test_a_signal_alone_changes_nothing(pair: tuple[Endpoint, Endpoint], alarm: list[bool]) -> None:
+def test_a_signal_alone_changes_nothing(pair: tuple[Endpoint, Endpoint], alarm: Alarm) -> None:
+    """It cuts the write short, and the rest follows."""
     backend, plugin = pair
     lead(backend, plugin, "backup", DataStart)
     heard: list[Event] = []
-    reader = threading.Timer(0.15, lambda: heard.append(plugin.receive()))
+
+    def read_when_it_rang() -> None:
+        alarm.rang.wait(10)
+        heard.append(plugin.receive())
+
+    reader = threading.Thread(target=read_when_it_rang)
     reader.start()
-    backend.send(Data(bytes(900_000)))
+    alarm.set(raises=False)
+    content = bytes(range(250)) * 3600
+    backend.send(Data(content))
     reader.join()
-    assert [len(event) for event in heard if isinstance(event, Data)] == [900_000]
+    assert heard == [Data(content)]
 
 
 # --- looking ahead ------------------------------------------------------------------------------

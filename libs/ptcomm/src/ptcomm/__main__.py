@@ -21,14 +21,22 @@ _SHOWN = 32  # bytes of a payload that is not text
 
 
 def dump(file: BinaryIO) -> Iterator[str]:
-    """The lines of a transcript. Raises PtcommError where it stops being one, or PTCOMM."""
+    """The lines of a transcript; the one of an illegal packet is the last.
+
+    Raises RemoteProtocolError where it stops being PTCOMM, TranscriptError where it is cut off.
+    """
     conversation = Conversation()
     readers = {role: Reader(conversation, role) for role in Role}
     for sender, data in read_transcript(file):
         reader = readers[sender]
         reader.receive_data(data)
-        while (read := reader.next_packet()) is not None:
-            yield _line(sender, *read)
+        while (packet := reader.next_packet()) is not None:
+            line = _line(sender, packet)
+            try:
+                yield line + _meaning(sender, reader.judge(packet))
+            except RemoteProtocolError:
+                yield line
+                raise
         if not data:
             yield f"{sender.value:7}  {reader.end()}"
     for sender, reader in readers.items():
@@ -38,21 +46,24 @@ def dump(file: BinaryIO) -> Iterator[str]:
             )
 
 
-def _line(sender: Role, packet: Packet, event: Event | None) -> str:
+def _line(sender: Role, packet: Packet) -> str:
     status = packet.status.value.decode()
-    line = f"{sender.value:7}  {status} {packet.payload.nbytes:06}  {_payload(packet)}"
+    return f"{sender.value:7}  {status} {packet.payload.nbytes:06}  {_payload(packet)}".rstrip()
+
+
+def _meaning(sender: Role, event: Event | None) -> str:
     if event is None:
-        return line.rstrip()
+        return ""
     harm = NEVER_SENT.get((sender, symbol(event)))
     note = f"  HARMFUL: {harm}" if harm else ""
     shown = f"Data({len(event)} bytes)" if isinstance(event, Data) else repr(event)
-    return f"{line}  => {shown}{note}"
+    return f"  => {shown}{note}"
 
 
 def _payload(packet: Packet) -> str:
     if packet.status is Status.DATA:
         more = "..." if packet.payload.nbytes > _SHOWN else ""
-        return packet.payload[:_SHOWN].hex(" ", 4) + more
+        return packet.payload[:_SHOWN].hex(" ", -4) + more
     text = bytes(packet.payload).decode("utf-8", "backslashreplace")
     return ascii(text) if text else ""
 

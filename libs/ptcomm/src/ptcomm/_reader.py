@@ -60,13 +60,21 @@ class Reader:
         """Add bytes that arrived."""
         self._decoder.receive_data(data)
 
-    def next_packet(self) -> tuple[Packet, Event | None] | None:
-        """The next whole packet and the event that it completes, if it does.
+    def next_packet(self) -> Packet | None:
+        """The next whole packet, to be judged. Raises RemoteProtocolError."""
+        return self._decoder.next_packet()
 
-        Raises RemoteProtocolError.
-        """
-        packet = self._decoder.next_packet()
-        return None if packet is None else (packet, self._judge(packet))
+    def judge(self, packet: Packet) -> Event | None:
+        """The event that the packet completes, if it does. Raises RemoteProtocolError."""
+        try:
+            event = self._event(packet)
+            if event is not None:
+                self._conversation.say(self._sender, event)
+        except IllegalEvent as error:
+            raise RemoteProtocolError(error.code, packet.offset, str(error)) from error
+        except _commands.BadCommand as error:
+            raise RemoteProtocolError("bad-command", packet.offset, str(error)) from error
+        return event
 
     def end(self) -> EndOfInput:
         """The sender's pipe is at its end. Raises RemoteProtocolError inside a packet or block."""
@@ -84,17 +92,6 @@ class Reader:
         else:
             return
         raise RemoteProtocolError("truncated", self.received, what)
-
-    def _judge(self, packet: Packet) -> Event | None:
-        try:
-            event = self._event(packet)
-            if event is not None:
-                self._conversation.say(self._sender, event)
-        except IllegalEvent as error:
-            raise RemoteProtocolError(error.code, packet.offset, str(error)) from error
-        except _commands.BadCommand as error:
-            raise RemoteProtocolError("bad-command", packet.offset, str(error)) from error
-        return event
 
     def _event(self, packet: Packet) -> Event | None:
         severity = _SEVERITIES.get(packet.status.value)

@@ -102,8 +102,8 @@ class Session:
             raise
 
     def _read(self) -> Event | None:
-        while (read := self._reader.next_packet()) is not None:
-            _, event = read
+        while (packet := self._reader.next_packet()) is not None:
+            event = self._reader.judge(packet)
             if event is not None:
                 return event
         return None
