@@ -1,0 +1,500 @@
+"""What the tests of the product share: a lab, the product driven through its own runner, a daemon
+that says one thing at a time, and a small Prism in memory for what needs no cluster.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import random
+import shutil
+import subprocess
+import sys
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import attrs
+import pytest
+from nutanix_backend.runner import jobs
+from nutanix_backend.runner.catalog import Job as StoredJob
+from nutanix_backend.runner.catalog import Status, Store
+from nutanix_backend.runner.jobs import Result, Settings
+from prism_lab import Lab
+from prism_lab._storage import discard
+from ptcomm import (
+    Ack,
+    Answer,
+    BackendHello,
+    Data,
+    DataEnd,
+    DataStart,
+    End,
+    EndOfInput,
+    Endpoint,
+    File,
+    FileType,
+    Finish,
+    Job,
+    JobType,
+    Level,
+    Message,
+    Parameters,
+    Phase,
+    PluginHello,
+    Reply,
+    RestoreObject,
+    Role,
+    Severity,
+    Start,
+    Stat,
+    Terminate,
+    Times,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ptcomm import Event
+
+KIB, MIB = 1 << 10, 1 << 20
+BACKEND = (sys.executable, "-m", "nutanix_backend")
+PATIENCE = 60.0
+"""Seconds after which a backend that says nothing hangs."""
+
+E = TypeVar("E")
+_numbers = count(1)
+
+
+@attrs.define
+class Watcher:
+    """A watcher of jobs that looks away, but for a test that wants to act while data flows."""
+
+    on_data: Callable[[], object] = lambda: None
+
+    def message(self, message: Message) -> None:
+        """Nothing."""
+
+    def file(self, name: str, size: int) -> None:
+        """Nothing."""
+
+    def data(self, count: int) -> None:
+        """Some of a file has come."""
+        self.on_data()
+
+
+@attrs.frozen
+class Guest:
+    """A VM of the lab, and what is done inside it."""
+
+    lab: Lab
+    name: str
+    ext_id: str
+
+    def disk(self, index: int) -> Path:
+        """The live bytes of a disk."""
+        return self.lab.disk_file(self.ext_id, index)
+
+    def write(self, index: int, offset: int, length: int, seed: int | None = None) -> None:
+        """Write random bytes."""
+        content = random.Random(seed).randbytes(length)
+        with self.disk(index).open("r+b") as file:
+            file.seek(offset)
+            file.write(content)
+
+    def zero(self, index: int, offset: int, length: int) -> None:
+        """Write zeros, as a guest does that wipes a file."""
+        with self.disk(index).open("r+b") as file:
+            file.seek(offset)
+            file.write(bytes(length))
+
+    def discard(self, index: int, offset: int, length: int) -> None:
+        """Give space back, as fstrim does."""
+        discard(self.disk(index), offset, length)
+
+    def grow(self, index: int, size: int) -> None:
+        """Enlarge a disk."""
+        self.lab.grow_disk(self.ext_id, index, size)
+
+    def add_disk(self, size: int) -> None:
+        """Add an empty disk behind the others."""
+        from prism_lab import _vms  # noqa: PLC0415 - the lab offers this over REST only
+
+        vm = self.lab._vm(self.ext_id)
+        _vms.add_disk(self.lab._world, vm, {"backingInfo": {"diskSizeBytes": size}})
+
+    def remove_disk(self, index: int) -> None:
+        """Take a disk away."""
+        from prism_lab import _vms  # noqa: PLC0415 - the lab offers this over REST only
+
+        vm = self.lab._vm(self.ext_id)
+        _vms.remove_disk(vm, vm.disks[index])
+
+    def disk_ids(self) -> list[str]:
+        """The ids by which backups know the disks, in their order."""
+        return [disk.disk_ext_id for disk in self.lab._vm(self.ext_id).disks]
+
+    def recovery_points(self) -> list[str]:
+        """What is left of this VM on the cluster, oldest first."""
+        points = self.lab.state()["recovery_points"]
+        return [point["ext_id"] for point in points if self.ext_id in point["vms"]]
+
+
+@attrs.define
+class Product:
+    """The product on one host: state, a store of backups, and a cluster to talk to."""
+
+    lab: Lab
+    root: Path
+    references: int = 2
+    """How many recovery points of a VM may stay after a job."""
+    watcher: Watcher = attrs.field(factory=Watcher)
+    command: tuple[str, ...] = BACKEND
+    _points: dict[tuple[int, str], list[Path]] = attrs.field(factory=dict)
+
+    @property
+    def store(self) -> Store:
+        """Where the backups go."""
+        return Store(self.root / "store")
+
+    def guest(self, *sizes: int, name: str = "") -> Guest:
+        """A new VM with disks of these sizes, each with some data in it."""
+        name = name or f"vm{next(_numbers):03}"
+        guest = Guest(self.lab, name, self.lab.create_vm(name, sizes))
+        for index, size in enumerate(sizes):
+            for part in range(3):
+                length = min(size // 8, 700 * KIB)
+                guest.write(index, part * size // 3 // 4096 * 4096, length)
+        return guest
+
+    def parameters(self, **others: object) -> tuple[tuple[str, str], ...]:
+        """The plugin parameters; a list gives one several times, None leaves one out."""
+        given: dict[str, object] = {
+            "prism": self.lab.pc_host,
+            "user": self.lab.user,
+            "password": self.lab.password,
+            "ca": self.lab.ca_file,
+            "state_dir": self.root / "state",
+            **others,
+        }
+        pairs = (
+            (name, v) for name, v in given.items() for v in (v if isinstance(v, list) else [v])
+        )
+        return tuple((name, str(value)) for name, value in pairs if value is not None)
+
+    def settings(self, **parameters: object) -> Settings:
+        """What the runner needs to start a backend."""
+        return Settings(
+            command=self.command,
+            parameters=self.parameters(**parameters),
+            working_dir=self.root / "working",
+            watcher=self.watcher,
+            timeout=PATIENCE,
+        )
+
+    def backup(
+        self, level: Level, *guests: Guest, name: str = "job", **parameters: object
+    ) -> Result:
+        """Back up; keep a copy of each recovery point, and check that nothing else is left."""
+        parameters.setdefault("vm", [guest.name for guest in guests])
+        result = jobs.backup(self.store, name, level, self.settings(**parameters))
+        for guest in guests:
+            self._keep_point(result, guest)
+            assert len(guest.recovery_points()) <= self.references, "recovery points are left"
+        self.assert_nothing_left()
+        return result
+
+    def good_backup(self, level: Level, *guests: Guest, **parameters: Any) -> Result:
+        """Back up, which must end without a warning of any kind, at the level asked for."""
+        result = self.backup(level, *guests, **parameters)
+        assert result.status is Status.GOOD, words(result)
+        assert result.level is level
+        assert not said(result, Severity.WARNING), words(result)
+        return result
+
+    def restore(
+        self, where: Path | str = "/", *, name: str = "job", job_id: int | None = None,
+        include: tuple[str, ...] = (), **parameters: object,
+    ) -> Result:  # fmt: skip
+        """Restore, and check that nothing is left behind."""
+        result = jobs.restore(
+            self.store, name, self.settings(**parameters),
+            where=str(where), job_id=job_id, include=include,
+        )  # fmt: skip
+        self.assert_nothing_left()
+        return result
+
+    def good_restore(self, where: Path | str = "/", **options: Any) -> Result:
+        """Restore, which must end well."""
+        result = self.restore(where, **options)
+        assert result.status is Status.GOOD, words(result)
+        return result
+
+    def jobs(self, name: str = "job") -> list[StoredJob]:
+        """The jobs in the store."""
+        return self.store.jobs(name)
+
+    def restored(self, where: Path, guest: Guest, index: int) -> Path:
+        """The image that a restore to a folder made of a disk."""
+        (found,) = where.rglob(f"{guest.ext_id}/disks/disk-{index}-*.raw")
+        return found
+
+    def assert_restores(self, result: Result, *guests: Guest) -> Path:
+        """A restore of this job to a folder gives its recovery points, bit for bit."""
+        where = self.root / f"restored-{result.job_id}"
+        self.good_restore(where, job_id=result.job_id)
+        for guest in guests:
+            self._assert_restored(where, result, guest)
+        return where
+
+    def _assert_restored(self, where: Path, result: Result, guest: Guest) -> None:
+        points = self.points(result, guest)
+        assert len(list(where.rglob(f"{guest.ext_id}/disks/*"))) == len(points)
+        for index, point in enumerate(points):
+            assert same(self.restored(where, guest, index), point), f"disk {index} differs"
+
+    def points(self, result: Result, guest: Guest) -> list[Path]:
+        """Copies of the disks in the recovery point of a job, in their order."""
+        return self._points[result.job_id, guest.ext_id]
+
+    def files(self, result: Result, guest: Guest) -> dict[str, int]:
+        """The disk files of a job: their kind and number, and the bytes stored."""
+        (job,) = (job for job in self.jobs() if job.job_id == result.job_id)
+        found = {}
+        for stored in job.files:
+            folder, _, name = stored.file.name.rpartition("/")
+            if f"/{guest.ext_id}/disks" in folder:
+                found["-".join((name.split("-")[1], name.rpartition(".")[2]))] = stored.data_bytes
+        return found
+
+    def assert_nothing_left(self) -> None:
+        """The cluster has no volume group, image, session or task of ours."""
+        state = self.lab.state()
+        left = {kind: state[kind] for kind in ("volume_groups", "images", "sessions", "tasks")}
+        assert not any(left.values()), left
+        assert not list((self.root / "working").glob("*")), "files are left in the working folder"
+
+    def _keep_point(self, result: Result, guest: Guest) -> None:
+        name = f"podheitor {result.job_name} {guest.ext_id}"
+        points = [p["ext_id"] for p in self.lab.state()["recovery_points"] if p["name"] == name]
+        if not points:
+            return
+        (point,) = points
+        folder = self.root / "points" / f"{result.job_id}-{guest.ext_id}"
+        folder.mkdir(parents=True)
+        copies = []
+        for index, disk_id in enumerate(guest.disk_ids()):
+            copies.append(folder / f"{index}.raw")
+            shutil.copyfile(self.lab.recovery_point_file(point, disk_id), copies[-1])
+        self._points[result.job_id, guest.ext_id] = copies
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two files hold the same bytes."""
+    return filecmp.cmp(one, other, shallow=False)
+
+
+def said(result: Result, severity: Severity) -> list[str]:
+    """The messages of one kind in a job log."""
+    return [message.text for message in result.log if message.severity is severity]
+
+
+def words(result: Result) -> str:
+    """The whole job log, for people."""
+    return "\n".join(f"{message.severity.value} {message.text}" for message in result.log)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One cluster for all tests; each makes its own VMs."""
+    with Lab.start(tmp_path_factory.mktemp("lab")) as running:
+        yield running
+
+
+@pytest.fixture
+def product(lab: Lab, tmp_path: Path) -> Iterator[Product]:
+    """The product on a fresh host; afterwards the faults ordered must all have happened."""
+    yield Product(lab, tmp_path / "host")
+    unused = lab.faults.pending()
+    lab.faults.clear()
+    assert not unused, f"faults that never happened: {unused}"
+
+
+@pytest.fixture
+def loop_device(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Make loop devices of a size in bytes; they are gone after the test."""
+    if not Path("/dev/loop-control").exists() or os.geteuid() != 0:
+        pytest.skip("needs root and /dev/loop-control (the loop module)")
+
+    def make(size: int) -> Path:
+        file = tmp_path / f"loop-{next(_numbers)}.img"
+        with file.open("xb") as image:
+            image.truncate(size)
+        command = ["losetup", "--find", "--show", str(file)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        device = Path(done.stdout.strip())
+        stack.callback(subprocess.run, ["losetup", "--detach", str(device)], check=True)
+        return device
+
+    with ExitStack() as stack:
+        yield make
+
+
+# --- a daemon that says one thing at a time ------------------------------------------------------
+
+
+class Daemon:
+    """The file daemon's end of a real backend process, for what the runner would never say."""
+
+    def __init__(self, folder: Path, command: tuple[str, ...] = BACKEND) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._stderr = (folder / "stderr").open("wb+")
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, bufsize=0
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.stdin = os.dup(self.process.stdin.fileno())
+        self._wire = Endpoint(Role.PLUGIN, os.dup(self.process.stdout.fileno()), os.dup(self.stdin))
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.messages: list[Message] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.close_input()
+        self._wire.close()
+        self._stderr.close()
+
+    def say(self, *events: Event) -> None:
+        """Send events."""
+        self._wire.send(*events)
+
+    def raw(self, data: bytes) -> None:
+        """Send bytes, whatever they mean."""
+        os.write(self.stdin, data)
+
+    def next(self) -> Event:
+        """The next event that is not a message; a backend that is silent for long hangs."""
+        while True:
+            assert self._wire.pending(PATIENCE), "the backend hangs"
+            event = self._wire.receive()
+            if not isinstance(event, Message):
+                return event
+            self.messages.append(event)
+
+    def hear(self, expected: type[E]) -> E:
+        """The next event, which must be of this kind."""
+        event = self.next()
+        assert isinstance(event, expected), (event, self.messages)
+        return event
+
+    def fatal(self) -> str:
+        """The backend gives the job up: its only fatal line. Whatever else it says is passed by."""
+        while not self._fatal_lines():
+            assert self._wire.pending(PATIENCE), "the backend hangs"
+            event = self._wire.receive()
+            assert not isinstance(event, EndOfInput), (event, self.messages)
+            if isinstance(event, Message):
+                self.messages.append(event)
+        (line,) = self._fatal_lines()
+        return line
+
+    def _fatal_lines(self) -> list[str]:
+        return [m.text for m in self.messages if m.severity is Severity.FATAL]
+
+    def close_input(self) -> None:
+        """Close the backend's input; what it says can still be heard."""
+        self._wire.close_output()
+        if self.stdin >= 0:
+            os.close(self.stdin)
+            self.stdin = -1
+
+    def end(self) -> None:
+        """Close the backend's input and hear it out: it ends with 0 and nothing on stderr."""
+        self.close_input()
+        while not isinstance(self.next(), EndOfInput):
+            pass
+        self.assert_ended_well()
+
+    def assert_ended_well(self) -> None:
+        """The process ends by itself with 0, and has written nothing to stderr."""
+        assert self.process.wait(PATIENCE) == 0
+        self._stderr.seek(0)
+        assert self._stderr.read() == b""
+        assert len(self._fatal_lines()) <= 1
+
+    # the parts of a conversation
+
+    def greet(self) -> None:
+        """Hello, and its answer."""
+        self.say(PluginHello("podheitor-nutanix", "4"))
+        self.hear(BackendHello)
+
+    def start(self, phase: Phase, job: Job, parameters: tuple[tuple[str, str], ...]) -> None:
+        """Everything up to the acknowledged start of the job."""
+        self.greet()
+        for event in (job, Parameters(parameters), Start(phase)):
+            self.say(event)
+            self.hear(Ack)
+
+    def start_backup(
+        self,
+        parameters: tuple[tuple[str, str], ...],
+        level: Level = Level.FULL,
+        previous: str = "",
+        name: str = "by-hand.1",
+    ) -> None:
+        """Ask for a backup."""
+        job = Job(name, 77, JobType.BACKUP, level=level, prev_job_name=previous)
+        self.start(Phase.BACKUP, job, parameters)
+
+    def start_restore(self, where: Path | str, **parameters: object) -> None:
+        """Ask for a restore that needs no Prism."""
+        given = {"state_dir": self.folder / "state", **parameters}
+        pairs = tuple((name, str(value)) for name, value in given.items())
+        job = Job("by-hand.2", 78, JobType.RESTORE, where=str(where), working_dir=str(self.folder))
+        self.start(Phase.RESTORE, job, pairs)
+
+    def give_object(self, name: str, content: bytes) -> None:
+        """Hand a restore object over."""
+        self.say(RestoreObject(name, len(content)), Data(content), DataEnd())
+
+    def give_file(self, name: str, content: bytes) -> Answer:
+        """Hand a file over, unless the backend skips it; returns the last answer."""
+        self.say(File(name, Stat(FileType.REGULAR, len(content)), Times(1, 1, 1)))
+        answer = self.hear(Reply).answer
+        if answer is not Answer.OK:
+            return answer
+        self.send_content(content)
+        return self.hear(Reply).answer
+
+    def send_content(self, content: bytes) -> None:
+        """The content of a file that the backend wants."""
+        view = memoryview(content)
+        self.say(DataStart())
+        self.say(*(Data(view[at : at + 65_536]) for at in range(0, len(view), 65_536)))
+        self.say(DataEnd())
+
+    def finish(self) -> None:
+        """The orderly end of a restore."""
+        self.say(Finish())
+        self.hear(Ack)
+        self.say(End())
+        self.hear(Ack)
+        self.say(Terminate())
+        self.end()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Callable[[], Daemon]]:
+    """Start backends, each with a daemon to talk to; none outlives the test."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(Daemon(tmp_path / f"daemon-{next(_numbers)}"))
