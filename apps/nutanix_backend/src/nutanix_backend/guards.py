@@ -110,6 +110,7 @@ class SnapshotGuard(Guard):
         except prism_client.TaskFailed:
             if self._consistency != "app_or_crash":
                 raise
+            self._undo()  # the task may have failed after its effect
             self.recovery_point = self._create(application=False)
 
     def _create(self, *, application: bool) -> prism_client.RecoveryPoint:
