@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+import requests
 from prism_lab import Lab, NotInLab
 
 if TYPE_CHECKING:
@@ -165,6 +166,44 @@ def test_a_blank_disk_is_written_over_iscsi(api: Api, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == source.read_bytes()
     api.delete(f"{path}/disks/{disk}")
     assert api.get(f"{path}/disks") is None
+
+
+def test_changed_regions_of_a_volume_group(api: Api) -> None:
+    body = {"name": "data", "clusterReference": api.lab.cluster_ext_id}
+    disks = {"disks": [{"diskSizeBytes": 4 * MIB}]}
+    group = api.do("POST", GROUPS, body | disks)["volumes:config:volume-group"]
+    api.attach(group)
+
+    def snapshot() -> tuple[str, str, str]:
+        body = {
+            "name": "x",
+            "expirationTime": "2099-01-01T00:00:00Z",
+            "volumeGroupRecoveryPoints": [{"volumeGroupExtId": group}],
+        }
+        path = "/dataprotection/v4.3/config/recovery-points"
+        point = api.do("POST", path, body)["dataprotection:config:recovery-point"]
+        part = api.get(f"{path}/{point}")["volumeGroupRecoveryPoints"][0]
+        return point, part["extId"], part["diskRecoveryPoints"][0]["diskRecoveryPointExtId"]
+
+    names = ("recoveryPointExtId", "volumeGroupRecoveryPointExtId", "diskRecoveryPointExtId")
+    old = snapshot()
+    write = ["qemu-io", "-c", "write 1M 64k", "--image-opts", api.iscsi(group, 1)]
+    subprocess.run(write, check=True, capture_output=True, timeout=30)
+    new = snapshot()
+    path = f"/dataprotection/v4.3/config/recovery-points/{new[0]}/$actions/discover-cluster"
+    spec = {"diskRecoveryPoint": dict(zip(names, new, strict=True))}
+    found = api.call("POST", path, {"operation": "COMPUTE_CHANGED_REGIONS", "spec": spec}).json()
+    answer = requests.post(
+        f"{api.pe}/api/dataprotection/v4.2/content/recovery-points/{new[0]}"
+        f"/volume-group-recovery-points/{new[1]}/disk-recovery-points/{new[2]}"
+        "/$actions/compute-changed-regions",
+        json={f"reference{n[0].upper()}{n[1:]}": i for n, i in zip(names, old, strict=True)},
+        headers={"Cookie": f"NTNX_IGW_SESSION={found['data']['jwtToken']}"},
+        verify=str(api.lab.ca_file),
+        timeout=20,
+    ).json()
+    assert answer["$objectType"].endswith("ChangedVolumeGroupRegionsApiResponse")
+    assert [(r["offset"], r["length"]) for r in answer["data"]] == [(MIB, 65536)]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 import requests
-from prism_lab import Lab, NotInLab
+from prism_lab import Lab, NotInLab, StartFailed
 from prism_lab.__main__ import main, size
+from prism_lab._server import listen
 
 MIB = 1 << 20
 
@@ -66,6 +67,12 @@ def test_labs_run_side_by_side(tmp_path: Path) -> None:
         assert two.state()["vms"] == []
         with pytest.raises(NotInLab, match="no VM web"):
             two.disk_file("web", 0)
+
+
+def test_a_taken_port_is_named(lab: Lab) -> None:
+    for address, port in ((lab.pc_host, 9440), (lab.data_services_ip, 3260)):
+        with pytest.raises(StartFailed, match=f"{address}:{port} cannot be used: Address already"):
+            listen(address, port)
 
 
 def test_a_silent_client_does_not_hold_the_lab_up(lab: Lab) -> None:

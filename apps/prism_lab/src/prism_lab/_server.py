@@ -62,16 +62,16 @@ class HttpsServer:
         self._thread.join()
 
 
-def listen(address: str) -> socket.socket:
-    """Claim `address`:9440; StartFailed when it is taken."""
+def listen(address: str, port: int = PORT) -> socket.socket:
+    """Claim an address and port; StartFailed when it is taken."""
     listener = socket.socket()
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, PORT))
+        listener.bind((address, port))
         listener.listen(128)
     except OSError as exc:
         listener.close()
-        raise StartFailed(f"{address}:{PORT} cannot be used: {exc.strerror}") from exc
+        raise StartFailed(f"{address}:{port} cannot be used: {exc.strerror}") from exc
     return listener
 
 

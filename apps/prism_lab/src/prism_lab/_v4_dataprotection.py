@@ -6,7 +6,7 @@ import datetime as dt
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
-from flask import Response, request
+from flask import request
 
 from prism_lab import _regions, _snapshots
 from prism_lab._api import (
@@ -384,8 +384,3 @@ def _show_disk(disk: DiskSnapshot) -> Json:
         diskRecoveryPointExtId=disk.ext_id,
         diskExtId=disk.disk_ext_id,
     )
-
-
-def content_on_pc() -> Response:
-    """Answer as Prism Central does to any content action: 501 with an empty body."""
-    return Response(status=501)

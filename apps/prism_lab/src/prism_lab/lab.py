@@ -18,6 +18,7 @@ from prism_lab._images import Images
 from prism_lab._model import Addresses, Named, Vm, World
 from prism_lab._server import PORT, HttpsServer, RequestLog, listen
 from prism_lab._tasks import TaskRunner
+from prism_lab._tgt import PORT as ISCSI_PORT
 from prism_lab._tgt import TargetServer
 from prism_lab._volume_groups import VolumeGroups
 from prism_lab.errors import NotInLab, StartFailed
@@ -247,14 +248,18 @@ def _new_world(root: Path, settings: Settings, addresses: Addresses) -> World:
 
 def _claim_network(stack: contextlib.ExitStack) -> tuple[Addresses, list[socket.socket]]:
     """Take a free loopback network: who listens on its .1 and .2 owns it."""
+    reason: StartFailed | None = None
     for _ in range(_ADDRESS_TRIES):
-        chosen = Addresses(f"127.{random.randint(64, 254)}.{random.randint(0, 254)}")  # noqa: S311
-        claim = contextlib.ExitStack()
-        try:
-            listeners = [claim.enter_context(listen(host)) for host in (chosen.pc, chosen.pe)]
-        except StartFailed:
-            claim.close()
-            continue
-        stack.push(claim)
-        return chosen, listeners
-    raise StartFailed(f"no free loopback network with port {PORT} in {_ADDRESS_TRIES} tries")
+        chosen = Addresses(f"127.{random.randint(64, 254)}.{random.randint(0, 254)}")  # noqa: S311 - not a secret
+        with contextlib.ExitStack() as claim:
+            try:
+                listeners = [claim.enter_context(listen(host)) for host in (chosen.pc, chosen.pe)]
+                listen(
+                    chosen.data_services, ISCSI_PORT
+                ).close()  # tgtd would not say that it is taken
+            except StartFailed as exc:
+                reason = exc
+                continue
+            stack.push(claim.pop_all())
+            return chosen, listeners
+    raise StartFailed(f"no free loopback network in {_ADDRESS_TRIES} tries: {reason}") from reason
