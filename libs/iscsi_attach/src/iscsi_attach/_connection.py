@@ -474,9 +474,14 @@ def _reachable_address(portal: Portal, where: str, deadline: float) -> str:
     return str(Portal(host, port))
 
 
-def connect(target: Target, *, initiator: str, timeout: float, waker: Waker) -> Connection:
-    """Log in to the target, following redirects; raises an AttachError."""
-    portal, deadline = target.portal, time.monotonic() + timeout
+def connect(
+    target: Target, *, initiator: str, timeout: float, deadline: float, waker: Waker
+) -> Connection:
+    """Log in to the target before the deadline, following redirects; raises an AttachError.
+
+    ``timeout`` is the connection's own, for its commands.
+    """
+    portal = target.portal
     for _ in range(MAX_REDIRECTS + 1):
         connection = Connection(
             initiator=initiator, iqn=target.iqn, chap=target.chap, waker=waker, timeout=timeout

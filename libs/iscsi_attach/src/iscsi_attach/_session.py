@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import attrs
 
@@ -222,8 +222,8 @@ class Session:
 
     def _settle(self, outcome: Outcome) -> None:
         """Finish a command's part of its request, or send the command again."""
-        command, request = outcome.command, outcome.command.owner
-        assert isinstance(request, Request)  # noqa: S101 - tells mypy what submit() has set
+        command = outcome.command
+        request = _request_of(command)
         if outcome.is_passing and self._time_left(command) > 0:
             self._waiting.append(command)
             self._not_before = time.monotonic() + RETRY_PAUSE
@@ -262,9 +262,13 @@ class Session:
 
     # -- losing and restoring the connection -----------------------------------------------------
 
-    def _connect(self, timeout: float) -> Connection:
+    def _connect(self, within: float) -> Connection:
         return _connection.connect(
-            self._target, initiator=self._initiator, timeout=timeout, waker=self._waker
+            self._target,
+            initiator=self._initiator,
+            timeout=self._timeout,
+            deadline=time.monotonic() + within,
+            waker=self._waker,
         )
 
     def _lose(self, reason: Exception) -> None:
@@ -334,8 +338,7 @@ class Session:
         unfinished = self._connection.destroy() if self._connection is not None else []
         self._connection = None
         for command in [*unfinished, *self._waiting]:
-            request = command.owner
-            assert isinstance(request, Request)  # noqa: S101 - tells mypy what submit() has set
+            request = _request_of(command)
             request.error = request.error or error
             self._end(request)
         self._waiting.clear()
@@ -345,6 +348,10 @@ class Session:
         if self._connection is not None:
             self._connection.destroy()
         self._waker.close()
+
+
+def _request_of(command: Command) -> Request:
+    return cast("Request", command.owner)
 
 
 def _request(device: str, pin: object) -> Request:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from iscsi_attach import _blocks, _connection
@@ -14,6 +14,7 @@ from iscsi_attach.errors import (
     AttachError,
     DeviceClosed,
     IoFailed,
+    IscsiAttachError,
     LunNotFound,
     PortalUnreachable,
     ReadOnlyDevice,
@@ -50,9 +51,10 @@ def discover(
         connection.log_in(portal, deadline)
         try:
             found = connection.discover(deadline)
-            connection.log_out()
         except (_connection.ConnectionLostError, ValueError) as exc:
             raise PortalUnreachable(str(exc), step="discover", target=str(portal)) from exc
+        with suppress(_connection.ConnectionLostError):  # we have what we came for
+            connection.log_out()
         return found
 
 
@@ -67,8 +69,9 @@ def attach(
 
     ``initiator`` is our IQN. A target that does not answer a login or a command for ``timeout``
     seconds counts as lost. A lost session is restored, through the portal given and with every
-    unfinished command sent again; a command that cannot be finished within ``recovery_timeout``
-    seconds fails with SessionLost, and the session is over.
+    unfinished command sent again; when a command cannot be finished within ``recovery_timeout``
+    seconds (and the ``timeout`` of a last attempt) it fails with SessionLost, and the session is
+    over.
 
     Raises PortalUnreachable, LoginFailed, TargetNotFound or another AttachError.
     """
@@ -232,12 +235,13 @@ def _then_copy(read: Future[None], source: memoryview, target: memoryview) -> Fu
     copied.set_running_or_notify_cancel()
 
     def copy(done: Future[None]) -> None:
-        error = done.exception()
-        if error is None:
+        try:
+            done.result()
             target[:] = source
-            copied.set_result(None)
+        except (IscsiAttachError, ValueError) as exc:  # ValueError: the target was released
+            copied.set_exception(exc)
         else:
-            copied.set_exception(error)
+            copied.set_result(None)
 
     read.add_done_callback(copy)
     return copied
