@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from nutanix_backend import names
 from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.names import FileKind, VirtualFile, VmFolder

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 import pytest
-
 from nutanix_backend.errors import ParameterError
 from nutanix_backend.parameters import TABLE, Settings, parse, require_connection
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_the_table_and_the_settings_name_the_same_parameters() -> None:

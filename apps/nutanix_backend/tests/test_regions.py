@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from nutanix_backend.errors import SourceError
 from nutanix_backend.regions import Region, RegionList
 
@@ -19,7 +20,7 @@ def region_lists(draw: st.DrawFn) -> RegionList:
     kinds = st.sampled_from(["data", "zeroed", "unchanged"])
     regions = [
         Region(start, end - start, kind == "zeroed")
-        for start, end in zip(cuts, cuts[1:], strict=False)
+        for start, end in itertools.pairwise(cuts)
         if (kind := draw(kinds)) != "unchanged"
     ]
     return RegionList(SIZE, regions)
@@ -55,7 +56,7 @@ def test_touching_regions_of_a_kind_are_merged() -> None:
 def test_spans_cover_the_same_bytes_and_never_touch(regions: RegionList) -> None:
     spans = list(regions.spans())
     assert painted(spans).keys() == painted(list(regions)).keys()
-    assert all(one.end < other.offset for one, other in zip(spans, spans[1:], strict=False))
+    assert all(one.end < other.offset for one, other in itertools.pairwise(spans))
 
 
 @given(region_lists(), st.integers(0, 200))
@@ -66,8 +67,7 @@ def test_merged_extents_read_all_data_and_only_small_gaps(regions: RegionList, g
     assert data <= read
     assert all(e.offset in data and e.offset + e.length - 1 in data for e in extents)
     assert all(
-        other.offset - (one.offset + one.length) > gap
-        for one, other in zip(extents, extents[1:], strict=False)
+        other.offset - (one.offset + one.length) > gap for one, other in itertools.pairwise(extents)
     )
 
 

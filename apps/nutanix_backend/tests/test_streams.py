@@ -1,9 +1,9 @@
-"""Streams: an image is the disk, a delta decodes to exactly its regions, packets carry all of it."""
+"""Streams: an image is the disk, a delta is its regions, packets carry all of it."""
 
 from __future__ import annotations
 
 import io
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import iscsi_attach
 import phcbt01
@@ -11,16 +11,18 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ptcomm import MAX_PAYLOAD, Data
-
+from iscsi_attach import UNIT
 from nutanix_backend.regions import Region, RegionList
 from nutanix_backend.streams import (
-    UNIT,
     StreamSender,
     delta_pieces,
     image_pieces,
     zeros,
 )
+from ptcomm import MAX_PAYLOAD, Data
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BLOCK = 4096
 BLOCKS = 1024

@@ -60,7 +60,7 @@ def _chain(newest: Manifest, disk: DiskEntry, by_digest: dict[str, Manifest]) ->
     files = [disk]
     job = newest.job
     while files[0].base:
-        base = by_digest.pop(files[0].base, None)
+        base = by_digest.get(files[0].base)
         older = base and next((d for d in base.disks if d.disk_id == disk.disk_id), None)
         if not base or not older:
             raise RestoreRefused(

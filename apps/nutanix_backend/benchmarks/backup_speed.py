@@ -1,0 +1,187 @@
+"""How fast a disk gets from the device onto the wire, as ratios in one run.
+
+    python benchmarks/backup_speed.py wire     a raw disk as D packets into a reader, against dd
+                                               reading the same loop device past the cache
+    python benchmarks/backup_speed.py thin     the full backup of a disk that is 10 % allocated,
+                                               against the same disk with everything read
+
+The contestants take turns; the tables give medians. "wire" needs root, for the loop device.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import iscsi_attach
+from nutanix_backend.cluster import connect
+from nutanix_backend.guards import IscsiSessionGuard, SnapshotGuard, VolumeGroupGuard
+from nutanix_backend.jobs.backup import initiator_name
+from nutanix_backend.jobs.plan import plan_disks
+from nutanix_backend.parameters import parse
+from nutanix_backend.regions import Region, RegionList
+from nutanix_backend.streams import StreamSender, image_pieces
+from prism_lab import Lab
+from ptcomm import (
+    Ack,
+    BackendHello,
+    Data,
+    DataStart,
+    Endpoint,
+    File,
+    FileType,
+    Role,
+    Stat,
+    Status,
+    Times,
+    encode_packet,
+)
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from iscsi_attach import BlockDevice
+
+GIB = 1 << 30
+MIB = 1 << 20
+ROUNDS = 5
+SIZE = 2 * GIB
+PROLOGUE = "Hello bench 1|Job|Name=bench|JobID=1|Type=B|Level=F||Params||BackupStart|"
+"""What bacula-fd says until it waits for files; an empty line is the end of a block."""
+
+
+@contextmanager
+def reader() -> Iterator[Callable[[Data], None]]:
+    """A backup conversation in the middle of a file; `cat` reads the pipe and drops it."""
+    incoming, daemon = os.pipe()
+    wire, outgoing = os.pipe()
+    for line in PROLOGUE.split("|"):
+        command = encode_packet(Status.COMMAND, f"{line}\n".encode())
+        os.writev(daemon, command if line else encode_packet(Status.END_OF_DATA))
+    process = subprocess.Popen(["cat"], stdin=wire, stdout=subprocess.DEVNULL)
+    os.close(wire)
+    with Endpoint(Role.BACKEND, incoming, outgoing) as endpoint:
+        endpoint.receive()
+        endpoint.send(BackendHello())
+        for _ in range(3):
+            endpoint.receive()
+            endpoint.send(Ack())
+        stat = Stat(FileType.REGULAR, SIZE)
+        endpoint.send(File("bench", stat, Times(0, 0, 0)), DataStart())
+        yield endpoint.send
+    os.close(daemon)
+    if process.wait(timeout=60):
+        sys.exit("the reader failed")
+
+
+def send_image(device: BlockDevice, regions: RegionList) -> None:
+    """The product's own path: pieces of the image, gathered, digested and sent."""
+    with reader() as send:
+        sender = StreamSender(send)
+        for piece in image_pieces(device, regions):
+            sender.put(piece)
+        sender.finish()
+    if sender.sent != device.size:
+        sys.exit(f"{sender.sent} of {device.size} bytes were sent")
+
+
+def in_turns(works: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Run the works in turns, so that a slow moment meets all; the median seconds of each."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(ROUNDS):
+        for name, work in works.items():
+            began = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def show(title: str, seconds: dict[str, float], ratio: str) -> None:
+    """A row for each contestant, and what it comes to."""
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    table = Table(
+        "", "seconds", "MB/s", title=title, caption=f"{ratio}; {resident:.0f} MiB resident"
+    )
+    for name, value in seconds.items():
+        table.add_row(name, f"{value:.2f}", f"{SIZE / value / 1e6:,.0f}")
+    Console(width=110).print(table)
+
+
+def wire(folder: Path) -> None:
+    """A whole disk, incompressible, from a loop device that bypasses the cache."""
+    image = folder / "disk.raw"
+    with image.open("wb") as file:
+        for _ in range(SIZE // (16 * MIB)):
+            file.write(os.urandom(16 * MIB))
+    options = ["losetup", "--find", "--show", "--read-only", "--direct-io=on", str(image)]
+    loop = subprocess.run(options, check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        dd = ["dd", f"if={loop}", "of=/dev/null", "bs=1M", "iflag=direct", "status=none"]
+        with iscsi_attach.open_direct(Path(loop)) as device:
+            everything = RegionList(device.size, [Region(0, device.size)])
+            seconds = in_turns(
+                {
+                    "dd iflag=direct bs=1M": lambda: subprocess.run(dd, check=True),
+                    "raw disk as D packets": lambda: send_image(device, everything),
+                }
+            )
+    finally:
+        subprocess.run(["losetup", "--detach", loop], check=True)
+    direct, packets = seconds.values()
+    show("raw disk to the wire", seconds, f"ratio {direct / packets:.2f}, goal 0.95")
+
+
+def thin(folder: Path) -> None:
+    """A disk of which 10 % are allocated, in pieces of 1 MiB, over iSCSI from the lab."""
+    with ExitStack() as stack:
+        lab = stack.enter_context(Lab.start(folder / "lab"))
+        vm_id = lab.create_vm("thin", [SIZE])
+        with lab.disk_file("thin", 0).open("r+b") as disk:
+            for number in random.Random(1).sample(range(SIZE // MIB), SIZE // MIB // 10):
+                disk.seek(number * MIB)
+                disk.write(os.urandom(MIB))
+        connection = {"prism": lab.pc_host, "user": lab.user, "password": lab.password}
+        client = stack.enter_context(
+            connect(parse([*connection.items(), ("ca", str(lab.ca_file))]))
+        )
+        vm = client.vms.get(vm_id)
+        snapshot = stack.enter_context(SnapshotGuard(client, vm, "bench", "crash"))
+        (plan,) = plan_disks(client, vm.disks, snapshot.recovery_point, None, sys.exit)
+        disks = [plan.snapshot.disk_recovery_point_ext_id]
+        group = stack.enter_context(VolumeGroupGuard(snapshot, disks, initiator_name(), chap=True))
+        portal = iscsi_attach.Portal(lab.data_services_ip)
+        session = stack.enter_context(IscsiSessionGuard(group, portal)).attachment
+        device = session.open(session.luns[0].lun)
+        everything = RegionList(SIZE, [Region(0, SIZE)])
+        seconds = in_turns(
+            {
+                "everything read": lambda: send_image(device, everything),
+                "allocated parts read": lambda: send_image(device, plan.regions),
+            }
+        )
+    whole, allocated = seconds.values()
+    show("full backup, disk 10 % allocated", seconds, f"{whole / allocated:.1f} times, goal 5")
+
+
+def main() -> None:
+    """Run the benchmark named."""
+    works = {"wire": wire, "thin": thin}
+    if len(sys.argv) != 2 or sys.argv[1] not in works:
+        sys.exit(__doc__)
+    with tempfile.TemporaryDirectory(prefix="podheitor-bench-") as name:
+        works[sys.argv[1]](Path(name))
+
+
+if __name__ == "__main__":
+    main()
