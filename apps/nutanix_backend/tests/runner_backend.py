@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from fnmatch import fnmatchcase
@@ -95,6 +96,9 @@ class Backend:
                 os.write(1, b"Traceback (most recent call last):\n")
             case "wrong":
                 os.write(1, b"C000003\nOK\n")
+            case "orphan":
+                self.note(f"orphan {subprocess.Popen(['sleep', '600']).pid}")
+                os._exit(0)
             case "stderr":
                 os.write(2, b"Traceback\n\n  oops \xff\n")
             case "hang":

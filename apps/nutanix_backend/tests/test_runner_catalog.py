@@ -248,6 +248,8 @@ def test_other_files_in_the_store_are_no_jobs(store: Store) -> None:
     backup(store)
     (store.root / "working/9-full").mkdir(parents=True)
     (store.root / "vm/notes.txt").write_text("mine")
+    (store.root / "vm/2-notes").write_text("mine")
+    (store.root / "vm/3-empty").mkdir()
     assert [job.job_id for job in store.jobs()] == [1]
 
 

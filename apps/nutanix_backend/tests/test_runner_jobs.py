@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 import pytest
-from nutanix_backend.runner import jobs, process
+from nutanix_backend.runner import core, jobs, process
 from nutanix_backend.runner.catalog import Kind, Status, Store
 from nutanix_backend.runner.display import Silent
 from nutanix_backend.runner.errors import NoSuchJob, StoreBusy, StoreDamaged
 from nutanix_backend.runner.jobs import Result, Settings
-from ptcomm import FileType, Level, Phase, Replace, Severity
+from ptcomm import File, FileType, Level, Phase, Replace, Severity, Stat, Times
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +29,9 @@ SCRIPT = Path(__file__).with_name("runner_backend.py")
 NAMES = runpy.run_path(str(SCRIPT))
 VM, IMAGE, delta = NAMES["VM"], NAMES["IMAGE"], NAMES["delta"]
 FULL, DIFF, INCR = Level.FULL, Level.DIFFERENTIAL, Level.INCREMENTAL
+BRIEF = 1.5
+"""Seconds a test waits for a backend that hangs: it must still suffice to start a good one."""
+TOO_LONG = f"the backend did nothing for {BRIEF} s: see its own log"
 
 
 class Runner:
@@ -240,16 +243,13 @@ def test_a_size_that_differs_from_the_data_is_an_error_of_the_job(runner: Runner
     ("behave", "text"),
     [
         ("a@after-parameters", "no such VM: check vm="),
-        ("a@after-start", "no such VM: check vm="),
         ("a@between", "no such VM: check vm="),
         ("a@inside", "no such VM: check vm="),
         ("e@between", "bacula-fd would drop the rest"),
         ("e@inside", "bacula-fd would drop the rest"),
-        ("die@after-parameters", "the backend ended in the middle of the job"),
         ("die@inside", "the backend ended in the middle of the job"),
         ("leave@between", "the backend ended in the middle of the job"),
         ("junk@inside", "broke PTCOMM"),
-        ("wrong@inside", "broke PTCOMM"),
         ("wrong@between", "broke PTCOMM"),
     ],
 )
@@ -274,9 +274,7 @@ def test_a_backend_that_cannot_be_trusted_is_cancelled(runner: Runner, behave: s
     assert "SIGUSR1" in runner.told
 
 
-@pytest.mark.parametrize(
-    "name", ["../../../evil", "/etc/evil", f"{VM}/../x", f"{VM}//x", f"{VM}/vm-metadata.json"]
-)
+@pytest.mark.parametrize("name", ["../../../evil", "/etc/evil", f"{VM}/vm-metadata.json"])
 def test_a_bad_file_name_fails_the_job(runner: Runner, name: str) -> None:
     before = {path for path in runner.folder.parent.rglob("*") if runner.folder not in path.parents}
     result = runner.backup(name=name)
@@ -295,6 +293,13 @@ def test_a_backend_that_cannot_be_started_fails_the_job(runner: Runner) -> None:
     assert said(result, Severity.FATAL) == [
         "cannot start the backend /no/such/backend: No such file or directory"
     ]
+
+
+def test_a_parameter_that_ptcomm_cannot_say_fails_the_job(runner: Runner) -> None:
+    result = runner.backup(vm="a\nFINISH")
+    assert result.status is Status.FAILED
+    assert "FINISH" not in runner.told
+    assert len(said(result, Severity.FATAL)) == 1
 
 
 def test_a_full_file_system_fails_the_job(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,38 +337,47 @@ def test_a_second_job_in_the_store_is_refused(runner: Runner) -> None:
 # -- time and cancel ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["after-parameters", "inside", "between"])
-def test_a_backend_that_says_nothing_for_too_long_is_cancelled(runner: Runner, place: str) -> None:
-    runner.timeout = 0.5
-    result = runner.backup(behave=f"hang@{place}")
+def test_a_backend_that_says_nothing_for_too_long_is_cancelled(runner: Runner) -> None:
+    runner.timeout = BRIEF
+    result = runner.backup(behave="hang@inside")
     assert result.status is Status.FAILED
-    assert said(result, Severity.FATAL) == ["the backend did nothing for 0.5 s: see its own log"]
+    assert said(result, Severity.FATAL) == [TOO_LONG]
     assert "SIGUSR1" in runner.told
     assert_no_data(runner)
 
 
 @pytest.mark.usefixtures("impatient")
 def test_a_backend_that_does_not_listen_either_is_killed(runner: Runner) -> None:
-    runner.timeout = 0.5
+    runner.timeout = BRIEF
     result = runner.backup(behave="deaf@inside")
     assert result.status is Status.FAILED
-    assert said(result, Severity.FATAL) == ["the backend did nothing for 0.5 s: see its own log"]
+    assert said(result, Severity.FATAL) == [TOO_LONG]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_process_left_behind_does_not_keep_the_job_waiting(runner: Runner) -> None:
+    runner.timeout = BRIEF
+    result = runner.backup(behave="orphan@inside")
+    assert result.status is Status.FAILED
+    pid = int(runner.told.partition("orphan ")[2].split()[0])
+    status = Path(f"/proc/{pid}/stat")
+    assert not status.exists() or " Z " in status.read_text()
 
 
 @pytest.mark.usefixtures("impatient")
 def test_a_restore_that_the_backend_does_not_read_times_out(saved: Runner) -> None:
-    saved.timeout = 0.5
+    saved.timeout = BRIEF
     result = saved.restore(behave="hang@inside")
     assert result.status is Status.FAILED
-    assert said(result, Severity.FATAL) == ["the backend did nothing for 0.5 s: see its own log"]
+    assert said(result, Severity.FATAL) == [TOO_LONG]
 
 
 @pytest.mark.usefixtures("impatient")
 def test_a_backend_that_does_not_end_after_the_job_fails_it(runner: Runner) -> None:
-    runner.timeout = 0.5
+    runner.timeout = BRIEF
     result = runner.backup(behave="hang@end")
     assert result.status is Status.FAILED
-    assert "did not end within 0.5 s" in said(result, Severity.FATAL)[-1]
+    assert f"did not end within {BRIEF} s" in said(result, Severity.FATAL)[-1]
     assert_no_data(runner)
 
 
@@ -417,7 +431,7 @@ def test_a_second_signal_does_not_wait_for_the_backend(
 
 @pytest.mark.usefixtures("impatient")
 def test_a_backend_deaf_to_a_cancel_is_killed_in_the_end(runner: Runner) -> None:
-    runner.timeout = 1.0
+    runner.timeout = BRIEF
     assert canceled_backup(runner, "deaf@inside", "BACULA_JOBID").status is Status.CANCELED
 
 
@@ -510,9 +524,7 @@ def test_a_lower_job_of_a_chain_can_be_restored(saved: Runner) -> None:
         ("a@inside", "no such VM: check vm="),
         ("die@reply", "the backend ended in the middle of the job"),
         ("die@inside", "the backend ended in the middle of the job"),
-        ("leave@inside", "the backend ended in the middle of the job"),
         ("junk@inside", "broke PTCOMM"),
-        ("wrong@inside", "broke PTCOMM"),
     ],
 )
 def test_a_failed_restore(saved: Runner, behave: str, text: str) -> None:
@@ -537,6 +549,7 @@ def test_after_an_error_in_a_restore_the_backend_gets_finish_and_no_end(
 def test_a_reply_too_early_fails_the_restore(saved: Runner) -> None:
     result = saved.restore(include=("*.raw",), behave="wrong@inside")
     assert result.status is Status.FAILED
+    assert "Finish" not in saved.told
 
 
 def test_a_damaged_file_is_never_handed_over_whole(saved: Runner) -> None:
@@ -594,6 +607,18 @@ def test_core_files_are_created_below_where(saved: Runner, tmp_path: Path) -> No
     assert "data" not in [line.split()[0] for line in saved.told.splitlines()]
 
 
+def test_core_files_heed_replace(saved: Runner, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    there = out / VM / "vm-metadata.json"
+    there.parent.mkdir(parents=True)
+    there.write_bytes(b"mine")
+    result = saved.restore(where=str(out), replace=Replace.NEVER, core="*metadata.json")
+    assert there.read_bytes() == b"mine"
+    assert len(said(result, Severity.SKIPPED)) == 1
+    saved.restore(where=str(out), replace=Replace.ALWAYS, core="*metadata.json")
+    assert there.read_bytes() == b'{"name": "web"}'
+
+
 @pytest.mark.parametrize(
     ("replace", "age", "replaced"),
     [
@@ -607,16 +632,13 @@ def test_core_files_are_created_below_where(saved: Runner, tmp_path: Path) -> No
         (Replace.IF_OLDER, 10, True),
     ],
 )
-def test_core_files_heed_replace(
-    saved: Runner, tmp_path: Path, replace: Replace, age: int, replaced: bool
-) -> None:
-    there = tmp_path / "out" / VM / "vm-metadata.json"
-    there.parent.mkdir(parents=True)
+def test_what_replace_means(tmp_path: Path, replace: Replace, age: int, replaced: bool) -> None:
+    there = tmp_path / "file"
+    file = File("file", Stat(FileType.REGULAR, 4), Times(1, 1_700_000_002, 3))
+    assert core.wanted(there, file, replace)
     there.write_bytes(b"mine")
     os.utime(there, (1_700_000_002 + age,) * 2)
-    result = saved.restore(where=str(tmp_path / "out"), replace=replace, core="*metadata.json")
-    assert there.read_bytes() == (b'{"name": "web"}' if replaced else b"mine")
-    assert len(said(result, Severity.SKIPPED)) == (0 if replaced else 1)
+    assert core.wanted(there, file, replace) is replaced
 
 
 def test_a_core_file_that_cannot_be_created_is_an_error_of_the_job(
@@ -633,6 +655,7 @@ def test_a_damaged_core_file_does_not_appear(saved: Runner, tmp_path: Path) -> N
     disk.write_bytes(bytes(len(IMAGE)))
     result = saved.restore(where=str(tmp_path / "out"), core="*.raw")
     assert result.status is Status.FAILED
+    assert "its digest differs" in said(result, Severity.FATAL)[-1]
     assert list((tmp_path / "out" / VM / "disks").iterdir()) == []
 
 

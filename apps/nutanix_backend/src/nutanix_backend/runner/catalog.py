@@ -302,6 +302,7 @@ class Store:
         )
         folder = self.root / name / f"{record.folder}.partial"
         folder.mkdir(mode=0o700, parents=True)
+        _sync_folder(self.root)
         _write_record(folder, record)
         return RunningJob(folder, record)
 
@@ -377,11 +378,11 @@ def _write_record(folder: Path, record: Job) -> None:
 
 
 def _read_record(folder: Path, job_id: int) -> Job | None:
-    """The record of a job; None when it is gone with its folder, or was never written."""
+    """The record of a job; None when there is none (any more)."""
     path = folder / "job.json"
     try:
         record = records.load(path.read_bytes(), Job)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except records.RecordError as error:
         raise StoreDamaged(f"{path} cannot be read ({error}): move its folder away") from error

@@ -66,8 +66,8 @@ class Cancellation:
 
     def wait(self, call: Callable[[], T]) -> T:
         """Run a call that may block; raise JobCanceled when a signal comes, or came before."""
-        self._waiting = True
         try:
+            self._waiting = True
             if self._asked:
                 self._raise()
             return call()
@@ -80,7 +80,7 @@ class Cancellation:
             self._raise()
 
     def _raise(self) -> None:
-        self._asked = False
+        self._asked = self._waiting = False
         raise JobCanceled("the job was cancelled")
 
 
