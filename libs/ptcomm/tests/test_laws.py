@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ptcomm import (
@@ -30,6 +31,9 @@ from ptcomm import (
 )
 from ptcomm._writer import write_event
 from ptcomm.testing import Script, check_session, chunks, conversations, epilogue
+
+# hypothesis itself compares bytes with numbers, which python -bb does not forgive
+pytestmark = pytest.mark.filterwarnings("ignore::BytesWarning:hypothesis")
 
 B, P = Role.BACKEND, Role.PLUGIN
 CODES = {"bad-status", "bad-length", "bad-command", "out-of-order", "empty-data", "object-length"}

@@ -19,6 +19,9 @@ from ptcomm import (
 )
 from ptcomm.testing import chunks, split_everywhere
 
+# hypothesis itself compares bytes with numbers, which python -bb does not forgive
+pytestmark = pytest.mark.filterwarnings("ignore::BytesWarning:hypothesis")
+
 WIRE = b"C000013\nHello Bacula\nD000003\n\x00\xff\nF000000\nI000005\nnote\nT000000\n"
 PACKETS = [
     (Status.COMMAND, b"Hello Bacula\n"),
