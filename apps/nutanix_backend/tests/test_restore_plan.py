@@ -117,7 +117,7 @@ def test_a_base_that_is_not_exactly_the_one_it_stood_on_is_refused(
 def test_a_base_without_the_disk_is_refused(backup: MadeUp) -> None:
     orphan = backup.entry(5, b"delta", size=KIB, base=backup.manifests[-1].digest())
     backup.job("I", [orphan])
-    with pytest.raises(RestoreRefused, match="disk 5 of VM web01: .* not part of this restore"):
+    with pytest.raises(RestoreRefused, match=r"disk 5 of VM web01: .* not part of this restore"):
         plan_vm(backup.manifests)
 
 
@@ -139,11 +139,11 @@ def test_every_plan_is_an_unbroken_chain(
         base = backup.manifests[max(0, len(backup.manifests) - back)].digest()
         backup.job("I", [backup.entry(0, bytes(KIB), base="" if is_whole else base)])
     (chain,) = plan_vm(backup.manifests).disks
-    digest_of = {m.disks[0].file + m.disks[0].base: m.digest() for m in backup.manifests}
+    saved_by = {manifest.digest(): manifest.disks[0] for manifest in backup.manifests}
     assert not chain.files[0].base
     assert chain.newest == backup.manifests[-1].disks[0]
     for older, newer in zip(chain.files, chain.files[1:], strict=False):
-        assert newer.base == digest_of[older.file + older.base]
+        assert older == saved_by[newer.base]
 
 
 # --- manifests -----------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_a_delta_without_a_base_is_not_ours(backup: MadeUp) -> None:
     ],
 )
 def test_what_is_no_manifest_is_damaged(content: bytes) -> None:
-    with pytest.raises(ManifestError, match="^a manifest in the backup is damaged: ") as caught:
+    with pytest.raises(ManifestError, match=r"^a manifest in the backup is damaged: ") as caught:
         manifest.decode(content)
     assert "\n" not in str(caught.value)
 
