@@ -343,6 +343,12 @@ def product(lab: Lab, tmp_path: Path) -> Iterator[Product]:
     assert not unused, f"faults that never happened: {unused}"
 
 
+@pytest.fixture(scope="session")
+def make_product() -> Callable[[Lab, Path], Product]:
+    """For tests that need a cluster of another kind."""
+    return Product
+
+
 @pytest.fixture
 def loop_device(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     """Make loop devices of a size in bytes; they are gone after the test."""
@@ -379,7 +385,8 @@ class Daemon:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.stdin = os.dup(self.process.stdin.fileno())
-        self._wire = Endpoint(Role.PLUGIN, os.dup(self.process.stdout.fileno()), os.dup(self.stdin))
+        self.stdout = os.dup(self.process.stdout.fileno())
+        self._wire = Endpoint(Role.PLUGIN, self.stdout, os.dup(self.stdin))
         self.process.stdin.close()
         self.process.stdout.close()
         self.messages: list[Message] = []
@@ -411,6 +418,7 @@ class Daemon:
             if not isinstance(event, Message):
                 return event
             self.messages.append(event)
+            assert event.severity is not Severity.FATAL, event.text
 
     def hear(self, expected: type[E]) -> E:
         """The next event, which must be of this kind."""
@@ -438,6 +446,15 @@ class Daemon:
         if self.stdin >= 0:
             os.close(self.stdin)
             self.stdin = -1
+
+    def read_to_end(self) -> bytes:
+        """All that is left of what the backend says, as bytes."""
+        pieces = []
+        while True:
+            assert self._wire.pending(PATIENCE), "the backend hangs"
+            pieces.append(os.read(self.stdout, MIB))
+            if not pieces[-1]:
+                return b"".join(pieces)
 
     def end(self) -> None:
         """Close the backend's input and hear it out: it ends with 0 and nothing on stderr."""
@@ -485,13 +502,26 @@ class Daemon:
         job = Job("by-hand.2", 78, JobType.RESTORE, where=str(where), working_dir=str(self.folder))
         self.start(Phase.RESTORE, job, pairs)
 
-    def give_object(self, name: str, content: bytes) -> None:
-        """Hand a restore object over."""
-        self.say(RestoreObject(name, len(content)), Data(content), DataEnd())
+    def offer_object(self, name: str, content: bytes) -> None:
+        """Send a restore object."""
+        view = memoryview(content)
+        self.say(RestoreObject(name, len(content)))
+        self.say(*(Data(view[at : at + 65_536]) for at in range(0, len(view), 65_536)), DataEnd())
+
+    def give_manifests(self, *backups: MadeUp) -> None:
+        """Hand the manifests of all jobs over."""
+        for backup in backups:
+            for saved in backup.manifests:
+                self.offer_object(saved.object_name, saved.encode())
+                self.hear(Reply)
+
+    def offer_file(self, name: str, size: int = 1) -> None:
+        """Announce a file."""
+        self.say(File(name, Stat(FileType.REGULAR, size), Times(1, 1, 1)))
 
     def give_file(self, name: str, content: bytes) -> Answer:
         """Hand a file over, unless the backend skips it; returns the last answer."""
-        self.say(File(name, Stat(FileType.REGULAR, len(content)), Times(1, 1, 1)))
+        self.offer_file(name, len(content))
         answer = self.hear(Reply).answer
         if answer is not Answer.OK:
             return answer
@@ -516,10 +546,15 @@ class Daemon:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Callable[[], Daemon]]:
+def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     """Start backends, each with a daemon to talk to; none outlives the test."""
     with ExitStack() as stack:
-        yield lambda: stack.enter_context(Daemon(tmp_path / f"daemon-{next(_numbers)}"))
+
+        def start(command: tuple[str, ...] = BACKEND) -> Daemon:
+            folder = tmp_path / f"daemon-{next(_numbers)}"
+            return stack.enter_context(Daemon(folder, command))
+
+        yield start
 
 
 # --- a small Prism in memory ---------------------------------------------------------------------
