@@ -11,8 +11,9 @@ import random
 import shutil
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -340,7 +341,15 @@ def product(lab: Lab, tmp_path: Path) -> Iterator[Product]:
     yield Product(lab, tmp_path / "host")
     unused = lab.faults.pending()
     lab.faults.clear()
+    clear_away(lab)
     assert not unused, f"faults that never happened: {unused}"
+
+
+def clear_away(lab: Lab) -> None:
+    """Remove what a test that failed left behind, so that the next ones do not fail of it."""
+    for group in list(lab._world.volume_groups.values()):
+        group.clients.clear()
+        lab._groups.delete(group)
 
 
 @pytest.fixture(scope="session")
@@ -446,6 +455,11 @@ class Daemon:
         if self.stdin >= 0:
             os.close(self.stdin)
             self.stdin = -1
+
+    def hang_up(self) -> None:
+        """Close both pipes, as a daemon that dies."""
+        self.close_input()
+        self._wire.close()
 
     def read_to_end(self) -> bytes:
         """All that is left of what the backend says, as bytes."""
@@ -560,12 +574,20 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
 # --- a small Prism in memory ---------------------------------------------------------------------
 
 
+class When(Enum):
+    """When a call raises: with no effect at all, once it had its effect, or long before it has."""
+
+    BEFORE = "before the effect"
+    AFTER = "after the effect"
+    EARLY = "before the effect, which comes later"
+
+
 @attrs.frozen
 class Fault:
-    """What a call raises: before it has its effect, or after it had it."""
+    """What a call raises, and when."""
 
     error: BaseException
-    after_effect: bool = False
+    when: When = When.BEFORE
 
 
 class FakePrism:
@@ -575,10 +597,13 @@ class FakePrism:
         self.points: dict[str, RecoveryPoint] = {}
         self.groups: dict[str, VolumeGroup] = {}
         self.attached: set[tuple[str, str]] = set()
+        self.made: dict[UUID, str] = {}
+        """What each idempotency key made."""
         self.regions: dict[tuple[str, str | None], list[ChangedRegion] | Exception] = {}
         self.calls: list[str] = []
         self.faults: dict[str | int, Fault] = {}
         """By the name of the call, or by its number counted from 0; each happens once."""
+        self._to_come: list[Callable[[], object]] = []
         self.recovery_points = FakeRecoveryPoints(self)
         self.volume_groups = FakeVolumeGroups(self)
         self.changed_regions = FakeChangedRegions(self)
@@ -588,16 +613,24 @@ class FakePrism:
         """Itself, as what it plays."""
         return cast("PrismClient", self)
 
-    @contextmanager
-    def call(self, name: str) -> Iterator[None]:
-        """Around the effect of a call."""
+    def call(self, name: str, effect: Callable[[], E]) -> E:
+        """One call."""
         fault = self.faults.pop(len(self.calls), None) or self.faults.pop(name, None)
         self.calls.append(name)
-        if fault and not fault.after_effect:
-            raise fault.error
-        yield
-        if fault:
-            raise fault.error
+        if fault is None:
+            return effect()
+        if fault.when is When.AFTER:
+            effect()
+        elif fault.when is When.EARLY:
+            self._to_come.append(effect)
+        raise fault.error
+
+    def let_time_pass(self) -> None:
+        """Let what was asked for come at last, unless that came to nothing in the meantime."""
+        for effect in self._to_come:
+            with suppress(NotFound):
+                effect()
+        self._to_come.clear()
 
     def add_point(self, vm: str, name: str = "", disks: tuple[str, ...] = ()) -> RecoveryPoint:
         """A recovery point with a snapshot `<disk>@<point>` of each disk."""
@@ -619,36 +652,39 @@ class FakeRecoveryPoints:
     def create(
         self, vm: str, *, name: str, expires: datetime, consistency: Consistency, request_id: UUID
     ) -> RecoveryPoint:
-        """Make one; the server knows when it expires."""
-        with self.prism.call("create point"):
-            made = self.prism.add_point(vm, name)
-            point = attrs.evolve(made, expires=expires, consistency=consistency)
-            self.prism.points[point.ext_id] = point
-        return point
+        """Make one, unless the key has made one; the server knows when it expires."""
+
+        def make() -> RecoveryPoint:
+            if request_id not in self.prism.made:
+                made = self.prism.add_point(vm, name)
+                point = attrs.evolve(made, expires=expires, consistency=consistency)
+                self.prism.points[point.ext_id] = point
+                self.prism.made[request_id] = point.ext_id
+            return _found(self.prism.points, self.prism.made[request_id])
+
+        return self.prism.call("create point", make)
 
     def get(self, ext_id: str) -> RecoveryPoint:
         """One of them."""
-        with self.prism.call("get point"):
-            return _found(self.prism.points, ext_id)
+        return self.prism.call("get point", lambda: _found(self.prism.points, ext_id))
 
     def list(self, *, vm_ext_id: str, name: str) -> Iterator[RecoveryPoint]:
         """Those of a VM and a name; lazily, as the client does."""
-        with self.prism.call("list points"):
-            found = [
-                p for p in self.prism.points.values() if (p.vm_ext_id, p.name) == (vm_ext_id, name)
-            ]
-        yield from found
+        found = self.prism.call("list points", lambda: [*self.prism.points.values()])
+        yield from (p for p in found if (p.vm_ext_id, p.name) == (vm_ext_id, name))
 
     def set_expiration(self, ext_id: str, expires: datetime) -> None:
         """Move the end of one."""
-        with self.prism.call("prolong point"):
+
+        def move() -> None:
             point = _found(self.prism.points, ext_id)
             self.prism.points[ext_id] = attrs.evolve(point, expires=expires)
 
+        self.prism.call("prolong point", move)
+
     def delete(self, ext_id: str) -> bool:
         """Delete one."""
-        with self.prism.call("delete point"):
-            gone = self.prism.points.pop(ext_id, None)
+        gone = self.prism.call("delete point", lambda: self.prism.points.pop(ext_id, None))
         return gone is not None
 
 
@@ -667,41 +703,52 @@ class FakeVolumeGroups:
         chap_secret: str | None,
         request_id: UUID,
     ) -> VolumeGroup:
-        """Make one."""
-        with self.prism.call("create group"):
-            ext_id = f"group-{next(_numbers)}"
-            group = VolumeGroup(ext_id, name, cluster, f"target-{ext_id}", ())
-            self.prism.groups[ext_id] = group
-        return group
+        """Make one, unless the key has made one."""
+
+        def make() -> VolumeGroup:
+            if request_id not in self.prism.made:
+                ext_id = self.prism.made[request_id] = f"group-{next(_numbers)}"
+                group = VolumeGroup(ext_id, name, cluster, f"target-{ext_id}", ())
+                self.prism.groups[ext_id] = group
+            return _found(self.prism.groups, self.prism.made[request_id])
+
+        return self.prism.call("create group", make)
 
     def list(self, *, name: str) -> Iterator[VolumeGroup]:
         """Those of a name."""
-        with self.prism.call("list groups"):
-            found = [group for group in self.prism.groups.values() if group.name == name]
-        yield from found
+        found = self.prism.call("list groups", lambda: [*self.prism.groups.values()])
+        yield from (group for group in found if group.name == name)
 
     def attach_client(
         self, group: str, initiator: str, *, chap_secret: str | None, request_id: UUID
     ) -> str:
         """Let an initiator in."""
-        with self.prism.call("attach client"):
+
+        def attach() -> str:
             _found(self.prism.groups, group)
             self.prism.attached.add((group, initiator))
-        return initiator
+            return initiator
+
+        return self.prism.call("attach client", attach)
 
     def detach_client(self, group: str, initiator: str) -> bool:
         """Keep it out again."""
-        with self.prism.call("detach client"):
+
+        def detach() -> bool:
             known = (group, initiator) in self.prism.attached
             self.prism.attached.discard((group, initiator))
-        return known
+            return known
+
+        return self.prism.call("detach client", detach)
 
     def delete(self, group: str) -> bool:
         """Delete one."""
-        with self.prism.call("delete group"):
+
+        def remove() -> bool:
             assert not any(group == attached for attached, _ in self.prism.attached)
-            gone = self.prism.groups.pop(group, None)
-        return gone is not None
+            return self.prism.groups.pop(group, None) is not None
+
+        return self.prism.call("delete group", remove)
 
 
 @attrs.frozen
@@ -715,8 +762,8 @@ class FakeChangedRegions:
     ) -> list[ChangedRegion]:
         """What was put there for a snapshot and its reference."""
         old = reference.disk_recovery_point_ext_id if reference else None
-        with self.prism.call("list regions"):
-            found = self.prism.regions[disk.disk_recovery_point_ext_id, old]
+        key = disk.disk_recovery_point_ext_id, old
+        found = self.prism.call("list regions", lambda: self.prism.regions[key])
         if isinstance(found, Exception):
             raise found
         return found
@@ -763,9 +810,9 @@ def prism() -> FakePrism:
 
 
 @pytest.fixture(scope="session")
-def fault() -> type[Fault]:
-    """To order faults with."""
-    return Fault
+def fault() -> Callable[..., Fault]:
+    """To order faults with; `when` is one of "before", "after" and "early"."""
+    return lambda error, when="before": Fault(error, When[when.upper()])
 
 
 @pytest.fixture(scope="session")
