@@ -96,7 +96,10 @@ def _check(manifest: Manifest, disk: DiskEntry) -> None:
     sound = (
         (disk.kind == "raw" and not disk.base and disk.stream_bytes == disk.size)
         or (disk.kind == "phcbt01" and disk.base.startswith("sha256:"))
-    ) and min(disk.size, disk.regions, disk.data_bytes, disk.stream_bytes) >= 0
+    ) and all(
+        0 <= number < 2**63
+        for number in (disk.size, disk.regions, disk.data_bytes, disk.stream_bytes)
+    )
     if not sound or not disk.file.startswith(manifest.folder.path + "/disks/"):
         raise ManifestError(
             f"the manifest of VM {manifest.vm_name} in job {manifest.job} is inconsistent "
