@@ -5,22 +5,42 @@ that says one thing at a time, and a small Prism in memory for what needs no clu
 from __future__ import annotations
 
 import filecmp
+import io
 import os
 import random
 import shutil
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
+from enum import Enum
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import attrs
 import pytest
+from nutanix_backend.jobs.job import JobContext
+from nutanix_backend.manifest import DiskEntry, Manifest
+from nutanix_backend.names import VmFolder
+from nutanix_backend.parameters import parse
 from nutanix_backend.runner import jobs
 from nutanix_backend.runner.catalog import Job as StoredJob
 from nutanix_backend.runner.catalog import Status, Store
 from nutanix_backend.runner.jobs import Result, Settings
+from nutanix_backend.streams import StreamDigest
+from phcbt01 import apply
+from phcbt01.testing import MemoryTarget, encode
+from prism_client import (
+    Boot,
+    ChangedRegion,
+    Consistency,
+    DiskRecoveryPoint,
+    NotFound,
+    RecoveryPoint,
+    Vm,
+    VolumeGroup,
+)
 from prism_lab import Lab
 from prism_lab._storage import discard
 from ptcomm import (
@@ -54,8 +74,11 @@ from ptcomm import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from uuid import UUID
 
+    from phcbt01.testing import Changes
+    from prism_client import DiskSnapshotRef, PrismClient
     from ptcomm import Event
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -318,7 +341,21 @@ def product(lab: Lab, tmp_path: Path) -> Iterator[Product]:
     yield Product(lab, tmp_path / "host")
     unused = lab.faults.pending()
     lab.faults.clear()
+    clear_away(lab)
     assert not unused, f"faults that never happened: {unused}"
+
+
+def clear_away(lab: Lab) -> None:
+    """Remove what a test that failed left behind, so that the next ones do not fail of it."""
+    for group in list(lab._world.volume_groups.values()):
+        group.clients.clear()
+        lab._groups.delete(group)
+
+
+@pytest.fixture(scope="session")
+def make_product() -> Callable[[Lab, Path], Product]:
+    """For tests that need a cluster of another kind."""
+    return Product
 
 
 @pytest.fixture
@@ -357,7 +394,8 @@ class Daemon:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.stdin = os.dup(self.process.stdin.fileno())
-        self._wire = Endpoint(Role.PLUGIN, os.dup(self.process.stdout.fileno()), os.dup(self.stdin))
+        self.stdout = os.dup(self.process.stdout.fileno())
+        self._wire = Endpoint(Role.PLUGIN, self.stdout, os.dup(self.stdin))
         self.process.stdin.close()
         self.process.stdout.close()
         self.messages: list[Message] = []
@@ -389,6 +427,7 @@ class Daemon:
             if not isinstance(event, Message):
                 return event
             self.messages.append(event)
+            assert event.severity is not Severity.FATAL, event.text
 
     def hear(self, expected: type[E]) -> E:
         """The next event, which must be of this kind."""
@@ -416,6 +455,20 @@ class Daemon:
         if self.stdin >= 0:
             os.close(self.stdin)
             self.stdin = -1
+
+    def hang_up(self) -> None:
+        """Close both pipes, as a daemon that dies."""
+        self.close_input()
+        self._wire.close()
+
+    def read_to_end(self) -> bytes:
+        """All that is left of what the backend says, as bytes."""
+        pieces = []
+        while True:
+            assert self._wire.pending(PATIENCE), "the backend hangs"
+            pieces.append(os.read(self.stdout, MIB))
+            if not pieces[-1]:
+                return b"".join(pieces)
 
     def end(self) -> None:
         """Close the backend's input and hear it out: it ends with 0 and nothing on stderr."""
@@ -463,13 +516,26 @@ class Daemon:
         job = Job("by-hand.2", 78, JobType.RESTORE, where=str(where), working_dir=str(self.folder))
         self.start(Phase.RESTORE, job, pairs)
 
-    def give_object(self, name: str, content: bytes) -> None:
-        """Hand a restore object over."""
-        self.say(RestoreObject(name, len(content)), Data(content), DataEnd())
+    def offer_object(self, name: str, content: bytes) -> None:
+        """Send a restore object."""
+        view = memoryview(content)
+        self.say(RestoreObject(name, len(content)))
+        self.say(*(Data(view[at : at + 65_536]) for at in range(0, len(view), 65_536)), DataEnd())
+
+    def give_manifests(self, *backups: MadeUp) -> None:
+        """Hand the manifests of all jobs over."""
+        for backup in backups:
+            for saved in backup.manifests:
+                self.offer_object(saved.object_name, saved.encode())
+                self.hear(Reply)
+
+    def offer_file(self, name: str, size: int = 1) -> None:
+        """Announce a file."""
+        self.say(File(name, Stat(FileType.REGULAR, size), Times(1, 1, 1)))
 
     def give_file(self, name: str, content: bytes) -> Answer:
         """Hand a file over, unless the backend skips it; returns the last answer."""
-        self.say(File(name, Stat(FileType.REGULAR, len(content)), Times(1, 1, 1)))
+        self.offer_file(name, len(content))
         answer = self.hear(Reply).answer
         if answer is not Answer.OK:
             return answer
@@ -494,7 +560,383 @@ class Daemon:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Callable[[], Daemon]]:
+def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     """Start backends, each with a daemon to talk to; none outlives the test."""
     with ExitStack() as stack:
-        yield lambda: stack.enter_context(Daemon(tmp_path / f"daemon-{next(_numbers)}"))
+
+        def start(command: tuple[str, ...] = BACKEND) -> Daemon:
+            folder = tmp_path / f"daemon-{next(_numbers)}"
+            return stack.enter_context(Daemon(folder, command))
+
+        yield start
+
+
+# --- a small Prism in memory ---------------------------------------------------------------------
+
+
+class When(Enum):
+    """When a call raises: with no effect at all, once it had its effect, or long before it has."""
+
+    BEFORE = "before the effect"
+    AFTER = "after the effect"
+    EARLY = "before the effect, which comes later"
+
+
+@attrs.frozen
+class Fault:
+    """What a call raises, and when."""
+
+    error: BaseException
+    when: When = When.BEFORE
+
+
+class FakePrism:
+    """Recovery points, volume groups and changed regions in memory; calls fail as ordered."""
+
+    def __init__(self) -> None:
+        self.points: dict[str, RecoveryPoint] = {}
+        self.groups: dict[str, VolumeGroup] = {}
+        self.attached: set[tuple[str, str]] = set()
+        self.made: dict[UUID, str] = {}
+        """What each idempotency key made."""
+        self.regions: dict[tuple[str, str | None], list[ChangedRegion] | Exception] = {}
+        self.calls: list[str] = []
+        self.faults: dict[str | int, Fault] = {}
+        """By the name of the call, or by its number counted from 0; each happens once."""
+        self._to_come: list[Callable[[], object]] = []
+        self.recovery_points = FakeRecoveryPoints(self)
+        self.volume_groups = FakeVolumeGroups(self)
+        self.changed_regions = FakeChangedRegions(self)
+
+    @property
+    def client(self) -> PrismClient:
+        """Itself, as what it plays."""
+        return cast("PrismClient", self)
+
+    def call(self, name: str, effect: Callable[[], E]) -> E:
+        """One call."""
+        fault = self.faults.pop(len(self.calls), None) or self.faults.pop(name, None)
+        self.calls.append(name)
+        if fault is None:
+            return effect()
+        if fault.when is When.AFTER:
+            effect()
+        elif fault.when is When.EARLY:
+            self._to_come.append(effect)
+        raise fault.error
+
+    def let_time_pass(self) -> None:
+        """Let what was asked for come at last, unless that came to nothing in the meantime."""
+        for effect in self._to_come:
+            with suppress(NotFound):
+                effect()
+        self._to_come.clear()
+
+    def add_point(self, vm: str, name: str = "", disks: tuple[str, ...] = ()) -> RecoveryPoint:
+        """A recovery point with a snapshot `<disk>@<point>` of each disk."""
+        ext_id = f"point-{next(_numbers)}"
+        snapshots = tuple(DiskRecoveryPoint(f"{disk}@{ext_id}", disk) for disk in disks)
+        point = RecoveryPoint(
+            ext_id, name or ext_id, NOW, NOW, Consistency.CRASH, f"vm@{ext_id}", vm, snapshots
+        )
+        self.points[ext_id] = point
+        return point
+
+
+@attrs.frozen
+class FakeRecoveryPoints:
+    """The recovery points of a FakePrism."""
+
+    prism: FakePrism
+
+    def create(
+        self, vm: str, *, name: str, expires: datetime, consistency: Consistency, request_id: UUID
+    ) -> RecoveryPoint:
+        """Make one, unless the key has made one; the server knows when it expires."""
+
+        def make() -> RecoveryPoint:
+            if request_id not in self.prism.made:
+                made = self.prism.add_point(vm, name)
+                point = attrs.evolve(made, expires=expires, consistency=consistency)
+                self.prism.points[point.ext_id] = point
+                self.prism.made[request_id] = point.ext_id
+            return _found(self.prism.points, self.prism.made[request_id])
+
+        return self.prism.call("create point", make)
+
+    def get(self, ext_id: str) -> RecoveryPoint:
+        """One of them."""
+        return self.prism.call("get point", lambda: _found(self.prism.points, ext_id))
+
+    def list(self, *, vm_ext_id: str, name: str) -> Iterator[RecoveryPoint]:
+        """Those of a VM and a name; lazily, as the client does."""
+        found = self.prism.call("list points", lambda: [*self.prism.points.values()])
+        yield from (p for p in found if (p.vm_ext_id, p.name) == (vm_ext_id, name))
+
+    def set_expiration(self, ext_id: str, expires: datetime) -> None:
+        """Move the end of one."""
+
+        def move() -> None:
+            point = _found(self.prism.points, ext_id)
+            self.prism.points[ext_id] = attrs.evolve(point, expires=expires)
+
+        self.prism.call("prolong point", move)
+
+    def delete(self, ext_id: str) -> bool:
+        """Delete one."""
+        gone = self.prism.call("delete point", lambda: self.prism.points.pop(ext_id, None))
+        return gone is not None
+
+
+@attrs.frozen
+class FakeVolumeGroups:
+    """The volume groups of a FakePrism; one with clients cannot be deleted."""
+
+    prism: FakePrism
+
+    def create(
+        self,
+        name: str,
+        cluster: str,
+        sources: Sequence[str],
+        *,
+        chap_secret: str | None,
+        request_id: UUID,
+    ) -> VolumeGroup:
+        """Make one, unless the key has made one."""
+
+        def make() -> VolumeGroup:
+            if request_id not in self.prism.made:
+                ext_id = self.prism.made[request_id] = f"group-{next(_numbers)}"
+                group = VolumeGroup(ext_id, name, cluster, f"target-{ext_id}", ())
+                self.prism.groups[ext_id] = group
+            return _found(self.prism.groups, self.prism.made[request_id])
+
+        return self.prism.call("create group", make)
+
+    def list(self, *, name: str) -> Iterator[VolumeGroup]:
+        """Those of a name."""
+        found = self.prism.call("list groups", lambda: [*self.prism.groups.values()])
+        yield from (group for group in found if group.name == name)
+
+    def attach_client(
+        self, group: str, initiator: str, *, chap_secret: str | None, request_id: UUID
+    ) -> str:
+        """Let an initiator in."""
+
+        def attach() -> str:
+            _found(self.prism.groups, group)
+            self.prism.attached.add((group, initiator))
+            return initiator
+
+        return self.prism.call("attach client", attach)
+
+    def detach_client(self, group: str, initiator: str) -> bool:
+        """Keep it out again."""
+
+        def detach() -> bool:
+            known = (group, initiator) in self.prism.attached
+            self.prism.attached.discard((group, initiator))
+            return known
+
+        return self.prism.call("detach client", detach)
+
+    def delete(self, group: str) -> bool:
+        """Delete one."""
+
+        def remove() -> bool:
+            assert not any(group == attached for attached, _ in self.prism.attached)
+            return self.prism.groups.pop(group, None) is not None
+
+        return self.prism.call("delete group", remove)
+
+
+@attrs.frozen
+class FakeChangedRegions:
+    """The changed regions that a test has put there."""
+
+    prism: FakePrism
+
+    def open(
+        self, disk: DiskSnapshotRef, reference: DiskSnapshotRef | None, *, disk_size: int
+    ) -> list[ChangedRegion]:
+        """What was put there for a snapshot and its reference."""
+        old = reference.disk_recovery_point_ext_id if reference else None
+        key = disk.disk_recovery_point_ext_id, old
+        found = self.prism.call("list regions", lambda: self.prism.regions[key])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+VM = Vm(
+    ext_id="11111111-1111-4111-8111-111111111111",
+    name="web01",
+    description="",
+    cluster_ext_id="cluster-1",
+    power_state="ON",
+    sockets=1,
+    cores_per_socket=1,
+    threads_per_core=1,
+    memory=1 << 30,
+    machine_type=None,
+    boot=Boot(),
+    disks=(),
+    volume_group_ext_ids=(),
+    nics=(),
+    category_ext_ids=(),
+    protection_type=None,
+    raw={},
+)
+
+
+def _found(shelf: dict[str, E], ext_id: str) -> E:
+    if ext_id not in shelf:
+        raise NotFound(f"no such thing: {ext_id}", status=404)
+    return shelf[ext_id]
+
+
+@pytest.fixture(scope="session")
+def make_prism() -> type[FakePrism]:
+    """To make Prisms in memory with."""
+    return FakePrism
+
+
+@pytest.fixture
+def prism() -> FakePrism:
+    """A Prism with nothing in it."""
+    return FakePrism()
+
+
+@pytest.fixture(scope="session")
+def fault() -> Callable[..., Fault]:
+    """To order faults with; `when` is one of "before", "after" and "early"."""
+    return lambda error, when="before": Fault(error, When[when.upper()])
+
+
+@pytest.fixture(scope="session")
+def vm() -> Vm:
+    """A VM without disks."""
+    return VM
+
+
+@attrs.define
+class Recorder:
+    """The backend's endpoint, for code that only sends."""
+
+    sent: list[Event] = attrs.field(factory=list)
+
+    def send(self, *events: Event) -> None:
+        """Keep what is sent."""
+        self.sent += events
+
+    def texts(self, severity: Severity) -> list[str]:
+        """The messages of one kind."""
+        return [e.text for e in self.sent if isinstance(e, Message) and e.severity is severity]
+
+
+@attrs.frozen
+class JobByHand:
+    """A job in progress without a daemon, and what it said."""
+
+    context: JobContext
+    endpoint: Recorder
+
+
+@pytest.fixture(scope="session")
+def job_by_hand() -> Callable[..., JobByHand]:
+    """Make a JobContext for a backup: its name, level, predecessor and parameters."""
+
+    def make(
+        name: str = "job.1",
+        level: Level = Level.FULL,
+        previous: str = "",
+        parameters: tuple[tuple[str, str], ...] = (),
+    ) -> JobByHand:
+        endpoint = Recorder()
+        info = Job(name, 1, JobType.BACKUP, level=level, prev_job_name=previous)
+        context = JobContext(cast("Endpoint", endpoint), info, parse(parameters))
+        return JobByHand(context, endpoint)
+
+    return make
+
+
+# --- backups that were never made ----------------------------------------------------------------
+
+
+class MadeUp:
+    """What the jobs of one VM saved, made up: for restores, and for damage in between."""
+
+    def __init__(self, vm_id: str = VM.ext_id, vm_name: str = VM.name) -> None:
+        self.vm_name = vm_name
+        self.folder = VmFolder("lab", vm_id)
+        self.manifests: list[Manifest] = []
+        self.files: dict[str, bytes] = {}
+        self.images: list[bytes] = []
+        """The disks as of the last job."""
+
+    def full(self, *images: bytes) -> Manifest:
+        """A full backup of disks with this content."""
+        self.images = list(images)
+        return self.job("F", [self.entry(n, image) for n, image in enumerate(images)])
+
+    def incremental(self, *changes: Changes, sizes: Sequence[int] = ()) -> Manifest:
+        """An incremental: what changed of each disk, and to which sizes they grew."""
+        base = self.manifests[-1]
+        entries = []
+        for number, (image, disk) in enumerate(zip(self.images, changes, strict=True)):
+            target = MemoryTarget(image)
+            size = sizes[number] if sizes else len(image)
+            stream = encode(size, disk)
+            apply(io.BytesIO(stream), target)
+            self.images[number] = bytes(target.content)
+            entries.append(self.entry(number, stream, size=size, base=base.digest()))
+        return self.job("I", entries)
+
+    def entry(self, index: int, stream: bytes, *, size: int = -1, base: str = "") -> DiskEntry:
+        """A file of a disk; with a base it is a delta."""
+        disk_id = f"disk-of-{self.folder.vm[:8]}-{index}"
+        when = NOW + timedelta(hours=len(self.manifests))
+        name = self.folder.delta(index, disk_id, when) if base else self.folder.raw(index, disk_id)
+        self.files[name] = stream
+        digest = StreamDigest()
+        digest.update(stream)
+        return DiskEntry(
+            index=index,
+            disk_id=disk_id,
+            size=len(stream) if size < 0 else size,
+            file=name,
+            kind="phcbt01" if base else "raw",
+            stream_bytes=len(stream),
+            regions=1,
+            data_bytes=len(stream),
+            digest=digest.text(),
+            base=base,
+        )
+
+    def job(self, level: str, entries: list[DiskEntry]) -> Manifest:
+        """A job that saved these."""
+        number = len(self.manifests) + 1
+        manifest = Manifest(
+            schema=1,
+            job=f"made-up.{number}",
+            job_id=number,
+            level=level,
+            cluster=self.folder.cluster,
+            cluster_id="cluster-1",
+            vm_id=self.folder.vm,
+            vm_name=self.vm_name,
+            consistency_asked="crash",
+            consistency_got="crash",
+            recovery_point=f"point-{number}",
+            disks=tuple(entries),
+        )
+        self.manifests.append(manifest)
+        return manifest
+
+
+@pytest.fixture(scope="session")
+def made_up() -> type[MadeUp]:
+    """To make backups up with."""
+    return MadeUp
