@@ -4,8 +4,9 @@
     @nutanix/<cluster>/<vm-uuid>/disks/disk-<index>-<id>.raw
     @nutanix/<cluster>/<vm-uuid>/disks/disk-<index>-<id>.<yyyymmddThhmmssZ>.phcbt01
 
-docs/format.md is normative; sibling plugins use the same shape under their own namespace. A delta carries its time because the catalog keeps only the newest of several files of one name.
-A name that comes back from a backup is data: it is matched whole, and never joined to a path as is.
+docs/format.md is normative; sibling plugins use the same shape under their own namespace. A delta
+carries its time because the catalog keeps only the newest of several files of one name. A name that
+comes back from a backup is data: it is matched whole, and never joined to a path as is.
 """
 
 from __future__ import annotations

@@ -37,11 +37,15 @@ def _strict(value: object, expected: type[T]) -> T:
     return value
 
 
-def _sequence(value: object, expected: Any) -> tuple[Any, ...]:
+def _sequence(value: object, expected: type[tuple[T, ...]]) -> tuple[T, ...]:
     if not isinstance(value, list):
         raise TypeError(f"expected a list, got {value!r}")
     (kind, _) = get_args(expected)
     return tuple(_converter.structure(item, kind) for item in value)
+
+
+def _is_tuple(kind: object) -> bool:
+    return get_origin(kind) is tuple
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -54,7 +58,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 _converter = Converter(forbid_extra_keys=True)
 for _primitive in (int, str, bool):
     _converter.register_structure_hook(_primitive, _strict)
-_converter.register_structure_hook_func(lambda kind: get_origin(kind) is tuple, _sequence)
+_converter.register_structure_hook_func(_is_tuple, _sequence)
 
 
 def dump(record: attrs.AttrsInstance) -> bytes:
