@@ -15,7 +15,7 @@ from pathlib import Path
 
 import atheris
 
-from fuzzing.targets import MEMBERS, TARGETS
+from fuzzing.targets import LARGEST_SEED, MEMBERS, TARGETS
 
 FOLDER = MEMBERS / ".cache/fuzz"
 
@@ -66,7 +66,12 @@ def _fuzz(name: str, seconds: int, *, planted: bool) -> int:
     for data in target.seeds():
         (seeds / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
     prefix = seeds if planted else artifacts
-    flags = [f"-max_total_time={seconds}", "-max_len=4096", "-timeout=10", "-rss_limit_mb=2048"]
+    flags = [
+        f"-max_total_time={seconds}",
+        f"-max_len={LARGEST_SEED}",
+        "-timeout=10",
+        "-rss_limit_mb=2048",
+    ]
     flags += [f"-artifact_prefix={prefix}/", "-print_final_stats=1"]
     atheris.Setup([name, *flags, str(corpus), str(seeds)], check)
     atheris.Fuzz()
