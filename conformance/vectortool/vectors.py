@@ -97,4 +97,5 @@ def _ingredient(part: Json, root: Path) -> bytes:
     data: bytes = (root / part["file"]).read_bytes()
     if hashlib.sha256(data).hexdigest() != part["sha256"] or len(data) != part["length"]:
         raise ValueError(f"{part['file']} is not the file that the vector means")
-    return data
+    start, end = part.get("slice", (0, len(data)))
+    return data[start:end]
