@@ -298,6 +298,12 @@ class Product:
         assert not any(left.values()), left
         assert not list((self.root / "working").glob("*")), "files are left in the working folder"
 
+    def clear_away(self) -> None:
+        """Remove what was left behind, so that nothing else fails because of it."""
+        for group in list(self.lab._world.volume_groups.values()):
+            group.clients.clear()
+            self.lab._groups.delete(group)
+
     def _keep_point(self, result: Result, guest: Guest) -> None:
         name = f"podheitor {result.job_name} {guest.ext_id}"
         points = [p["ext_id"] for p in self.lab.state()["recovery_points"] if p["name"] == name]
@@ -338,18 +344,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture
 def product(lab: Lab, tmp_path: Path) -> Iterator[Product]:
     """The product on a fresh host; afterwards the faults ordered must all have happened."""
-    yield Product(lab, tmp_path / "host")
+    running = Product(lab, tmp_path / "host")
+    yield running
     unused = lab.faults.pending()
     lab.faults.clear()
-    clear_away(lab)
+    running.clear_away()
     assert not unused, f"faults that never happened: {unused}"
-
-
-def clear_away(lab: Lab) -> None:
-    """Remove what a test that failed left behind, so that the next ones do not fail of it."""
-    for group in list(lab._world.volume_groups.values()):
-        group.clients.clear()
-        lab._groups.delete(group)
 
 
 @pytest.fixture(scope="session")
@@ -830,6 +830,10 @@ class Recorder:
     def send(self, *events: Event) -> None:
         """Keep what is sent."""
         self.sent += events
+
+    def pending(self) -> bool:
+        """The daemon has nothing to say."""
+        return False
 
     def texts(self, severity: Severity) -> list[str]:
         """The messages of one kind."""
