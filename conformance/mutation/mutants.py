@@ -102,7 +102,7 @@ def _change(node: ast.AST, number: int) -> str:
     if isinstance(node, ast.Constant):
         before = node.value
         node.value = not before if isinstance(before, bool) else before + 1  # type: ignore[operator]
-        return f"{before} to {node.value!r}"
+        return f"{before!r} to {node.value!r}"
     return _replace(node)
 
 
@@ -114,5 +114,5 @@ def _replace(node: ast.AST) -> str:
         node.body, node.orelse = node.orelse, node.body
         return "branches swapped"
     what = type(node).__name__.lower()
-    node.__class__ = ast.Pass  # type: ignore[assignment]
+    node.__class__ = ast.Pass
     return f"{what} dropped"
