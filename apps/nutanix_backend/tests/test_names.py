@@ -17,17 +17,32 @@ WHEN = datetime(2026, 11, 23, 7, 1, 2, tzinfo=UTC)
 
 @pytest.mark.parametrize("where", ["", "/", "/restore/", "/restore/@nutanix/c/"])
 @pytest.mark.parametrize(
-    ("name", "kind", "disk"),
+    ("name", "parts"),
     [
-        (FOLDER.metadata(), FileKind.METADATA, ""),
-        (FOLDER.raw(0, "d-1"), FileKind.RAW, "d-1"),
-        (FOLDER.delta(12, "d-1", WHEN), FileKind.DELTA, "d-1"),
+        (FOLDER.metadata(), (FileKind.METADATA,)),
+        (FOLDER.raw(0, "d-1"), (FileKind.RAW, "d-1", 0)),
+        (FOLDER.delta(12, "d-1", WHEN), (FileKind.DELTA, "d-1", 12, "20261123T070102Z")),
     ],
 )
 def test_names_come_back_as_they_were_made(
-    where: str, name: str, kind: FileKind, disk: str
+    where: str, name: str, parts: tuple[FileKind, str, int, str]
 ) -> None:
-    assert names.parse(where + name) == VirtualFile(name, where, FOLDER, kind, disk)
+    assert names.parse(where + name) == VirtualFile(name, where, FOLDER, *parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "namespace"),
+    [
+        ("@nutanix/c/v/vm-metadata.json", "@nutanix"),
+        ("@proxmox/c/100/100.conf", "@proxmox"),
+        ("/restore/@vsphere/c/vm-1/web.vmx", "@vsphere"),
+        ("@hyperv/c/v/disks/disk-0-a.raw", "@hyperv"),
+    ],
+)
+def test_backups_of_siblings_are_recognised(name: str, namespace: str) -> None:
+    file = names.recognise(name)
+    assert file.folder.namespace == namespace
+    assert file.where + file.name == name
 
 
 def test_a_delta_is_named_by_its_time() -> None:
@@ -52,6 +67,9 @@ def test_a_delta_is_named_by_its_time() -> None:
         "@nutanix/prod/0a1b/disks/disk-0-a.2026.phcbt01",
         "@nutanix/pr\0od/0a1b/vm-metadata.json",
         "@proxmox/prod/0a1b/vm-metadata.json",
+        "@proxmox/prod/0a1b/100.conf",
+        "@nutanix/prod/0a1b/disks/disk-00-a.raw",
+        "@nutanix/prod/0a1b/disks/disk-0-a.\u0662\u0660261123T070102Z.phcbt01",
         "x@nutanix/prod/0a1b/vm-metadata.json",
     ],
 )

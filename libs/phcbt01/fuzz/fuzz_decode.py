@@ -1,4 +1,4 @@
-# ruff: noqa: INP001, S311 - a script outside of the package; its dice need no secrecy
+# ruff: noqa: S311 - a script outside of the package; its dice need no secrecy
 """Any input: events or FormatError, the same whole, cut and indexed; what is accepted re-encodes.
 
     python fuzz/fuzz_decode.py [--seconds 30] [--seed N]

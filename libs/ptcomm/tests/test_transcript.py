@@ -20,7 +20,7 @@ from ptcomm import (
     read_transcript,
 )
 from ptcomm import __main__ as main_module
-from ptcomm.__main__ import main
+from ptcomm.__main__ import dump, main
 from ptcomm.testing import conversations
 
 if TYPE_CHECKING:
@@ -160,6 +160,11 @@ def test_dump_marks_what_does_harm(tmp_path: Path, capsys: pytest.CaptureFixture
     code, out, _ = dumped(tmp_path, capsys, record(*said).getvalue())
     assert code == 0
     assert f"{Message(Severity.ERROR, 'x')!r}  HARMFUL: bacula-fd would drop the rest" in out
+
+
+def test_dump_takes_the_ends_of_both_pipes() -> None:
+    ends = io.BytesIO(MAGIC + b"plugin 0\n\nbackend 0\n\n")
+    assert list(dump(ends)) == ["plugin   EndOfInput()", "backend  EndOfInput()"]
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@
     @nutanix/<cluster>/<vm-uuid>/disks/disk-<index>-<id>.raw
     @nutanix/<cluster>/<vm-uuid>/disks/disk-<index>-<id>.<yyyymmddThhmmssZ>.phcbt01
 
-A delta carries its time because the catalog keeps only the newest of several files of one name.
-A name that comes back from a backup is data: it is matched whole, and never joined to a path as is.
+docs/format.md is normative; sibling plugins use the same shape under their own namespace. A delta
+carries its time because the catalog keeps only the newest of several files of one name. A name that
+comes back from a backup is data: it is matched whole, and never joined to a path as is.
 """
 
 from __future__ import annotations
@@ -24,11 +25,20 @@ if TYPE_CHECKING:
 
 NAMESPACE = "@nutanix"
 _ID = r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}"
-_PATTERN = re.compile(
-    rf"(?P<where>(?:/.*)?/|){NAMESPACE}/(?P<cluster>[^/\0]+)/(?P<vm>{_ID})/"
-    rf"(?:(?P<metadata>vm-metadata\.json)"
-    rf"|disks/disk-(?P<index>\d{{1,4}})-(?P<disk>{_ID})\.(?:raw|(?P<stamp>\d{{8}}T\d{{6}}Z)\.phcbt01))"
-)
+_METADATA = {
+    NAMESPACE: r"vm-metadata\.json",
+    "@proxmox": rf"{_ID}\.conf",
+    "@vsphere": rf"{_ID}\.vmx",
+    "@hyperv": rf"{_ID}\.xml",
+}
+_PATTERNS = [
+    re.compile(
+        rf"(?P<where>(?:/[^\0\n]*)?/|)(?P<namespace>{namespace})/(?P<cluster>[^/\0\n]+)/(?P<vm>{_ID})/"
+        rf"(?:(?P<metadata>{metadata})|disks/disk-(?P<index>0|[1-9][0-9]{{0,3}})-(?P<disk>{_ID})"
+        rf"\.(?:raw|(?P<stamp>[0-9]{{8}}T[0-9]{{6}}Z)\.phcbt01))"
+    )
+    for namespace, metadata in _METADATA.items()
+]
 
 
 class FileKind(Enum):
@@ -45,11 +55,12 @@ class VmFolder:
 
     cluster: str
     vm: str
+    namespace: str = NAMESPACE
 
     @property
     def path(self) -> str:
         """The folder's virtual path, without a slash at the end."""
-        return f"{NAMESPACE}/{self.cluster}/{self.vm}"
+        return f"{self.namespace}/{self.cluster}/{self.vm}"
 
     def metadata(self) -> str:
         """Name of the VM's configuration file."""
@@ -73,6 +84,8 @@ class VirtualFile:
     folder: VmFolder
     kind: FileKind
     disk_id: str = ""
+    index: int = 0
+    stamp: str = ""
 
 
 def component(text: str) -> str:
@@ -81,17 +94,27 @@ def component(text: str) -> str:
     return safe.replace(".", "%2E") if not safe.strip(".") else safe
 
 
-def parse(name: str) -> VirtualFile:
-    """Take a name from a backup apart; raise RestoreRefused for one that is not ours."""
-    match = _PATTERN.fullmatch(name)
+def recognise(name: str) -> VirtualFile:
+    """Take a name of any sibling's backup apart; raise RestoreRefused for all others."""
+    match = next(filter(None, (pattern.fullmatch(name) for pattern in _PATTERNS)), None)
     if match is None or {".", ".."} & set(name.split("/")):
-        raise RestoreRefused(f"{name!r} is not a file of a Nutanix backup: leave it out")
+        raise RestoreRefused(f"{name!r} is not a file of a VM backup: leave it out")
     where = match["where"]
     kind = FileKind.RAW if match["stamp"] is None else FileKind.DELTA
     return VirtualFile(
         name=name[len(where) :],
         where=where,
-        folder=VmFolder(match["cluster"], match["vm"]),
+        folder=VmFolder(match["cluster"], match["vm"], match["namespace"]),
         kind=FileKind.METADATA if match["metadata"] else kind,
         disk_id=match["disk"] or "",
+        index=int(match["index"] or 0),
+        stamp=match["stamp"] or "",
     )
+
+
+def parse(name: str) -> VirtualFile:
+    """Take a name of a Nutanix backup apart; raise RestoreRefused for one that is not ours."""
+    file = recognise(name)
+    if file.folder.namespace != NAMESPACE:
+        raise RestoreRefused(f"{name!r} is not a file of a Nutanix backup: leave it out")
+    return file

@@ -156,6 +156,8 @@ def _collect(items: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
             continue
         if name not in BY_NAME:
             raise ParameterError(f"unknown parameter {name}: known are {', '.join(BY_NAME)}")
+        if "\0" in text:
+            raise ParameterError(f"parameter {name} holds a NUL byte: it was damaged")
         given.setdefault(name, []).append(text)
     return given
 

@@ -1,9 +1,12 @@
-"""JSON to records and back, strictly: unknown or missing fields and wrong types are errors."""
+"""JSON to records and back, strictly.
+
+Unknown, missing or repeated fields, wrong types, and text that has no UTF-8 form are errors.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 from cattrs import BaseValidationError, Converter
 from cattrs.errors import StructureHandlerNotFoundError
@@ -29,12 +32,33 @@ class OtherSchema(RecordError):
 def _strict(value: object, expected: type[T]) -> T:
     if type(value) is not expected:
         raise TypeError(f"expected {expected.__name__}, got {value!r}")
+    if isinstance(value, str):
+        value.encode()
     return value
+
+
+def _sequence(value: object, expected: type[tuple[T, ...]]) -> tuple[T, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list, got {value!r}")
+    (kind, _) = get_args(expected)
+    return tuple(_converter.structure(item, kind) for item in value)
+
+
+def _is_tuple(kind: object) -> bool:
+    return get_origin(kind) is tuple
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    plain = dict(pairs)
+    if len(plain) != len(pairs):
+        raise ValueError("a key is there twice")
+    return plain
 
 
 _converter = Converter(forbid_extra_keys=True)
 for _primitive in (int, str, bool):
     _converter.register_structure_hook(_primitive, _strict)
+_converter.register_structure_hook_func(_is_tuple, _sequence)
 
 
 def dump(record: attrs.AttrsInstance) -> bytes:
@@ -49,7 +73,7 @@ def load(data: bytes, expected: type[T], *, schema: int | None = None) -> T:
     `schema` is the only one that we know, if there are any; for another, OtherSchema is raised.
     """
     try:
-        plain: Any = json.loads(data)
+        plain: Any = json.loads(data.decode(), object_pairs_hook=_object)
         found = plain.get("schema") if isinstance(plain, dict) else None
         if schema is None or found == schema or type(found) is not int:
             return _converter.structure(plain, expected)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ptcomm._reader import Reader
-from ptcomm._state import NEVER_SENT, Conversation, symbol
+from ptcomm._state import NEVER_SENT, Conversation, State, symbol
 from ptcomm.errors import PtcommError, RemoteProtocolError
-from ptcomm.events import Data, Event, Role
+from ptcomm.events import Data, EndOfInput, Event, Role
 from ptcomm.packets import Packet, Status
 from ptcomm.transcript import TranscriptError, read_transcript
 
@@ -38,7 +38,9 @@ def dump(file: BinaryIO) -> Iterator[str]:
                 yield line
                 raise
         if not data:
-            yield f"{sender.value:7}  {reader.end()}"
+            # A tap between the ends sees both pipes end; the conversation ends with the first.
+            over = conversation.state is State.CLOSED
+            yield f"{sender.value:7}  {EndOfInput() if over else reader.end()}"
     for sender, reader in readers.items():
         if reader.pending:
             raise TranscriptError(

@@ -104,7 +104,7 @@ class Reader:
             self._forget_block()
             return None
         if packet.status is Status.COMMAND:
-            return self._command(_commands.to_line(bytes(packet.payload), self._sender))
+            return self._command(_commands.to_line(bytes(packet.payload), self._sender), packet)
         if packet.status is Status.END_OF_DATA:
             return self._end_of_data()
         return self._data(packet.payload)
@@ -119,7 +119,7 @@ class Reader:
             raise self._conversation.refuse(self._sender, Data)
         return Data(payload)
 
-    def _command(self, line: str) -> Event | None:
+    def _command(self, line: str, packet: Packet) -> Event | None:
         if self._kind is None:
             if self._conversation.allows(self._sender, QueryRow):
                 return QueryRow(line)
@@ -127,7 +127,7 @@ class Reader:
                 return event
             self._kind = self._opener(line)
         self._lines.append(line)
-        self._size += HEADER_SIZE + len(line)
+        self._size += HEADER_SIZE + len(packet.payload)
         if self._size > MAX_BLOCK:
             raise IllegalEvent("oversized", f"{self._kind.__name__} of more than {MAX_BLOCK} bytes")
         if len(self._lines) == _commands.LENGTHS.get(self._kind):

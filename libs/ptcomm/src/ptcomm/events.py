@@ -293,8 +293,16 @@ class Terminate:
     """bacula-fd is done with the backend, which now reads to EndOfInput and exits with 0."""
 
 
+_SPACE = " \t\v\f"
+
+
 def _one_line(text: str) -> str:
-    return re.sub(r"\s*[\r\n\0]+\s*", " ", text.strip("\r\n\0"))
+    first, *rest = re.split(r"[\r\n\0]+", text.strip("\r\n\0"))
+    if not rest:
+        return first
+    *middle, last = rest
+    inner = filter(None, (part.strip(_SPACE) for part in middle))
+    return " ".join([first.rstrip(_SPACE), *inner, last.lstrip(_SPACE)])
 
 
 @attrs.frozen

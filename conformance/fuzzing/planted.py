@@ -1,0 +1,155 @@
+# mypy: disable-error-code="attr-defined,method-assign,index"
+"""One bug for each target, put in at run time: a target that misses it proves nothing.
+
+Each is of the kind that a hurried change makes: a check off by one, dropped, or too forgiving.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import nutanix_backend.names
+import nutanix_backend.parameters
+import nutanix_backend.records
+import phcbt01._apply
+import phcbt01._merge
+import phcbt01._sequence
+import phcbt01.decode
+import phcbt01.index
+import phcbt01.testing
+import prism_client._fields
+import prism_client._v4.changed_regions
+import ptcomm._commands
+import ptcomm.packets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def packets() -> None:
+    """A length that is read with int(), which takes blanks, signs and underscores."""
+    real = ptcomm.packets._decode_header
+
+    def lenient(data: bytes, offset: int) -> Any:
+        try:
+            digits = b"%06d" % abs(int(data[1:7]))
+        except ValueError:
+            digits = data[1:7]
+        return real(data[:1] + digits + data[7:], offset)
+
+    ptcomm.packets._decode_header = lenient
+
+
+def sessions() -> None:
+    """Lines that nobody would write like that are accepted."""
+    ptcomm._commands.read = lambda kind, lines: ptcomm._commands._READERS[kind](lines)
+
+
+def decode() -> None:
+    """Bytes after the last region are not noticed by the index."""
+    real = phcbt01.index.read_index
+
+    def forgiving(stream: Any) -> Any:
+        try:
+            return real(stream)
+        except phcbt01.FormatError as error:
+            if error.code is phcbt01.Code.TRAILING_BYTES:
+                return None
+            raise
+
+    phcbt01.testing.read_index = forgiving
+
+
+def index() -> None:
+    """Find misses the last byte of a region."""
+    real = phcbt01.Index.find
+    phcbt01.Index.find = lambda self, offset: real(self, offset + 1)
+
+
+def apply() -> None:
+    """Zeros are taken for nothing to write."""
+    real = phcbt01._apply.write_sparse
+
+    def skipping(target: Any, offset: int, view: Any) -> None:
+        if any(view):
+            real(target, offset, view)
+
+    phcbt01._apply.write_sparse = skipping
+
+
+def merge() -> None:
+    """The older delta wins."""
+    real = phcbt01._merge._overlay
+    phcbt01._merge._overlay = lambda older, newer: real(newer, older)
+
+
+def prism_v4() -> None:
+    """The end of a region may lie one block behind the disk."""
+    real = prism_client._v4.changed_regions.RegionListing._region
+
+    def unclipped(self: Any, item: Any, listed: int, where: str) -> Any:
+        region = real(self, item, listed, where)
+        return attrs.evolve(region, length=int(item["length"]))
+
+    prism_client._v4.changed_regions.RegionListing._region = unclipped
+
+
+def prism_v3() -> None:
+    """A missing child is not expected."""
+    cls = prism_client._fields.Fields
+    cls.child = lambda self, *names: cls(self.value[names[0]], self.where)
+
+
+def manifest() -> None:
+    """Text without a form in UTF-8 is accepted."""
+    real = nutanix_backend.records._strict
+    converter = nutanix_backend.records._converter
+    converter.register_structure_hook(
+        str, lambda value, kind: value if isinstance(value, str) else real(value, kind)
+    )
+
+
+def state() -> None:
+    """What is saved is not UTF-8."""
+    real = nutanix_backend.records.dump
+    nutanix_backend.records.dump = lambda record: real(record).decode().encode("utf-16")
+
+
+def names() -> None:
+    """Dots in the cluster are not looked for."""
+    real = nutanix_backend.names._PATTERNS
+
+    def lenient(name: str) -> Any:
+        match = next(filter(None, (pattern.fullmatch(name) for pattern in real)), None)
+        if match is None:
+            raise nutanix_backend.names.RestoreRefused(name)
+        folder = nutanix_backend.names.VmFolder(match["cluster"], match["vm"], match["namespace"])
+        kind = nutanix_backend.names.FileKind.METADATA
+        where = match["where"]
+        return nutanix_backend.names.VirtualFile(name[len(where) :], where, folder, kind)
+
+    nutanix_backend.names.recognise = lenient
+
+
+def parameters() -> None:
+    """A time that is no number is not expected."""
+    nutanix_backend.parameters.READERS[nutanix_backend.parameters.Kind.SECONDS] = lambda _, text: (
+        float(text)
+    )
+
+
+PLANTED: dict[str, Callable[[], None]] = {
+    "packets": packets,
+    "sessions": sessions,
+    "decode": decode,
+    "index": index,
+    "apply": apply,
+    "merge": merge,
+    "prism_v4": prism_v4,
+    "prism_v3": prism_v3,
+    "manifest": manifest,
+    "state": state,
+    "names": names,
+    "parameters": parameters,
+}

@@ -1,0 +1,137 @@
+"""The targets: where each lives, what it covers, and what its corpus begins with."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import attrs
+from vectortool import vectors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import ModuleType
+
+Json: TypeAlias = Any
+MEMBERS = vectors.ROOT.parent
+LARGEST_SEED = 1024  # bytes; every end is also fed byte by byte
+
+
+@attrs.frozen
+class Target:
+    """A file with a function ``check(data)``, the packages it is about, and its first inputs."""
+
+    path: str
+    packages: tuple[str, ...]
+    seeds: Callable[[], Iterator[bytes]]
+
+    def load(self) -> ModuleType:
+        """Import the file."""
+        path = MEMBERS / self.path
+        spec = importlib.util.spec_from_file_location(f"fuzz_{path.stem}", path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path} cannot be imported")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+
+def inputs(suite: str) -> Iterator[bytes]:
+    """The inputs of a suite that are small enough to be changed byte by byte."""
+    for case in vectors.cases(suite):
+        data = bytes.fromhex(case.body.get("input", ""))
+        if data and len(data) <= LARGEST_SEED:
+            yield data
+
+
+def conversations() -> Iterator[bytes]:
+    """What one end said in each conversation, after a byte for role and phase."""
+    phases = ["BackupStart", "EstimateStart", "ListingStart", "QueryStart", "RestoreStart"]
+    for case in vectors.cases("ptcomm-sessions"):
+        text = json.dumps(case.body)
+        phase = next((n for n, name in enumerate(phases) if name in text), 0)
+        for role, number in (("backend", 0), ("plugin", 1)):
+            wire = b"".join(_heard(case.body, role))
+            if wire and len(wire) <= LARGEST_SEED:
+                yield bytes([number | phase << 1]) + wire
+
+
+def _heard(body: Json, role: str) -> Iterator[bytes]:
+    if "script" in body:
+        yield from (bytes.fromhex(s["bytes"]) for s in body["script"] if s["who"] != role)
+    elif body["role"] == role:
+        yield from (bytes.fromhex(step.get("receive", "")) for step in body["steps"])
+
+
+def streams_on_bases() -> Iterator[bytes]:
+    """Streams after two bytes that make a base."""
+    for suite in ("phcbt01-apply", "phcbt01-streams"):
+        yield from (bytes([0, len(data) % 7]) + data for data in inputs(suite))
+
+
+def pairs_of_streams() -> Iterator[bytes]:
+    """Every applicable stream before the next one."""
+    streams = [*inputs("phcbt01-apply"), *list(inputs("phcbt01-streams"))[:12]]
+    for one, other in itertools.pairwise(streams):
+        yield len(one).to_bytes(2, "little") + one + other
+        yield len(one).to_bytes(2, "little") + one + one
+
+
+def bodies_v4() -> Iterator[bytes]:
+    """Answers in the shape of v4, with most of the names that the readers look for."""
+    item = {"extId": "1", "name": "n", "index": 0, "diskSizeBytes": "5", "status": "SUCCEEDED"}
+    disk = {
+        "diskAddress": {"busType": "SCSI", "index": 0},
+        "backingInfo": item | {"diskExtId": "d"},
+    }
+    vm = {"cluster": item, "numSockets": 1, "numCoresPerSocket": 1, "memorySizeBytes": 1}
+    point = {"creationTime": "2026-11-23T07:00:00Z", "vmRecoveryPoints": [item | {"vmExtId": "v"}]}
+    extra = [{"name": "nextOffset", "value": 0}, {"name": "fileSize", "value": (1 << 20) + 512}]
+    metadata = {"extraInfo": extra, "flags": [{"name": "isTruncated", "value": False}]}
+    regions = [{"offset": at, "length": 65536, "regionType": "REGULAR"} for at in (0, 1 << 20)]
+    task = item | {"entitiesAffected": [item], "completionDetails": [{"name": "n", "value": 1}]}
+    for data in (item | vm | {"disks": [disk | item]}, item | point, task, [item], regions):
+        yield json.dumps({"data": data, "metadata": metadata}).encode()
+    error = {"$objectType": "ErrorResponse", "error": [{"message": "m", "code": "c"}]}
+    flags = {"flags": [{"name": "hasError", "value": True}]}
+    yield json.dumps({"data": error, "metadata": flags}).encode()
+
+
+def bodies_v3() -> Iterator[bytes]:
+    """The answers to an upload, one a line."""
+    created = {"metadata": {"uuid": "1"}, "status": {"execution_context": {"task_uuid": "2"}}}
+    task = {"status": "SUCCEEDED"}
+    whole = {"status": {"state": "COMPLETE", "resources": {"size_bytes": 5}}}
+    error = {"status": {"state": "ERROR", "message_list": [{"message": "m"}]}}
+    for last in (whole, error):
+        yield "\n".join(json.dumps(body) for body in (created, task, {}, last)).encode()
+    yield json.dumps({"metadata": {"uuid": "1"}} | error).encode()
+
+
+def plugin_lines() -> Iterator[bytes]:
+    """Parameters as they are used, and a file behind them."""
+    yield b"prism=p\nuser=u\npassword=s3cr3t\nvm=a*\nvm=b\ntimeout=3\nchap=yes"
+    yield b"config_file=/c\n\n# a comment\nprism = p\napi_key=k\nconsistency=app\n"
+    yield b"prism=p\nuser=u\npassword_file=/p\nrestore_to=disk\ndisk_path=/d\n\nsecret\n"
+    yield b"Accurate=1\ndebug=maybe\nstate_dir=rel\nfingerprint=00\nexclude_vm=x\ndisk=0"
+
+
+_APP = "apps/nutanix_backend/fuzz"
+TARGETS = {
+    "packets": Target("libs/ptcomm/fuzz/packets.py", ("ptcomm",), lambda: inputs("ptcomm-packets")),
+    "sessions": Target("libs/ptcomm/fuzz/sessions.py", ("ptcomm",), conversations),
+    "decode": Target(
+        "libs/phcbt01/fuzz/decode.py", ("phcbt01",), lambda: inputs("phcbt01-streams")
+    ),
+    "index": Target("libs/phcbt01/fuzz/index.py", ("phcbt01",), lambda: inputs("phcbt01-streams")),
+    "apply": Target("libs/phcbt01/fuzz/apply.py", ("phcbt01",), streams_on_bases),
+    "merge": Target("libs/phcbt01/fuzz/merge.py", ("phcbt01",), pairs_of_streams),
+    "prism_v4": Target("libs/prism_client/fuzz/prism_v4.py", ("prism_client",), bodies_v4),
+    "prism_v3": Target("libs/prism_client/fuzz/prism_v3.py", ("prism_client",), bodies_v3),
+    "manifest": Target(f"{_APP}/manifest.py", ("nutanix_backend",), lambda: inputs("manifests")),
+    "state": Target(f"{_APP}/state.py", ("nutanix_backend",), lambda: inputs("states")),
+    "names": Target(f"{_APP}/names.py", ("nutanix_backend",), lambda: inputs("names")),
+    "parameters": Target(f"{_APP}/parameters.py", ("nutanix_backend",), plugin_lines),
+}

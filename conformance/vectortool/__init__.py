@@ -1,0 +1,1 @@
+"""The golden vectors' tool: runs them against testees, checks them, adds to them."""
