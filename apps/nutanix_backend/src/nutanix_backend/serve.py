@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from logging.handlers import RotatingFileHandler
 from typing import TYPE_CHECKING, NoReturn
 
 import ptcomm
@@ -81,15 +80,15 @@ def _settings(items: tuple[tuple[str, str], ...]) -> Settings:
 
 def _job(phase: Phase) -> Callable[[JobContext], None]:
     """The code for a kind of job, imported late: the daemon waits for our Hello, not for requests."""
-    from nutanix_backend.jobs import backup, estimate, restore  # noqa: PLC0415
+    from nutanix_backend.jobs import backup, estimate, listing, query, restore  # noqa: PLC0415
 
     jobs = {
         Phase.BACKUP: backup.run,
         Phase.ESTIMATE: estimate.run,
+        Phase.LISTING: listing.run,
+        Phase.QUERY: query.run,
         Phase.RESTORE: restore.run,
     }
-    if phase not in jobs:
-        raise ParameterError(f"{phase.name.lower()} is not offered by this version of the plugin")
     return jobs[phase]
 
 
@@ -127,6 +126,8 @@ LIBRARIES = ("prism_client", "iscsi_attach", "phcbt01")
 
 def start_log(settings: Settings) -> None:
     """Log to a file in the state folder, and send there what any library writes to stderr."""
+    from logging.handlers import RotatingFileHandler  # noqa: PLC0415 - see _job
+
     path = settings.state_dir / "log" / "backend.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
