@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
+import xxhash
 from rich.console import Console
 from rich.table import Table
 
@@ -232,10 +233,10 @@ class Demo:
         self._look_around()
 
     def _create_guests(self) -> None:
-        say("creating web01 (4 GiB) and db01 (2 GiB and 3 GiB): thin disks with ext4 on them")
+        say("creating web01 (3 GiB) and db01 (2 GiB and 2 GiB): thin disks with ext4 on them")
         self.disks = [
-            *self._lab.create_vm("web01", "4G"),
-            *self._lab.create_vm("db01", "2G", "3G"),
+            *self._lab.create_vm("web01", "3G"),
+            *self._lab.create_vm("db01", "2G", "2G"),
         ]
         self.guests = [Guest(disk, self._folder) for disk in self.disks]
         for guest, (files, size) in zip(
@@ -341,9 +342,16 @@ class Demo:
         shutil.rmtree(next(store.glob(f"*{jobs[1]}-*")))
 
     def _truncate(self, store: Path, jobs: list[int]) -> None:
-        deltas = next(store.glob(f"*{jobs[2]}-*")).rglob("*.phcbt01")
-        delta = max(deltas, key=lambda path: path.stat().st_size)
+        """Cut the end off a delta, and make the store believe that it always was so short."""
+        job = next(store.glob(f"*{jobs[2]}-*"))
+        delta = max(job.rglob("*.phcbt01"), key=lambda path: path.stat().st_size)
         os.truncate(delta, delta.stat().st_size - 5)
+        record = json.loads((job / "job.json").read_text())
+        for stored in record["files"]:
+            if stored["file"]["name"].endswith(delta.name):
+                stored["data_bytes"] = delta.stat().st_size
+                stored["digest"] = xxhash.xxh3_128(delta.read_bytes()).hexdigest()
+        (job / "job.json").write_text(json.dumps(record))
 
     def _show_table(self) -> None:
         table = Table(title="What moved")

@@ -10,17 +10,30 @@ import random
 import shutil
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import attrs
 import pytest
+from nutanix_backend.jobs.job import JobContext
+from nutanix_backend.parameters import parse
 from nutanix_backend.runner import jobs
 from nutanix_backend.runner.catalog import Job as StoredJob
 from nutanix_backend.runner.catalog import Status, Store
 from nutanix_backend.runner.jobs import Result, Settings
+from prism_client import (
+    Boot,
+    ChangedRegion,
+    Consistency,
+    DiskRecoveryPoint,
+    NotFound,
+    RecoveryPoint,
+    Vm,
+    VolumeGroup,
+)
 from prism_lab import Lab
 from prism_lab._storage import discard
 from ptcomm import (
@@ -54,8 +67,10 @@ from ptcomm import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from uuid import UUID
 
+    from prism_client import DiskSnapshotRef, PrismClient
     from ptcomm import Event
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -498,3 +513,261 @@ def daemon(tmp_path: Path) -> Iterator[Callable[[], Daemon]]:
     """Start backends, each with a daemon to talk to; none outlives the test."""
     with ExitStack() as stack:
         yield lambda: stack.enter_context(Daemon(tmp_path / f"daemon-{next(_numbers)}"))
+
+
+# --- a small Prism in memory ---------------------------------------------------------------------
+
+
+@attrs.frozen
+class Fault:
+    """What a call raises: before it has its effect, or after it had it."""
+
+    error: BaseException
+    after_effect: bool = False
+
+
+class FakePrism:
+    """Recovery points, volume groups and changed regions in memory; calls fail as ordered."""
+
+    def __init__(self) -> None:
+        self.points: dict[str, RecoveryPoint] = {}
+        self.groups: dict[str, VolumeGroup] = {}
+        self.attached: set[tuple[str, str]] = set()
+        self.regions: dict[tuple[str, str | None], list[ChangedRegion] | Exception] = {}
+        self.calls: list[str] = []
+        self.faults: dict[str | int, Fault] = {}
+        """By the name of the call, or by its number counted from 0; each happens once."""
+        self.recovery_points = FakeRecoveryPoints(self)
+        self.volume_groups = FakeVolumeGroups(self)
+        self.changed_regions = FakeChangedRegions(self)
+
+    @property
+    def client(self) -> PrismClient:
+        """Itself, as what it plays."""
+        return cast("PrismClient", self)
+
+    @contextmanager
+    def call(self, name: str) -> Iterator[None]:
+        """Around the effect of a call."""
+        fault = self.faults.pop(len(self.calls), None) or self.faults.pop(name, None)
+        self.calls.append(name)
+        if fault and not fault.after_effect:
+            raise fault.error
+        yield
+        if fault:
+            raise fault.error
+
+    def add_point(self, vm: str, name: str = "", disks: tuple[str, ...] = ()) -> RecoveryPoint:
+        """A recovery point with a snapshot `<disk>@<point>` of each disk."""
+        ext_id = f"point-{next(_numbers)}"
+        snapshots = tuple(DiskRecoveryPoint(f"{disk}@{ext_id}", disk) for disk in disks)
+        point = RecoveryPoint(
+            ext_id, name or ext_id, NOW, NOW, Consistency.CRASH, f"vm@{ext_id}", vm, snapshots
+        )
+        self.points[ext_id] = point
+        return point
+
+
+@attrs.frozen
+class FakeRecoveryPoints:
+    """The recovery points of a FakePrism."""
+
+    prism: FakePrism
+
+    def create(
+        self, vm: str, *, name: str, expires: datetime, consistency: Consistency, request_id: UUID
+    ) -> RecoveryPoint:
+        """Make one; the server knows when it expires."""
+        with self.prism.call("create point"):
+            made = self.prism.add_point(vm, name)
+            point = attrs.evolve(made, expires=expires, consistency=consistency)
+            self.prism.points[point.ext_id] = point
+        return point
+
+    def get(self, ext_id: str) -> RecoveryPoint:
+        """One of them."""
+        with self.prism.call("get point"):
+            return _found(self.prism.points, ext_id)
+
+    def list(self, *, vm_ext_id: str, name: str) -> Iterator[RecoveryPoint]:
+        """Those of a VM and a name; lazily, as the client does."""
+        with self.prism.call("list points"):
+            found = [
+                p for p in self.prism.points.values() if (p.vm_ext_id, p.name) == (vm_ext_id, name)
+            ]
+        yield from found
+
+    def set_expiration(self, ext_id: str, expires: datetime) -> None:
+        """Move the end of one."""
+        with self.prism.call("prolong point"):
+            point = _found(self.prism.points, ext_id)
+            self.prism.points[ext_id] = attrs.evolve(point, expires=expires)
+
+    def delete(self, ext_id: str) -> bool:
+        """Delete one."""
+        with self.prism.call("delete point"):
+            gone = self.prism.points.pop(ext_id, None)
+        return gone is not None
+
+
+@attrs.frozen
+class FakeVolumeGroups:
+    """The volume groups of a FakePrism; one with clients cannot be deleted."""
+
+    prism: FakePrism
+
+    def create(
+        self,
+        name: str,
+        cluster: str,
+        sources: Sequence[str],
+        *,
+        chap_secret: str | None,
+        request_id: UUID,
+    ) -> VolumeGroup:
+        """Make one."""
+        with self.prism.call("create group"):
+            ext_id = f"group-{next(_numbers)}"
+            group = VolumeGroup(ext_id, name, cluster, f"target-{ext_id}", ())
+            self.prism.groups[ext_id] = group
+        return group
+
+    def list(self, *, name: str) -> Iterator[VolumeGroup]:
+        """Those of a name."""
+        with self.prism.call("list groups"):
+            found = [group for group in self.prism.groups.values() if group.name == name]
+        yield from found
+
+    def attach_client(
+        self, group: str, initiator: str, *, chap_secret: str | None, request_id: UUID
+    ) -> str:
+        """Let an initiator in."""
+        with self.prism.call("attach client"):
+            _found(self.prism.groups, group)
+            self.prism.attached.add((group, initiator))
+        return initiator
+
+    def detach_client(self, group: str, initiator: str) -> bool:
+        """Keep it out again."""
+        with self.prism.call("detach client"):
+            known = (group, initiator) in self.prism.attached
+            self.prism.attached.discard((group, initiator))
+        return known
+
+    def delete(self, group: str) -> bool:
+        """Delete one."""
+        with self.prism.call("delete group"):
+            assert not any(group == attached for attached, _ in self.prism.attached)
+            gone = self.prism.groups.pop(group, None)
+        return gone is not None
+
+
+@attrs.frozen
+class FakeChangedRegions:
+    """The changed regions that a test has put there."""
+
+    prism: FakePrism
+
+    def open(
+        self, disk: DiskSnapshotRef, reference: DiskSnapshotRef | None, *, disk_size: int
+    ) -> list[ChangedRegion]:
+        """What was put there for a snapshot and its reference."""
+        old = reference.disk_recovery_point_ext_id if reference else None
+        with self.prism.call("list regions"):
+            found = self.prism.regions[disk.disk_recovery_point_ext_id, old]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+VM = Vm(
+    ext_id="11111111-1111-4111-8111-111111111111",
+    name="web01",
+    description="",
+    cluster_ext_id="cluster-1",
+    power_state="ON",
+    sockets=1,
+    cores_per_socket=1,
+    threads_per_core=1,
+    memory=1 << 30,
+    machine_type=None,
+    boot=Boot(),
+    disks=(),
+    volume_group_ext_ids=(),
+    nics=(),
+    category_ext_ids=(),
+    protection_type=None,
+    raw={},
+)
+
+
+def _found(shelf: dict[str, E], ext_id: str) -> E:
+    if ext_id not in shelf:
+        raise NotFound(f"no such thing: {ext_id}", status=404)
+    return shelf[ext_id]
+
+
+@pytest.fixture(scope="session")
+def make_prism() -> type[FakePrism]:
+    """To make Prisms in memory with."""
+    return FakePrism
+
+
+@pytest.fixture
+def prism() -> FakePrism:
+    """A Prism with nothing in it."""
+    return FakePrism()
+
+
+@pytest.fixture(scope="session")
+def fault() -> type[Fault]:
+    """To order faults with."""
+    return Fault
+
+
+@pytest.fixture(scope="session")
+def vm() -> Vm:
+    """A VM without disks."""
+    return VM
+
+
+@attrs.define
+class Recorder:
+    """The backend's endpoint, for code that only sends."""
+
+    sent: list[Event] = attrs.field(factory=list)
+
+    def send(self, *events: Event) -> None:
+        """Keep what is sent."""
+        self.sent += events
+
+    def texts(self, severity: Severity) -> list[str]:
+        """The messages of one kind."""
+        return [e.text for e in self.sent if isinstance(e, Message) and e.severity is severity]
+
+
+@attrs.frozen
+class JobByHand:
+    """A job in progress without a daemon, and what it said."""
+
+    context: JobContext
+    endpoint: Recorder
+
+
+@pytest.fixture(scope="session")
+def job_by_hand() -> Callable[..., JobByHand]:
+    """Make a JobContext for a backup: its name, level, predecessor and parameters."""
+
+    def make(
+        name: str = "job.1",
+        level: Level = Level.FULL,
+        previous: str = "",
+        parameters: tuple[tuple[str, str], ...] = (),
+    ) -> JobByHand:
+        endpoint = Recorder()
+        info = Job(name, 1, JobType.BACKUP, level=level, prev_job_name=previous)
+        context = JobContext(cast("Endpoint", endpoint), info, parse(parameters))
+        return JobByHand(context, endpoint)
+
+    return make

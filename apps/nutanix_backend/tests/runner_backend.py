@@ -69,6 +69,10 @@ class Backend:
 
     def canceled(self, *_: object) -> None:
         self.note("SIGUSR1")
+        if self.behave.startswith("tidy"):
+            os.close(1)
+            time.sleep(0.8)
+            self.note("tidied up")
         if self.behave != "deaf":
             os._exit(0)
 
@@ -101,7 +105,7 @@ class Backend:
                 os._exit(0)
             case "stderr":
                 os.write(2, b"Traceback\n\n  oops \xff\n")
-            case "hang":
+            case "hang" | "tidy":
                 self.note("hanging")
                 time.sleep(600)
             case "deaf":

@@ -228,7 +228,7 @@ def test_an_exit_status_is_reported(runner: Runner) -> None:
 def test_an_end_by_a_signal_is_reported(runner: Runner) -> None:
     result = runner.backup(behave="die@end")
     assert result.status is Status.WARNINGS
-    assert said(result, Severity.ERROR) == ["the backend ended with signal SIGKILL"]
+    assert said(result, Severity.ERROR) == ["the backend ended with signal 9"]
 
 
 def test_a_size_that_differs_from_the_data_is_an_error_of_the_job(runner: Runner) -> None:
@@ -342,8 +342,18 @@ def test_a_backend_that_says_nothing_for_too_long_is_cancelled(runner: Runner) -
     result = runner.backup(behave="hang@inside")
     assert result.status is Status.FAILED
     assert said(result, Severity.FATAL) == [TOO_LONG]
-    assert "SIGUSR1" in runner.told
+    assert runner.told.count("SIGUSR1") == 1
     assert_no_data(runner)
+
+
+def test_a_backend_that_hangs_gets_its_time_to_clean_up(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "CANCEL_PAUSE", 0.1)
+    runner.timeout = BRIEF
+    result = runner.backup(behave="tidy@inside")
+    assert said(result, Severity.FATAL) == [TOO_LONG]
+    assert runner.told.endswith("SIGUSR1\ntidied up\n")
 
 
 @pytest.mark.usefixtures("impatient")
@@ -413,7 +423,7 @@ def test_a_cancelled_job_is_no_backup(runner: Runner, place: str) -> None:
     result = canceled_backup(runner, f"hang@{place}", "hanging")
     assert result.status is Status.CANCELED
     assert said(result, Severity.FATAL) == ["the job was cancelled"]
-    assert "SIGUSR1" in runner.told
+    assert runner.told.count("SIGUSR1") == 1
     assert_no_data(runner)
     assert signal.getsignal(signal.SIGINT) is before
 

@@ -251,6 +251,28 @@ def test_attach_needs_the_etag_and_a_good_name(module_api: Api) -> None:
     assert module_api.call("GET", path).json()["data"]["attachmentType"] == "EXTERNAL"
 
 
+def test_an_initiator_is_one_client_however_quickly_it_is_attached(
+    tmp_path: Path, connect: type[Api]
+) -> None:
+    with Lab.start(tmp_path, task_seconds=0.3) as lab:
+        api = connect(lab)
+        body = {"name": "x", "clusterReference": lab.cluster_ext_id}
+        groups = [api.do("POST", GROUPS, body)["volumes:config:volume-group"] for _ in range(2)]
+        tasks = [
+            api.start(
+                "POST",
+                f"{GROUPS}/{group}/$actions/attach-iscsi-client",
+                {"iscsiInitiatorName": api.initiator},
+                If_Match=api.etag(f"{GROUPS}/{group}"),
+            )
+            for group in groups
+        ]
+        for task in tasks:
+            assert api.wait(task)["status"] == "SUCCEEDED"
+        (client,) = api.get("/volumes/v4.2/config/iscsi-clients")
+        assert len(client["attachedTargets"]) == 2
+
+
 def test_a_cluster_without_data_services(tmp_path: Path, connect: type[Api]) -> None:
     with Lab.start(tmp_path, data_services=False) as lab:
         api = connect(lab)

@@ -194,6 +194,19 @@ def test_the_exit_status_is_that_of_main(monkeypatch: pytest.MonkeyPatch) -> Non
     assert caught.value.code == 1
 
 
+def test_a_reader_that_goes_away_is_no_second_error_at_exit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delta = tmp_path / "delta"
+    delta.write_bytes(testing.encode(100, [(8, b"z")]))
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert __main__.main(["info", str(delta)]) == 1
+        output.flush()  # as Python does when it exits
+
+
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
     delta = tmp_path / "delta"
     delta.write_bytes(testing.encode(100, [(8, b"z")]))

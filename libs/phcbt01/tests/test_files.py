@@ -48,8 +48,13 @@ def test_create_never_overwrites(tmp_path: Path) -> None:
 
 def test_create_leaves_nothing_when_the_size_is_impossible(tmp_path: Path) -> None:
     path = tmp_path / "disk"
-    with pytest.raises(ApplyError, match="cannot grow"):
-        FileTarget.create(path, 2**63 - 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (P, hard))
+    try:
+        with pytest.raises(ApplyError, match="cannot grow"):
+            FileTarget.create(path, 2 * P)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not path.exists()
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prism_client import NotFound
+from prism_client import NotFound, PrismError
 from ptcomm import Level
 
 from nutanix_backend import state
-from nutanix_backend.errors import ChainError
+from nutanix_backend.errors import ChainError, StateError
 
 if TYPE_CHECKING:
     from prism_client import PrismClient
@@ -26,6 +26,7 @@ class Chain:
         self._file = file
         self._state, self._problem = file.load()
         self._level = job.info.level or Level.FULL
+        self._kept = {_point(reference) for reference in self._state.references()}
 
     def base(self, vm_name: str) -> state.Reference | None:
         """The reference to compare with, still on the cluster; None for a full.
@@ -54,16 +55,25 @@ class Chain:
         """Delete the references that no later job can ask for.
 
         An incremental on `base` proves that the Director holds the job of `base`. Any other job
-        proves nothing, so the newest reference stays as well: the job may yet fail.
+        proves nothing, so the newest reference stays as well: the job may yet fail. What cannot be
+        deleted now stays recorded, for the next job to try.
         """
         recorded = self._state.references()
         kept = [base] if base else []
         if self._level is not Level.INCREMENTAL or not base:
             kept += recorded[-1:]
-        self._kept = {r.reference_recovery_point_ext_id for r in kept}
-        for reference in recorded:
-            if reference.reference_recovery_point_ext_id not in self._kept:
-                self._client.recovery_points.delete(reference.reference_recovery_point_ext_id)
+        needed = {_point(reference) for reference in kept}
+        for point in [_point(reference) for reference in recorded]:
+            if point not in needed:
+                self._drop(point)
+
+    def _drop(self, point: str) -> None:
+        try:
+            self._client.recovery_points.delete(point)
+        except PrismError as error:
+            self._job.warn(f"recovery point {point} is not needed, but stays for now: {error}")
+        else:
+            self._kept.discard(point)
 
     def record(self, reference: state.Reference | None) -> None:
         """Add this job, durably: with the reference it leaves, or as one in which the VM failed."""
@@ -78,9 +88,20 @@ class Chain:
         )
         self._file.save(self._state.with_job(record, self._kept))
 
+    def record_failure(self, error: Exception) -> None:
+        """Add this job as one in which the VM failed with `error`, which stays the first error."""
+        try:
+            self.record(None)
+        except StateError as second:  # costs a full, which will say so
+            error.add_note(f"then: {second}")
+
     def _is_on_cluster(self, reference: state.Reference) -> bool:
         try:
-            self._client.recovery_points.get(reference.reference_recovery_point_ext_id)
+            self._client.recovery_points.get(_point(reference))
         except NotFound:
             return False
         return True
+
+
+def _point(reference: state.Reference) -> str:
+    return reference.reference_recovery_point_ext_id

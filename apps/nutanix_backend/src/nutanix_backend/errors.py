@@ -9,11 +9,18 @@ BackendError
 ├── SourceError         the cluster cannot give us the disks of a VM
 ├── RestoreRefused      the restore plan cannot work; nothing was written
 ├── RestoreFailed       data arrived damaged, incomplete or could not be stored
-├── ToolFailed          a program we start (qemu-img) failed
-└── Cancelled           the job was cancelled, or its daemon is gone
+└── ToolFailed          a program we start (qemu-img) failed
+
+Cancelled is none of them, and no Exception either: it may be raised by a signal at any place, and
+nothing that carries on after an error (a logger, the loop over the VMs) may carry on after it.
 """
 
 from __future__ import annotations
+
+
+def with_notes(error: BaseException) -> str:
+    """An error and what was noted about it later, as one line."""
+    return "; ".join([str(error), *getattr(error, "__notes__", ())])
 
 
 class BackendError(Exception):
@@ -56,5 +63,5 @@ class ToolFailed(BackendError):
     """A program that we start failed; the text carries its own last words."""
 
 
-class Cancelled(BackendError):
+class Cancelled(BaseException):
     """The job was cancelled, or the daemon at the other end is gone."""

@@ -4,7 +4,7 @@ The order is a property of the types: a VolumeGroupGuard is built from an open S
 IscsiSessionGuard from an open VolumeGroupGuard, so that unwinding is always log out, delete the
 volume group, delete the snapshot. Every undo is registered before its step is tried, and is written
 so that it may run when the step did nothing, half of it, or all of it. A failing undo never hides
-the first error.
+the first error, and a cancel in the middle of an undo does not keep it from being done.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from uuid import uuid4
 import iscsi_attach
 import prism_client
 
-from nutanix_backend.errors import SourceError
+from nutanix_backend.errors import Cancelled, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,16 +41,24 @@ def push_undo(stack: ExitStack, what: str, undo: Callable[[], object]) -> None:
         _kind: type[BaseException] | None, active: BaseException | None, _tb: TracebackType | None
     ) -> bool:
         try:
-            undo()
-        except Exception as error:
-            if active is None:
-                error.add_note(f"while undoing: {what}")
-                raise
-            log.warning("undo failed: %s", what, exc_info=error)
-            active.add_note(f"then undo failed: {what}: {error}")
+            _try_undo(what, undo, active)
+        except Cancelled as cancelled:  # comes once, so it does not break off the second try
+            _try_undo(what, undo, cancelled)
+            raise
         return False
 
     stack.push(step)
+
+
+def _try_undo(what: str, undo: Callable[[], object], active: BaseException | None) -> None:
+    try:
+        undo()
+    except Exception as error:
+        if active is None:
+            error.add_note(f"while undoing: {what}")
+            raise
+        log.warning("undo failed: %s", what, exc_info=error)
+        active.add_note(f"then undo failed: {what}: {error}")
 
 
 class Guard(ABC):
@@ -98,10 +106,13 @@ class SnapshotGuard(Guard):
         self._consistency = consistency
         self._kept = False
 
-    def keep(self) -> None:
-        """Make the recovery point the new reference: it outlives the guard."""
+    def prolong(self) -> None:
+        """Give the recovery point the life of a reference."""
         points = self.client.recovery_points
         points.set_expiration(self.recovery_point.ext_id, datetime.now(UTC) + REFERENCE)
+
+    def keep(self) -> None:
+        """Let the recovery point outlive the guard: it is the new reference, and recorded."""
         self._kept = True
 
     def _acquire(self) -> None:

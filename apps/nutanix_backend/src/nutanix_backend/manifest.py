@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 
 import attrs
+import phcbt01
 
-from nutanix_backend import records
-from nutanix_backend.errors import ManifestError
-from nutanix_backend.names import VmFolder
+from nutanix_backend import names, records
+from nutanix_backend.errors import ManifestError, RestoreRefused
+from nutanix_backend.names import FileKind, VmFolder
 
 SCHEMA = 1
 OBJECT_PREFIX = "podheitor-nutanix-manifest/"
@@ -79,26 +80,42 @@ class Manifest:
 def decode(data: bytes) -> Manifest:
     """Read a manifest; raise ManifestError when it is damaged, foreign, or newer than we are."""
     try:
-        manifest = records.load(data, Manifest)
+        manifest = records.load(data, Manifest, schema=SCHEMA)
+    except records.OtherSchema as error:
+        raise ManifestError(
+            f"a manifest in the backup has schema {error.schema}, this plugin knows {SCHEMA}: "
+            "restore with a newer plugin"
+        ) from error
     except records.RecordError as error:
         raise ManifestError(f"a manifest in the backup is damaged: {error}") from error
-    if manifest.schema != SCHEMA:
-        raise ManifestError(
-            f"the manifest of VM {manifest.vm_name} has schema {manifest.schema}, "
-            f"this plugin knows {SCHEMA}: restore with a newer plugin"
-        )
+    ids = [disk.disk_id for disk in manifest.disks]
     for disk in manifest.disks:
-        _check(manifest, disk)
+        if ids.count(disk.disk_id) > 1 or not _is_sound(manifest, disk):
+            raise ManifestError(
+                f"the manifest of VM {manifest.vm_name} in job {manifest.job} is inconsistent "
+                f"about disk {disk.index}: it was not written by this plugin"
+            )
     return manifest
 
 
-def _check(manifest: Manifest, disk: DiskEntry) -> None:
-    sound = (
-        (disk.kind == "raw" and not disk.base and disk.stream_bytes == disk.size)
-        or (disk.kind == "phcbt01" and disk.base.startswith("sha256:"))
-    ) and min(disk.size, disk.regions, disk.data_bytes, disk.stream_bytes) >= 0
-    if not sound or not disk.file.startswith(manifest.folder.path + "/disks/"):
-        raise ManifestError(
-            f"the manifest of VM {manifest.vm_name} in job {manifest.job} is inconsistent "
-            f"about disk {disk.index}: it was not written by this plugin"
-        )
+def _is_sound(manifest: Manifest, disk: DiskEntry) -> bool:
+    kinds_agree = (
+        disk.base.startswith("sha256:")
+        if disk.kind == FileKind.DELTA.value
+        else not disk.base and disk.stream_bytes == disk.size
+    )
+    amounts = (disk.size, disk.regions, disk.data_bytes, disk.stream_bytes)
+    return (
+        kinds_agree
+        and all(0 <= amount <= phcbt01.MAX_SIZE for amount in amounts)
+        and _is_named_after_it(manifest.folder, disk)
+    )
+
+
+def _is_named_after_it(folder: VmFolder, disk: DiskEntry) -> bool:
+    try:
+        file = names.parse(disk.file)
+    except RestoreRefused:
+        return False
+    found = (file.where, file.folder, file.disk_id, file.kind.value)
+    return found == ("", folder, disk.disk_id, disk.kind)

@@ -95,12 +95,11 @@ def from_vm(vm: Vm) -> VmConfig:
 def decode(data: bytes) -> VmConfig:
     """Read a configuration from a backup; raise RestoreRefused when it cannot be used."""
     try:
-        config = records.load(data, VmConfig)
+        return records.load(data, VmConfig, schema=SCHEMA)
+    except records.OtherSchema as error:
+        raise RestoreRefused(
+            f"the VM configuration in the backup has schema {error.schema}, this plugin knows "
+            f"{SCHEMA}: restore with a newer plugin"
+        ) from error
     except records.RecordError as error:
         raise RestoreRefused(f"the VM configuration in the backup is damaged: {error}") from error
-    if config.schema != SCHEMA:
-        raise RestoreRefused(
-            f"the configuration of VM {config.name} has schema {config.schema}, this plugin knows "
-            f"{SCHEMA}: restore with a newer plugin"
-        )
-    return config

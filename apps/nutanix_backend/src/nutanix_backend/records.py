@@ -18,6 +18,14 @@ class RecordError(ValueError):
     """The JSON does not hold the record expected."""
 
 
+class OtherSchema(RecordError):
+    """The JSON says that it follows another `schema`, so its fields mean nothing to us."""
+
+    def __init__(self, schema: int) -> None:
+        super().__init__(f"it has schema {schema}")
+        self.schema = schema
+
+
 def _strict(value: object, expected: type[T]) -> T:
     if type(value) is not expected:
         raise TypeError(f"expected {expected.__name__}, got {value!r}")
@@ -35,11 +43,16 @@ def dump(record: attrs.AttrsInstance) -> bytes:
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def load(data: bytes, expected: type[T]) -> T:
-    """Read a record; raise RecordError when the JSON is broken or does not fit."""
+def load(data: bytes, expected: type[T], *, schema: int | None = None) -> T:
+    """Read a record; raise RecordError when the JSON is broken or does not fit.
+
+    `schema` is the only one that we know, if there are any; for another, OtherSchema is raised.
+    """
     try:
         plain: Any = json.loads(data)
-        return _converter.structure(plain, expected)
+        found = plain.get("schema") if isinstance(plain, dict) else None
+        if schema is None or found == schema or type(found) is not int:
+            return _converter.structure(plain, expected)
     except (
         ValueError,
         RecursionError,
@@ -47,6 +60,7 @@ def load(data: bytes, expected: type[T]) -> T:
         StructureHandlerNotFoundError,
     ) as error:
         raise RecordError(f"not a valid {expected.__name__}: {_first_line(error)}") from error
+    raise OtherSchema(found)
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import ptcomm
 from ptcomm import Ack, BackendHello, End, EndOfInput, Message, Phase, PluginHello, Severity
 
-from nutanix_backend.errors import BackendError, Cancelled, ParameterError
+from nutanix_backend.errors import BackendError, Cancelled, ParameterError, with_notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +79,7 @@ def _settings(items: tuple[tuple[str, str], ...]) -> Settings:
 
 
 def _job(phase: Phase) -> Callable[[JobContext], None]:
-    """The code for a kind of job, imported late: the daemon waits for our Hello, not for requests."""
+    """The code for a kind of job, imported late: the daemon waits for Hello, not for requests."""
     from nutanix_backend.jobs import backup, estimate, listing, query, restore  # noqa: PLC0415
 
     jobs = {
@@ -113,12 +113,12 @@ def _fail(endpoint: Endpoint, text: str) -> None:
 
 def _line(error: Exception) -> str:
     """An error as one line for the administrator; what is not an error of ours says so."""
-    notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+    text = with_notes(error)
     if isinstance(error, BackendError) or type(error).__module__.partition(".")[0] in LIBRARIES:
-        return f"{error}{notes}"
-    if isinstance(error, OSError):
-        return f"{error.strerror or error}: {error.filename or 'no file'}{notes}"
-    return f"internal error, please report with the log: {type(error).__name__}: {error}{notes}"
+        return text
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return f"internal error, please report with the log: {type(error).__name__}: {text}"
 
 
 LIBRARIES = ("prism_client", "iscsi_attach", "phcbt01")

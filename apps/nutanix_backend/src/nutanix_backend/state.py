@@ -134,24 +134,28 @@ class StateFile:
                 f"state_dir is not usable: {error}: check its path and rights"
             ) from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(descriptor)
             yield
-        except BlockingIOError as error:
-            raise StateError(f"another job is backing up VM {self._vm_id}: wait for it") from error
         finally:
             os.close(descriptor)
+
+    def _lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StateError(f"another job is backing up VM {self._vm_id}: wait for it") from error
 
     def load(self) -> tuple[VmState, str]:
         """The recorded state and an empty text, or an empty state and why nothing could be used."""
         empty = VmState(SCHEMA, self._vm_id, ())
         try:
-            state = records.load(self._path.read_bytes(), VmState)
+            state = records.load(self._path.read_bytes(), VmState, schema=SCHEMA)
         except FileNotFoundError:
             return empty, "no state of this VM is on this host"
         except (OSError, records.RecordError) as error:
             return empty, f"the state file {self._path} cannot be used: {error}"
-        if state.schema != SCHEMA or state.vm_id != self._vm_id:
-            return empty, f"the state file {self._path} is of another schema or VM"
+        if state.vm_id != self._vm_id:
+            return empty, f"the state file {self._path} is of another VM"
         return state, ""
 
     def save(self, state: VmState) -> None:

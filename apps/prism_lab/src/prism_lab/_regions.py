@@ -96,38 +96,38 @@ def _allocated(fd: int, start: int, end: int, block: int) -> Iterator[Region]:
 
 
 def _different(new: int, old: int, start: int, end: int, block: int) -> Iterator[Region]:
-    for first, last in _either_allocated(new, old, start, end, block):
+    """Yield every block that differs once; only what one of the files has allocated is read."""
+    done = start
+    for first, last in _either_allocated(new, old, start, end):
         for at in range(first, last, _READ):
-            stop = min(at + _READ, last)
-            yield from _compare(new, old, at, stop, block)
+            for changed in _differing_blocks(new, old, at, min(at + _READ, last), block):
+                if changed >= done:
+                    done = min(changed + block, end)
+                    hole = next(_storage.data_extents(new, changed, done), None) is None
+                    yield Region(changed, done, "ZEROED" if hole else "REGULAR")
 
 
-def _either_allocated(
-    new: int, old: int, start: int, end: int, block: int
-) -> Iterator[tuple[int, int]]:
+def _either_allocated(new: int, old: int, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Where neither file has data, both read as zero: nothing can have changed there."""
     old_end = min(os.fstat(old).st_size, end)
     at = start
-    for run in heapq.merge(
-        _allocated(new, start, end, block),
-        _allocated(old, start, old_end, block),
-        key=lambda run: run.start,
+    for first, last in heapq.merge(
+        _storage.data_extents(new, start, end), _storage.data_extents(old, start, old_end)
     ):
-        first = max(at, run.start)
-        at = max(at, min(-(-run.end // block) * block, end))  # the old disk may end inside a block
-        if first < at:
-            yield first, at
+        if max(at, first) < last:
+            yield max(at, first), last
+            at = last
 
 
-def _compare(new: int, old: int, start: int, end: int, block: int) -> Iterator[Region]:
-    now = memoryview(os.pread(new, end - start, start))
-    before = os.pread(old, end - start, start)
-    before += bytes(len(now) - len(before))  # the disk has grown: its tail was never written
+def _differing_blocks(new: int, old: int, start: int, end: int, block: int) -> Iterator[int]:
+    """Yield the start of each block that differs within [start, end)."""
+    now = os.pread(new, end - start, start)
+    before = os.pread(old, end - start, start).ljust(len(now), b"\0")  # the disk may have grown
     if now == before:
         return
-    then = memoryview(before)
-    for at in range(0, end - start, block):
-        if now[at : at + block] != then[at : at + block]:
-            stop = min(start + at + block, end)
-            hole = next(_storage.data_extents(new, start + at, stop), None) is None
-            yield Region(start + at, stop, "ZEROED" if hole else "REGULAR")
+    at = start
+    while at < end:
+        stop = min((at // block + 1) * block, end)
+        if now[at - start : stop - start] != before[at - start : stop - start]:
+            yield at // block * block
+        at = stop

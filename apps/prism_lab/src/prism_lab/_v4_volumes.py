@@ -133,8 +133,6 @@ def _register_clients(api: V4Api, groups: VolumeGroups) -> None:
         client = _client_of(world, spec)
 
         def work(task: Task) -> None:
-            with world.lock:
-                world.iscsi_clients[client.ext_id] = client
             groups.attach(group, client, spec.get("clientSecret"))
             task.affected += [(GROUP_REL, group.ext_id), (CLIENT_REL, client.ext_id)]
 
@@ -235,10 +233,13 @@ def _client_of(world: World, spec: Json) -> IscsiClient:
     initiator = need(spec, "iscsiInitiatorName")
     if len(initiator) > 64 or not _INITIATOR.fullmatch(initiator):
         raise InvalidRequest("iscsiInitiatorName", f"{initiator!r} is not an initiator name")
-    for client in list(world.iscsi_clients.values()):
-        if client.initiator == initiator:
-            return client
-    return IscsiClient(initiator, spec.get("clientSecret"))
+    with world.lock:  # attached to two groups at the same moment, it is one client
+        for client in world.iscsi_clients.values():
+            if client.initiator == initiator:
+                return client
+        client = IscsiClient(initiator, spec.get("clientSecret"))
+        world.iscsi_clients[client.ext_id] = client
+    return client
 
 
 def _find(world: World, ext_id: str) -> VolumeGroup:

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Measured against tgt on loopback: 256 KiB is where one command costs little and several overlap;
-# it is also the largest data segment that libiscsi negotiates, so one answer is one PDU.
+# Measured against tgt on loopback (128 KiB to 1 MiB): at 256 KiB a command costs little and several
+# overlap; it is also the largest data segment that libiscsi negotiates, so one answer is one PDU.
 TRANSFER = 262_144
 MAX_IN_FLIGHT = 128  # commands; libiscsi searches its queues linearly
 RETRY_PAUSE = 0.2  # after BUSY and the like, and between attempts to log in again
@@ -194,16 +194,17 @@ class Session:
             return
         try:
             self._start_waiting(self._connection)
-            for outcome in self._connection.serve(self._patience()):
+            outcomes = self._connection.serve(self._patience())
+            for outcome in outcomes:
                 self._settle(outcome)
-            self._connection.check_stall()
+            if not outcomes:
+                self._connection.check_stall()
         except ConnectionLostError as exc:
             self._lose(exc)
 
     def _take_inbox(self) -> None:
-        with self._lock:
-            self._waiting.extend(self._inbox)
-            self._inbox.clear()
+        while self._inbox:
+            self._waiting.append(self._inbox.popleft())
 
     def _start_waiting(self, connection: Connection) -> None:
         if time.monotonic() < self._not_before:
@@ -224,13 +225,14 @@ class Session:
         """Finish a command's part of its request, or send the command again."""
         command = outcome.command
         request = _request_of(command)
-        if outcome.is_passing and self._time_left(command) > 0:
+        if outcome.is_good:
+            self._end(request)
+        elif outcome.is_passing and self._time_left(command) > 0:
             self._waiting.append(command)
             self._not_before = time.monotonic() + RETRY_PAUSE
-            return
-        if not outcome.is_good:
+        else:
             self._fail(request, outcome)
-        self._end(request)
+            self._end(request)
 
     def _time_left(self, command: Command) -> float:
         """Return the seconds in which a command that went wrong must be done."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,8 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except (PhcbtError, OSError) as error:
         sys.stderr.write(f"phcbt01: {_explain(error)}\n")
+        if isinstance(error, BrokenPipeError):
+            _forget_output()
         return 1
     return 0
+
+
+def _forget_output() -> None:
+    """Let what nobody reads go nowhere, or Python would fail again to write it when it exits."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:

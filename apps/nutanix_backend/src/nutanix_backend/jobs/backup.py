@@ -12,11 +12,22 @@ from typing import TYPE_CHECKING
 import iscsi_attach
 import phcbt01
 import prism_client
-from ptcomm import Data, DataEnd, DataStart, File, FileType, NoMoreFiles, RestoreObject, Stat, Times
+from ptcomm import (
+    Data,
+    DataEnd,
+    DataStart,
+    File,
+    FileType,
+    Level,
+    NoMoreFiles,
+    RestoreObject,
+    Stat,
+    Times,
+)
 
 from nutanix_backend import cluster, metadata, state
 from nutanix_backend.chain import Chain
-from nutanix_backend.errors import BackendError, SourceError
+from nutanix_backend.errors import BackendError, SourceError, with_notes
 from nutanix_backend.guards import IscsiSessionGuard, SnapshotGuard, VolumeGroupGuard
 from nutanix_backend.jobs.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
 from nutanix_backend.manifest import SCHEMA, DiskEntry, Manifest
@@ -53,10 +64,10 @@ def _attempt(
     try:
         backup.run()
     except VM_ERRORS as error:
-        if backup.in_file or job.settings.abort_on_error:
+        if backup.spoils_the_job or job.settings.abort_on_error:
             raise
         log.warning("VM %s failed", source.vm.name, exc_info=error)
-        job.report(f"VM {source.vm.name} is not backed up: {error}")
+        job.report(f"VM {source.vm.name} is not backed up: {with_notes(error)}")
         return error
     return None
 
@@ -72,8 +83,18 @@ class VmBackup:
         self._client = client
         self._source = source
         self._started = datetime.now(UTC)
-        self.in_file = False
-        """Whether a file is half sent: a failure now must fail the job."""
+        self._in_file = False
+        self._hides_older = False
+        self._complete = False
+
+    @property
+    def spoils_the_job(self) -> bool:
+        """Whether a failure now must fail the job, because of what was sent already.
+
+        That is half a file; or a whole disk which the catalog takes for the newest of its name, in
+        place of the one that the chain stands on.
+        """
+        return self._in_file or self._hides_older
 
     def run(self) -> None:
         """Back the VM up under its lock; record what it left, or that it failed."""
@@ -82,13 +103,17 @@ class VmBackup:
         file = state.StateFile(folder / f"{vm.ext_id}.json", vm.ext_id)
         with file.locked():
             chain = Chain(self._job, self._client, file)
-            base = chain.base(vm.name)
-            chain.drop_obsolete(base)
             try:
+                base = chain.base(vm.name)
+                chain.drop_obsolete(base)
                 self._back_up(chain, base)
-            except VM_ERRORS:
-                chain.record(None)
-                raise
+            except VM_ERRORS as error:
+                if not self._complete:
+                    chain.record_failure(error)
+                    raise
+                self._job.report(
+                    f"VM {vm.name} is backed up, but something is left of it: {with_notes(error)}"
+                )
 
     def _back_up(self, chain: Chain, base: state.Reference | None) -> None:
         began = time.monotonic()
@@ -100,9 +125,11 @@ class VmBackup:
             self._send_file(self._source.folder.metadata(), metadata.from_vm(vm).encode())
             entries = tuple(self._send_disk(plan, devices.get(plan.index)) for plan in plans)
             manifest = self._manifest(snapshot.recovery_point, entries)
-            snapshot.keep()
+            snapshot.prolong()
             chain.record(_reference(snapshot.recovery_point, plans, manifest))
+            snapshot.keep()
             self._send_manifest(manifest)
+            self._complete = True
         self._summarise(manifest, time.monotonic() - began)
 
     def _snapshot(self) -> SnapshotGuard:
@@ -164,6 +191,8 @@ class VmBackup:
             name = folder.raw(plan.index, disk.disk_ext_id)
             length = disk.size
             pieces = image_pieces(device, plan.regions)
+        digest = self._send_stream(name, length, pieces)
+        self._hides_older |= not plan.base and self._job.info.level is not Level.FULL
         return DiskEntry(
             index=plan.index,
             disk_id=disk.disk_ext_id,
@@ -173,7 +202,7 @@ class VmBackup:
             stream_bytes=length,
             regions=spans,
             data_bytes=plan.regions.data_bytes,
-            digest=self._send_stream(name, length, pieces),
+            digest=digest,
             base=plan.base,
         )
 
@@ -186,10 +215,11 @@ class VmBackup:
         now = int(self._started.timestamp())
         sender = StreamSender(send)
         progress = Progress(self._job.say, name.rpartition("/")[2], length)
-        self.in_file = True
+        self._in_file = True
         send(File(name, Stat(FileType.REGULAR, length), Times(now, now, now)), DataStart())
         with closing(pieces):
             for piece in pieces:
+                self._job.heed_the_daemon()
                 sender.put(piece)
                 progress.advance(memoryview(piece).nbytes)
         digest = sender.finish()
@@ -198,7 +228,7 @@ class VmBackup:
                 f"{name}: {sender.sent} bytes were read where {length} were announced"
             )
         send(DataEnd())
-        self.in_file = False
+        self._in_file = False
         return digest
 
     # --- what it was

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import attrs
 from ptcomm import Message, Severity
 
+from nutanix_backend.errors import Cancelled
+
 if TYPE_CHECKING:
     import ptcomm
     from ptcomm.stdio import Endpoint
@@ -21,6 +23,11 @@ class JobContext:
     endpoint: Endpoint
     info: ptcomm.Job
     settings: Settings
+
+    def heed_the_daemon(self) -> None:
+        """Raise Cancelled when it gave the job up: while we send it has nothing else to say."""
+        if self.endpoint.pending():
+            raise Cancelled(f"the daemon gave up: it sent {type(self.endpoint.receive()).__name__}")
 
     def say(self, text: str) -> None:
         """An information line in the job log."""

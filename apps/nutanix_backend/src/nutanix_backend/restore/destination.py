@@ -11,7 +11,7 @@ from nutanix_backend import cluster
 from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.progress import size
 from nutanix_backend.restore import ahv
-from nutanix_backend.restore.writer import DiskWriter, refuse_full_disk, refuse_unfit
+from nutanix_backend.restore.writer import DiskWriter, refuse_full_disk, refuse_unfit, write_whole
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -76,7 +76,7 @@ class Folder(Destination):
         path = Path(file.where) / file.name
         refuse_unfit(path, len(content), overwrite=self.job.settings.overwrite)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        write_whole(path, content)
 
 
 class OneDisk(Destination):
@@ -86,9 +86,16 @@ class OneDisk(Destination):
         """Restore to `path`."""
         super().__init__(job)
         self._path = path
+        self._vm = ""
 
     def refuse_unfit(self, plan: VmPlan) -> None:
         """Refuse more than one disk: they would overwrite each other."""
+        if self._vm:
+            raise RestoreRefused(
+                f"disk_path takes one disk, but VM {self._vm} and VM {plan.manifest.vm_name} are "
+                "to be restored: select the files of one"
+            )
+        self._vm = plan.manifest.vm_name
         if len(plan.disks) != 1:
             numbers = ", ".join(str(chain.newest.index) for chain in plan.disks)
             raise RestoreRefused(

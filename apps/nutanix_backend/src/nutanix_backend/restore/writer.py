@@ -41,6 +41,21 @@ class ImageReceiver:
         """Nothing is buffered; the digest proves completeness."""
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a small file under another name and rename it: what looks whole is whole."""
+    partial = _partial(path)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
 class DiskWriter:
     """One disk on its way to a file or a block device.
 
@@ -55,7 +70,7 @@ class DiskWriter:
         self.complete = False
         self._pending = list(chain.files)
         self._is_device = path.is_block_device()
-        self._partial = path if self._is_device else path.with_name(path.name + ".partial")
+        self._partial = path if self._is_device else _partial(path)
         self._target: phcbt01.FileTarget | None = None
         self._receiver: ImageReceiver | phcbt01.Applier | None = None
 
@@ -84,7 +99,13 @@ class DiskWriter:
             raise RestoreFailed("data arrived outside of a file")
         self._digest.update(piece)
         self._received += len(piece)
-        self._receiver.receive_data(piece)
+        try:
+            self._receiver.receive_data(piece)
+        except phcbt01.FormatError as error:
+            raise RestoreFailed(
+                f"{self._pending[0].file} is not what was backed up: {error}; "
+                "this disk is not restored"
+            ) from error
 
     def end(self) -> None:
         """The file is in: check it; after the last, make the disk durable and give it its name."""

@@ -30,6 +30,7 @@ REPLACE = {
     "ifnewer": Replace.IF_NEWER,
     "ifolder": Replace.IF_OLDER,
 }
+PROGRAM = "podheitor-nutanix-backend"
 DEFAULT_TIMEOUT = 3600.0
 
 
@@ -133,7 +134,7 @@ def _job(args: argparse.Namespace) -> int:
         stack.enter_context(cancellation.on_signals())
         watcher = stack.enter_context(display.watching(silent=args.json))
         settings = jobs.Settings(
-            command=(args.backend,) if args.backend else (sys.executable, "-m", "nutanix_backend"),
+            command=(args.backend,) if args.backend else _this_program(),
             parameters=tuple(args.parameters),
             working_dir=_working_dir(args, stack),
             watcher=watcher,
@@ -143,6 +144,13 @@ def _job(args: argparse.Namespace) -> int:
         result = _run_action(args, settings)
     _show(args, result)
     return 0 if result.status.good else 1
+
+
+def _this_program() -> tuple[str, ...]:
+    """The backend that we are, however we were started: by name, or as a module."""
+    if Path(sys.argv[0]).name == PROGRAM:
+        return (sys.argv[0],)
+    return (sys.executable, "-m", "nutanix_backend")
 
 
 def _working_dir(args: argparse.Namespace, stack: ExitStack) -> Path:

@@ -108,6 +108,7 @@ class Backend:
         self._stderr = threading.Thread(target=self._collect, args=(stderr,), daemon=True)
         self._deadline = inf
         self._timed_out = False
+        self._asked_to_end = False
         self._over = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, daemon=True)
 
@@ -167,12 +168,15 @@ class Backend:
         return BackendTimeout(f"the backend did nothing for {self._timeout:g} s: see its own log")
 
     def _watch(self) -> None:
-        """End a backend that hangs: its pipes then wake up whoever waits for it."""
+        """End a backend that hangs; the end of its pipes wakes up whoever waits for it.
+
+        It gets as long again to clean up: what it made on a cluster should not stay there.
+        """
         while not self._over.wait(min(max(self._deadline - monotonic(), 0.0), self._timeout)):
             if monotonic() >= self._deadline:
                 self._timed_out = True
-                self._process.send_signal(signal.SIGUSR1)
-                if not self._over.wait(CANCEL_PAUSE):
+                self._ask_to_end()
+                if not self._over.wait(self._timeout):
                     self._kill()
                 return
 
@@ -195,13 +199,19 @@ class Backend:
 
     def _cancel(self) -> None:
         """Ask the backend to clean up and end; a second signal of the user cuts this short."""
-        self._process.send_signal(signal.SIGUSR1)
+        self._ask_to_end()
         with suppress(subprocess.TimeoutExpired, JobCanceled):
             try:
                 self._cancellation.wait(lambda: self._process.wait(CANCEL_PAUSE))
             except subprocess.TimeoutExpired:
                 self._endpoint.close()
                 self._cancellation.wait(lambda: self._process.wait(self._timeout))
+
+    def _ask_to_end(self) -> None:
+        """Send SIGUSR1, once: a second one could disturb the cleaning up."""
+        if not self._asked_to_end:
+            self._asked_to_end = True
+            self._process.send_signal(signal.SIGUSR1)
 
     def _kill(self) -> None:
         """End the backend and the processes it started, with or without their consent."""
@@ -248,5 +258,5 @@ def _start(
 
 def _exit_words(status: int) -> str:
     if status < 0:
-        return f"signal {signal.Signals(-status).name}"
+        return f"signal {-status}"
     return f"exit status {status}"
