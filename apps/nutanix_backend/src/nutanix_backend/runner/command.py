@@ -37,6 +37,7 @@ DEFAULT_TIMEOUT = 3600.0
 def add_parser(subparsers: Subparsers) -> None:
     """Add `job` with its own subcommands to a program's subparsers."""
     parser = subparsers.add_parser("job", help="run a job without Bacula, with a folder as storage")
+    parser.set_defaults(run=run)
     actions = parser.add_subparsers(dest="action", required=True)
 
     backup = _add(actions, "backup", "back up into a store", stored=True)
@@ -81,7 +82,7 @@ def _add(
         "--timeout", type=_seconds, default=DEFAULT_TIMEOUT, help="longest silence, in seconds"
     )
     _add_json(parser)
-    parser.add_argument("parameters", nargs="*", type=_pair, metavar="KEY=VALUE")
+    parser.add_argument("parameters", nargs="*", type=pair, metavar="KEY=VALUE")
     return parser
 
 
@@ -93,7 +94,8 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
+    """Read a parameter KEY=VALUE; raise ArgumentTypeError."""
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
