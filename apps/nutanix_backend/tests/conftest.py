@@ -5,13 +5,14 @@ that says one thing at a time, and a small Prism in memory for what needs no clu
 from __future__ import annotations
 
 import filecmp
+import io
 import os
 import random
 import shutil
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -19,11 +20,16 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 import attrs
 import pytest
 from nutanix_backend.jobs.job import JobContext
+from nutanix_backend.manifest import DiskEntry, Manifest
+from nutanix_backend.names import VmFolder
 from nutanix_backend.parameters import parse
 from nutanix_backend.runner import jobs
 from nutanix_backend.runner.catalog import Job as StoredJob
 from nutanix_backend.runner.catalog import Status, Store
 from nutanix_backend.runner.jobs import Result, Settings
+from nutanix_backend.streams import StreamDigest
+from phcbt01 import apply
+from phcbt01.testing import MemoryTarget, encode
 from prism_client import (
     Boot,
     ChangedRegion,
@@ -70,6 +76,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from uuid import UUID
 
+    from phcbt01.testing import Changes
     from prism_client import DiskSnapshotRef, PrismClient
     from ptcomm import Event
 
@@ -771,3 +778,83 @@ def job_by_hand() -> Callable[..., JobByHand]:
         return JobByHand(context, endpoint)
 
     return make
+
+
+# --- backups that were never made ----------------------------------------------------------------
+
+
+class MadeUp:
+    """What the jobs of one VM saved, made up: for restores, and for damage in between."""
+
+    def __init__(self, vm_id: str = VM.ext_id, vm_name: str = VM.name) -> None:
+        self.vm_name = vm_name
+        self.folder = VmFolder("lab", vm_id)
+        self.manifests: list[Manifest] = []
+        self.files: dict[str, bytes] = {}
+        self.images: list[bytes] = []
+        """The disks as of the last job."""
+
+    def full(self, *images: bytes) -> Manifest:
+        """A full backup of disks with this content."""
+        self.images = list(images)
+        return self.job("F", [self.entry(n, image) for n, image in enumerate(images)])
+
+    def incremental(self, *changes: Changes, sizes: Sequence[int] = ()) -> Manifest:
+        """An incremental: what changed of each disk, and to which sizes they grew."""
+        base = self.manifests[-1]
+        entries = []
+        for number, (image, disk) in enumerate(zip(self.images, changes, strict=True)):
+            target = MemoryTarget(image)
+            size = sizes[number] if sizes else len(image)
+            stream = encode(size, disk)
+            apply(io.BytesIO(stream), target)
+            self.images[number] = bytes(target.content)
+            entries.append(self.entry(number, stream, size=size, base=base.digest()))
+        return self.job("I", entries)
+
+    def entry(self, index: int, stream: bytes, *, size: int = -1, base: str = "") -> DiskEntry:
+        """A file of a disk; with a base it is a delta."""
+        disk_id = f"disk-of-{self.folder.vm[:8]}-{index}"
+        when = NOW + timedelta(hours=len(self.manifests))
+        name = self.folder.delta(index, disk_id, when) if base else self.folder.raw(index, disk_id)
+        self.files[name] = stream
+        digest = StreamDigest()
+        digest.update(stream)
+        return DiskEntry(
+            index=index,
+            disk_id=disk_id,
+            size=len(stream) if size < 0 else size,
+            file=name,
+            kind="phcbt01" if base else "raw",
+            stream_bytes=len(stream),
+            regions=1,
+            data_bytes=len(stream),
+            digest=digest.text(),
+            base=base,
+        )
+
+    def job(self, level: str, entries: list[DiskEntry]) -> Manifest:
+        """A job that saved these."""
+        number = len(self.manifests) + 1
+        manifest = Manifest(
+            schema=1,
+            job=f"made-up.{number}",
+            job_id=number,
+            level=level,
+            cluster=self.folder.cluster,
+            cluster_id="cluster-1",
+            vm_id=self.folder.vm,
+            vm_name=self.vm_name,
+            consistency_asked="crash",
+            consistency_got="crash",
+            recovery_point=f"point-{number}",
+            disks=tuple(entries),
+        )
+        self.manifests.append(manifest)
+        return manifest
+
+
+@pytest.fixture(scope="session")
+def made_up() -> type[MadeUp]:
+    """To make backups up with."""
+    return MadeUp

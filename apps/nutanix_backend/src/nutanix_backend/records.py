@@ -55,6 +55,7 @@ def load(data: bytes, expected: type[T], *, schema: int | None = None) -> T:
             return _converter.structure(plain, expected)
     except (
         ValueError,
+        AttributeError,  # from cattrs, for a list where an object is expected
         RecursionError,
         BaseValidationError,
         StructureHandlerNotFoundError,

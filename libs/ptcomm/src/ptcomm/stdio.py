@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 E = TypeVar("E")
 
-READ_SIZE = 1024 * 1024  # bytes; a full pipe of bacula-fd's in one call
+READ_SIZE = 128 * 1024  # bytes; stays in the processor's cache, and needs no fresh pages
 PIPE_SIZE = 1024 * 1024  # bytes; 0.6-0.95 -> 1.9-2.5 GB/s into bacula-fd on another CPU
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
 
@@ -171,7 +171,8 @@ def claim_stdio(log_fd: int, *, record: BinaryIO | None = None) -> Endpoint:
     os.dup2(log_fd, 1)
     os.dup2(log_fd, 2)
     sys.stdout.flush()  # what was printed before goes to the log as well
-    _widen_pipe(write_fd, PIPE_SIZE)
+    for fd in (read_fd, write_fd):
+        _widen_pipe(fd, PIPE_SIZE)
     return Endpoint(Role.BACKEND, read_fd, write_fd, record=record)
 
 

@@ -109,9 +109,9 @@ class DiskWriter:
 
     def end(self) -> None:
         """The file is in: check it; after the last, make the disk durable and give it its name."""
-        entry = self._pending.pop(0)
         if self._receiver is None or self._target is None:
             raise RestoreFailed("a file ended that had not begun")
+        entry = self._pending.pop(0)
         if self._received != entry.stream_bytes or self._digest.text() != entry.digest:
             raise RestoreFailed(
                 f"{entry.file} is not what was backed up: {self._received} of {entry.stream_bytes} "
@@ -119,6 +119,11 @@ class DiskWriter:
             )
         self._receiver.close()
         self._receiver = None
+        if self._target.size != entry.size:
+            raise RestoreFailed(
+                f"{entry.file} makes a disk of {self._target.size} bytes where {entry.size} were "
+                "backed up; this disk is not restored"
+            )
         if not self._pending:
             self._target.flush()
             self._target.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +12,7 @@ from nutanix_backend.runner.errors import StoreDamaged, UnsafeName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import FileIO
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -116,10 +118,34 @@ def read_checked(path: Path, stored: Stored, unit: int) -> Iterator[memoryview]:
     """
     check_size(path, stored)
     digest = xxhash.xxh3_128()
-    buffer = memoryview(bytearray(unit))
     with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-            yield buffer[:count]
+        for piece in _pieces(file, stored.data_bytes, unit):
+            digest.update(piece)
+            yield piece
     if digest.hexdigest() != stored.digest:
         raise StoreDamaged(f"{path} is not what was stored: its digest differs")
+
+
+def _pieces(file: FileIO, size: int, unit: int) -> Iterator[memoryview]:
+    """The content of a file; holes are not read, which would fill the page cache with zeros."""
+    buffer, zeros = memoryview(bytearray(unit)), memoryview(bytes(unit))
+    position = 0
+    while position < size:
+        start = _next_data(file, position, size)
+        for at in range(position, start, unit):
+            yield zeros[: start - at]
+        position = file.seek(start)
+        end = file.seek(start, os.SEEK_HOLE) if start < size else size
+        file.seek(start)
+        while position < end and (count := file.readinto(buffer[: end - position])):
+            yield buffer[:count]
+            position += count
+
+
+def _next_data(file: FileIO, position: int, size: int) -> int:
+    try:
+        return min(file.seek(position, os.SEEK_DATA), size)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # nothing but a hole up to the end
+            raise
+        return size
