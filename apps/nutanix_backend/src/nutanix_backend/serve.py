@@ -8,7 +8,7 @@ import signal
 from typing import TYPE_CHECKING, NoReturn
 
 import ptcomm
-from ptcomm import Ack, BackendHello, End, EndOfInput, Message, Phase, PluginHello, Severity
+from ptcomm import Ack, BackendHello, End, EndOfInput, Finish, Message, Phase, PluginHello, Severity
 
 from nutanix_backend.errors import BackendError, Cancelled, ParameterError, with_notes
 
@@ -95,18 +95,20 @@ def _job(phase: Phase) -> Callable[[JobContext], None]:
 def _until_end(endpoint: Endpoint) -> None:
     while True:
         match endpoint.receive():
-            case End():
+            case Finish() | End():
                 endpoint.send(Ack())
             case EndOfInput():
                 return
 
 
 def _fail(endpoint: Endpoint, text: str) -> None:
-    """Tell the daemon that the job failed, then wait until it closes the connection."""
+    """Tell the daemon that the job failed, then answer it until it closes the connection.
+
+    After a fatal error too, bacula-fd 15.0.3 ends a restore with Finish and waits for the answer.
+    """
     try:
         endpoint.send(Message(Severity.FATAL, text))
-        while not isinstance(endpoint.receive(), EndOfInput):
-            pass
+        _until_end(endpoint)
     except (Cancelled, ptcomm.PtcommError) as error:
         log.warning("the daemon is gone: %s", error)
 

@@ -46,12 +46,15 @@ class Daemon:
 
 
 def find(program: Path | None, config: Path | None) -> Daemon | None:
-    """The daemon named, else the one that runs, else the one that is installed."""
-    found = next(running(), None) or _installed()
+    """The daemon that runs as named; else as it would be started, if it is installed or named."""
+    for daemon in running():
+        if program in {None, daemon.program} and config in {None, daemon.config}:
+            return daemon
+    found = _installed()
     if program is None and config is None:
         return found
-    fallback = found or Daemon(Path(PLACES[0][0]), Path(PLACES[0][1]), running=False)
-    return Daemon(program or fallback.program, config or fallback.config, running=False)
+    usual = found or Daemon(Path(PLACES[0][0]), Path(PLACES[0][1]), running=False)
+    return Daemon(program or usual.program, config or usual.config, running=False)
 
 
 def _installed() -> Daemon | None:

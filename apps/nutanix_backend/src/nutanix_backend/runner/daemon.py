@@ -214,6 +214,9 @@ def run_restore(
     try:
         for file in files:
             _give_file(talk, job, file)
+    except BackendFatal:  # bacula-fd wants an answer to FINISH even then
+        _finish(talk)
+        raise
     except BackendError as error:  # after which bacula-fd says FINISH, and leaves without END
         talk.job_log.fatal("the backend failed to restore a file")
         _finish(talk)
