@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import subprocess
 import sys
@@ -123,13 +124,27 @@ def test_a_daemon_that_runs_is_found_by_its_process(
     words = [str(well.program), "-c", "import time; time.sleep(60)"]
     sleeper = subprocess.Popen(words, executable=sys.executable)
     try:
-        here = daemon.Daemon(well.program, Path(words[2]), running=True)
+        here = daemon.Daemon(well.program, Path(words[2]), os.geteuid())
         assert here in daemon.running()
         monkeypatch.setattr(daemon, "running", lambda: iter([here]))
         assert daemon.find(None, None) is here
+        assert daemon.find(well.program, None) is here
+        assert daemon.find(well.program, well.config) == attrs.evolve(
+            here, config=well.config, user=None
+        )
     finally:
         sleeper.kill()
         sleeper.wait()
+
+
+def test_a_daemon_of_another_user(well: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = daemon.Daemon(well.program, well.config, os.geteuid())
+    monkeypatch.setattr(daemon, "running", lambda: iter([here]))
+    _, found = well.doctor()
+    assert found["daemon"] == f"ok {well.program} runs with {well.config}"
+    monkeypatch.setattr(daemon, "running", lambda: iter([attrs.evolve(here, user=4711)]))
+    _, found = well.doctor()
+    assert found["daemon"].startswith(f"note {well.program} runs as user 4711, the doctor as ")
 
 
 def test_a_daemon_that_is_not_there(well: Host) -> None:

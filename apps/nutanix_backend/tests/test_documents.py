@@ -6,10 +6,14 @@ import ast
 import re
 import runpy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from nutanix_backend.parameters import BY_NAME, TABLE, Kind, parse
+from ptcomm import Level
+
+if TYPE_CHECKING:
+    from apps.nutanix_backend.tests.conftest import Product
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -64,6 +68,23 @@ def test_the_examples_can_be_read() -> None:
         for line in plugin_lines:
             pairs = [tuple(word.split("=", 1)) for word in line.split()]
             parse((name, value) for name, value in pairs if name != "config_file")
+
+
+def test_a_restore_to_a_folder_needs_neither_prism_nor_the_state_of_the_backup(
+    product: Product,
+) -> None:
+    """The guide promises it: any client with the plugin will do."""
+    guest = product.guest(1 << 20)
+    full = product.good_backup(Level.FULL, guest)
+    empty = product.root / "empty.conf"
+    empty.touch()
+    nowhere = dict.fromkeys(("prism", "user", "password", "ca"))
+    where = product.root / "elsewhere"
+    product.good_restore(
+        where, config_file=empty, state_dir=product.root / "another client", **nowhere
+    )
+    image = product.restored(where, guest, 0)
+    assert image.read_bytes() == product.points(full, guest)[0].read_bytes()
 
 
 # --- messages ------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ whose path it was started itself.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from contextlib import suppress
@@ -38,11 +39,14 @@ PATIENCE = 20.0
 
 @attrs.frozen
 class Daemon:
-    """A bacula-fd: the program as it is (or would be) started, and its configuration."""
+    """A bacula-fd: the program as it is (or would be) started, its configuration, and its user.
+
+    `user` is None when it does not run.
+    """
 
     program: Path
     config: Path
-    running: bool
+    user: int | None = None
 
 
 def find(program: Path | None, config: Path | None) -> Daemon | None:
@@ -53,14 +57,14 @@ def find(program: Path | None, config: Path | None) -> Daemon | None:
     found = _installed()
     if program is None and config is None:
         return found
-    usual = found or Daemon(Path(PLACES[0][0]), Path(PLACES[0][1]), running=False)
-    return Daemon(program or usual.program, config or usual.config, running=False)
+    usual = found or Daemon(Path(PLACES[0][0]), Path(PLACES[0][1]))
+    return Daemon(program or usual.program, config or usual.config)
 
 
 def _installed() -> Daemon | None:
     for program, config in PLACES:
         if Path(program).exists():
-            return Daemon(Path(program), Path(config), running=False)
+            return Daemon(Path(program), Path(config))
     return None
 
 
@@ -69,11 +73,12 @@ def running() -> Iterator[Daemon]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_text(errors="replace").split("\0")
+            user = process.stat().st_uid
         except OSError:
             continue  # it has ended meanwhile
         if words[0].rpartition("/")[2] == "bacula-fd":
             config = words[words.index("-c") + 1] if "-c" in words else PLACES[0][1]
-            yield Daemon(Path(words[0]), Path(config), running=True)
+            yield Daemon(Path(words[0]), Path(config), user)
 
 
 def check(daemon: Daemon | None) -> Iterator[Finding]:
@@ -95,8 +100,14 @@ def _program(daemon: Daemon) -> Finding:
         )
     if not daemon.program.is_file():
         return Finding.bad("daemon", f"{daemon.program} is not there: install bacula-fd 15")
-    if not daemon.running:
+    if daemon.user is None:
         return Finding.note("daemon", f"{daemon.program} does not run: start it when all is well")
+    if daemon.user != os.geteuid():
+        return Finding.note(
+            "daemon",
+            f"{daemon.program} runs as user {daemon.user}, the doctor as {os.geteuid()}: what it "
+            "says of rights on this host holds for the latter",
+        )
     return Finding.ok("daemon", f"{daemon.program} runs with {daemon.config}")
 
 
