@@ -58,7 +58,7 @@ def site(
     request: pytest.FixtureRequest, tmp_path: Path, lab: Lab, daemons: bacula.Daemons,
     console: Console,
 ) -> Iterator[Site]:  # fmt: skip
-    """The corner of one test, clean at its end: no process, nothing on the cluster but references."""
+    """The corner of one test, clean at its end: no process, only references on the cluster."""
     name = re.sub(r"\W+", "-", request.node.name.removeprefix("test_"))[:40].strip("-")
     made = Site(name, tmp_path, lab, daemons, console, REPORT)
     made.connect()

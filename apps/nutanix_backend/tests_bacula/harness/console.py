@@ -1,4 +1,4 @@
-"""What an administrator does: define jobs, run, cancel and delete them, restore; all through bconsole.
+"""What an administrator does through bconsole: define, run, cancel and delete jobs, and restore.
 
 What became of a job is read from the catalog, as BVFS and reporting tools do.
 """
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from apps.nutanix_backend.tests_bacula.harness.daemons import Daemons
 
-PATIENCE = 60.0
-"""Seconds after which a job hangs."""
+PATIENCE = 90.0
+"""Seconds after which a job hangs; a Director takes half of them to give a lost client up."""
 ENDED = "TWfAEeBI"
 PLUGIN_OPTIONS = "13"
 """The number of "Plugin Options" in the menu before a restore."""
@@ -61,7 +61,11 @@ class Manifest:
 
 @attrs.frozen
 class BaculaJob:
-    """A job as the catalog has it. `level` is F, I or D; `status` T, W, f or A; sizes in bytes."""
+    """A job as the catalog has it; `level` is F, I or D, `size` in bytes.
+
+    `status` is T (good), W (good, with warnings), f (failed) or A (cancelled). The catalog itself
+    makes no difference between T and W: the job log does.
+    """
 
     job_id: int
     unique_name: str
@@ -132,7 +136,8 @@ class Console:
         deadline = time.monotonic() + PATIENCE
         while not happened():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"waited in vain for {what}\n{self.say('status director')}")
+                everybody = ("status director", "status client=client", "status storage=disk")
+                raise TimeoutError(f"waited in vain for {what}\n{self.say(*everybody)}")
             time.sleep(0.05)
 
     # --- restores
@@ -141,26 +146,28 @@ class Console:
         """The jobs that the Director restores for the point in time of a job, like "1,4,5"."""
         return self.say(f".bvfs_get_jobids jobid={job_id}").split()[-1]
 
+    def start_restore(self, job_ids: str, where: Path | str, *, job: str = "restore") -> int:
+        """Start a restore of all files of these jobs; return its JobId."""
+        return _job_id(self.say(f"{_restore(job_ids, where, job)} yes"))
+
     def restore(
         self, job_ids: str, where: Path | str, options: Mapping[str, str] | None = None
     ) -> BaculaJob:
-        """Restore all files of these jobs, with plugin options edited as the menu offers them."""
-        command = f"restore client=client jobid={job_ids} all done where={where}"
+        """Restore these jobs to the end, with plugin options edited as the menu offers them."""
         if not options:
-            return self.wait(_job_id(self.say(f"{command} yes")))
+            return self.wait(self.start_restore(job_ids, where))
         offered = self.plugin_options(job_ids)
         edits = [
             line
             for name, value in options.items()
             for line in ("mod", str(offered.index(name) + 1), value)
         ]
-        said = self.say(command, "mod", PLUGIN_OPTIONS, *edits, "yes", "yes")
-        return self.wait(_job_id(said))
+        command = _restore(job_ids, where)
+        return self.wait(_job_id(self.say(command, "mod", PLUGIN_OPTIONS, *edits, "yes", "yes")))
 
     def plugin_options(self, job_ids: str) -> list[str]:
         """The names of the plugin options that bconsole offers for a restore of these jobs."""
-        command = f"restore client=client jobid={job_ids} all done where=/"
-        said = self.say(command, "mod", PLUGIN_OPTIONS, "no", "no")
+        said = self.say(_restore(job_ids, "/"), "mod", PLUGIN_OPTIONS, "no", "no")
         table = said.partition("Default Value")[2].partition("Use above")[0]
         return re.findall(r"^(\w+):", table, re.MULTILINE)
 
@@ -178,9 +185,14 @@ class Console:
 
     def job(self, job_id: int) -> BaculaJob:
         """A job with its log and the manifests that it left."""
-        columns = "JobId, Job, Level, JobStatus, JobFiles, JobBytes, JobErrors"
-        (row,) = self._query(f"SELECT {columns} FROM Job WHERE JobId = ?", job_id)
-        return BaculaJob(*row, self.log(job_id), self._manifests(job_id))
+        ((name, level, status, files, size, errors),) = self._query(
+            "SELECT Job, Level, JobStatus, JobFiles, JobBytes, JobErrors FROM Job WHERE JobId = ?",
+            job_id,
+        )
+        log, manifests = self.log(job_id), self._manifests(job_id)
+        job = BaculaJob(job_id, name, level, status, files, size, errors, log, manifests)
+        warned = job.status == "T" and job.said("OK -- with warnings")
+        return attrs.evolve(job, status="W") if warned else job
 
     def files(self, job_id: int) -> list[str]:
         """The names of the files that the catalog has of a job."""
@@ -208,6 +220,10 @@ def _decoded(content: str, compressed: int) -> Manifest:
     data = base64.b64decode(content + "===")  # the daemon leaves the padding out
     data = zlib.decompress(data) if compressed else data
     return Manifest(f"sha256:{hashlib.sha256(data).hexdigest()}", json.loads(data))
+
+
+def _restore(job_ids: str, where: Path | str, job: str = "restore") -> str:
+    return f"restore client=client jobid={job_ids} all done where={where} restorejob={job}"
 
 
 def _job_id(said: str) -> int:

@@ -3,8 +3,8 @@
 Only the daemons live here: configuration, start and end. What is asked of them is in console.
 They are Debian's own binaries, unpacked by shim/fetch-bacula; nothing is installed.
 
-The File Daemon runs in a PID namespace of its own: bacula-fd can send a signal to every process that
-it sees, and whatever it started ends with the namespace.
+The File Daemon runs in a PID namespace of its own: bacula-fd can send a signal to every process
+that it sees, and whatever it started ends with the namespace.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import string
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -200,11 +200,10 @@ def _lay_out(daemons: Daemons, *, tls: bool) -> None:
 
 def descendants(pid: int) -> list[int]:
     """The processes below a process, nearest first; those that have ended are not counted."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return []
-    found = [int(child) for child in children]
+    found: list[int] = []
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # it has just ended
+            found += [int(child) for child in thread.read_text().split()]
     return [
         *(child for child in found if _command(child)),
         *(below for child in found for below in descendants(child)),

@@ -1,4 +1,4 @@
-"""The report of a run: a line for every backup job that ran, and whether its restore was identical."""
+"""The report of a run: a line for every backup job, and whether its restore was identical."""
 
 from __future__ import annotations
 

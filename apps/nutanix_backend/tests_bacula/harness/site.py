@@ -1,19 +1,19 @@
-"""One test's corner of the site: its VMs on the lab, its job at the Director, its state on the host.
+"""One test's corner: its VMs on the lab, its job at the Director, its state on the host.
 
-Every backup keeps a copy of what the guests had on their disks, and every restore is compared with it.
+Every backup keeps a copy of what the guests had on their disks; restores are compared with it.
 """
 
 from __future__ import annotations
 
 import filecmp
 import random
+import re
 import subprocess
 from typing import TYPE_CHECKING
 
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from prism_lab import Lab
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from apps.nutanix_backend.tests_bacula.harness.report import Report
 
 KIB, MIB = 1 << 10, 1 << 20
-JOB = """
+FILESET = """
 FileSet {{
   Name = "{name}"
-  Ignore FileSet Changes = yes
   Include {{
     Options {{
       Signature = Xxh3_128
@@ -34,11 +33,13 @@ FileSet {{
 {lines}
   }}
 }}
+"""
+JOB = """
 Job {{
   Name = "{name}"
   Type = Backup
   Client = client
-  FileSet = "{name}"
+  FileSet = "{fileset}"
   Storage = {storage}
   Pool = {storage}
   Messages = Standard
@@ -90,9 +91,9 @@ class Site:
 
     # --- the cluster
 
-    def guest(self, *sizes: int, name: str = "vm") -> Guest:
+    def guest(self, *sizes: int, name: str = "") -> Guest:
         """A new VM with disks of these sizes, each with some data in it."""
-        name = f"{self.name}-{name}"
+        name = name or f"{self.name}-vm"
         guest = Guest(self.lab, name, self.lab.create_vm(name, sizes))
         self.guests[guest.ext_id] = guest
         for index, size in enumerate(sizes):
@@ -132,13 +133,27 @@ class Site:
         }
         self.config_file.write_text("".join(f"{key} = {text}\n" for key, text in values.items()))
 
+    @property
+    def plugin(self) -> str:
+        """The beginning of a plugin line."""
+        return f"podheitor-nutanix: config_file={self.config_file}"
+
     def define(self, *lines: str, storage: str = "disk", options: str = "") -> None:
         """Define the job of this test: its plugin lines, without what all have in common."""
-        plugin = f"podheitor-nutanix: config_file={self.config_file}"
-        text = "\n".join(f'    Plugin = "{plugin} {line}"' for line in lines)
-        self.console.define(
-            JOB.format(name=self.name, lines=text, storage=storage, options=options)
+        text = "\n".join(f'    Plugin = "{self.plugin} {line}"' for line in lines)
+        fileset = FILESET.format(name=self.name, lines=text)
+        job = JOB.format(name=self.name, fileset=self.name, storage=storage, options=options)
+        self.console.define(fileset + job)
+
+    def define_from(self, example: Path) -> None:
+        """Define a job of the FileSet in a file, which reads our configuration file."""
+        fileset = example.read_text().replace(
+            "/etc/podheitor-nutanix/prism.conf", str(self.config_file)
         )
+        (name,) = re.findall(r'Name = "(.*)"', fileset)
+        self.name = name
+        job = JOB.format(name=name, fileset=name, storage="disk", options="")
+        self.console.define(fileset + job)
 
     # --- backups
 
@@ -171,15 +186,15 @@ class Site:
         assert self.report.bases(job) == [str(base.job_id) if base else "none"], job.words
         return job
 
-    def until_data(self, job_id: int) -> None:
-        """Wait until data of a disk is on its way to the storage."""
+    def start_and_wait_for_data(self, level: str) -> int:
+        """Start the job, and wait until data of a disk is in the volume; return its JobId."""
+        before = self._volume_size()
+        job_id = self.start(level)
+        self.console.wait_until(lambda: self._volume_size() > before + MIB, "data to flow")
+        return job_id
 
-        def flows() -> bool:
-            said = self.console.say("status client=client")
-            found = f"JobId {job_id} " in said and self.daemons.backends()
-            return bool(found) and _written(said) > MIB
-
-        self.console.wait_until(flows, "data to flow")
+    def _volume_size(self) -> int:
+        return sum(path.stat().st_size for path in (self.daemons.work / "volumes").iterdir())
 
     # --- restores
 
@@ -206,11 +221,15 @@ class Site:
         """The VM `name` on the cluster has the disks that the only guest had at a job."""
         (guest,) = self.guests.values()
         for index in range(len(guest.disks)):
-            assert same(self.lab.disk_file(name, index), self._copy(job.job_id, guest.ext_id, index))
+            assert same(
+                self.lab.disk_file(name, index), self._copy(job.job_id, guest.ext_id, index)
+            )
 
-    def assert_no_image_in(self, where: Path) -> None:
-        """Nothing there looks like a whole disk."""
-        assert not list(where.rglob("*.raw"))
+    def forget(self, job: BaculaJob) -> None:
+        """Delete a job from the catalog."""
+        self.console.say(f"delete jobid={job.job_id} yes")
+        self.jobs.remove(job)
+        self.report.entries[job.job_id].verdict = "deleted"
 
     def _is_same(self, job: BaculaJob, manifest: Manifest, where: Path) -> bool:
         folder = where / manifest.folder / "disks"
@@ -230,17 +249,9 @@ def same(one: Path, other: Path) -> bool:
 
 
 def assert_quiet(job: BaculaJob) -> None:
-    """The job log has no line of trouble, of whatever origin."""
-    trouble = [
-        line
-        for line in job.log
-        if any(mark in line for mark in ("Error:", "Warning:", "Fatal", "reported error", "Alert"))
-    ]
+    """The file daemon has nothing to complain about in the job log."""
+    marks = ("Error:", "Warning:", "Fatal error:", "Security Alert", "reported error")
+    said = [line for line in job.log if line.startswith("client ")]
+    trouble = [line for line in said if any(mark in line for mark in marks)]
     assert not trouble, trouble
     assert job.errors == 0, job.words
-
-
-def _written(status: str) -> int:
-    """The bytes that `status client` says a running job has sent."""
-    found = [part for part in status.replace(",", "").split() if part.startswith("Bytes=")]
-    return max((int(part.removeprefix("Bytes=")) for part in found), default=0)
