@@ -831,6 +831,10 @@ class Recorder:
         """Keep what is sent."""
         self.sent += events
 
+    def pending(self) -> bool:
+        """The daemon has nothing to say."""
+        return False
+
     def texts(self, severity: Severity) -> list[str]:
         """The messages of one kind."""
         return [e.text for e in self.sent if isinstance(e, Message) and e.severity is severity]

@@ -15,6 +15,8 @@ from prism_lab import Lab
 from ptcomm import (
     Ack,
     Answer,
+    Data,
+    DataStart,
     Finish,
     Job,
     JobType,
@@ -130,6 +132,13 @@ def test_parameters_that_cannot_work(
     refused: Callable[..., str], parameters: dict[str, Any], words: str
 ) -> None:
     assert words in refused(**({"vm": "any"} | parameters))
+
+
+def test_a_certificate_that_nobody_verifies_is_warned_of(product: Product) -> None:
+    guest = product.guest(MIB)
+    result = product.backup(FULL, guest, ca=None, prism_insecure="yes")
+    assert result.status is Status.GOOD
+    assert warnings_of(result) == "prism_insecure=yes: this backup can be altered on its way"
 
 
 def test_a_portal_that_is_not_there(product: Product) -> None:
@@ -546,7 +555,7 @@ def test_a_daemon_that_vanishes_in_the_middle_of_a_file(
     restoring.give_manifests(backup)
     restoring.offer_file(f"{tmp_path}/out/{next(iter(backup.files))}")
     restoring.hear(Reply)
-    restoring.raw(packet("C", "DATA\n") + packet("D", "x" * 999_999))
+    restoring.say(DataStart(), Data(bytes(65_536)))
 
 
 def test_files_that_the_plan_does_not_need_are_skipped(
@@ -591,6 +600,22 @@ def test_a_vm_cannot_be_made_without_its_configuration(product: Product) -> None
     line = fatal_line(product.restore("/", include=("*.raw",)))
     assert "cannot be made without its vm-metadata.json: select it too" in line
     assert len(product.lab.state()["vms"]) == before
+
+    alone = product.good_restore("/", include=("*.json",))
+    assert len(product.lab.state()["vms"]) == before, "nor of its configuration alone"
+    assert not any("is restored" in message.text for message in alone.log)
+
+
+def test_a_vm_of_another_cluster_is_not_made_here(
+    product: Product, daemon: Callable[..., Daemon], backup: MadeUp
+) -> None:
+    wire = daemon()
+    wire.start_restore("", **dict(product.parameters()))
+    line = refusal(wire, backup)
+    assert line == (
+        "VM web01 was backed up from cluster lab, which this Prism does not manage: "
+        "restore its disks with where=/a/folder"
+    )
 
 
 # --- the wire ------------------------------------------------------------------------------------

@@ -161,6 +161,17 @@ def test_a_cancel_at_any_moment_leaves_nothing(
             assert len(prism.points) == (moment > kept_from), (whole.calls[moment], when)
 
 
+def test_a_cancel_stays_a_cancel_when_prism_does_not_answer_any_more(
+    prism: FakePrism, backup: Callable[..., SnapshotGuard], fault: Callable[..., Fault]
+) -> None:
+    prism.faults[0] = fault(Cancelled("now"))
+    prism.faults[1] = fault(server_error("out of order"))
+    with pytest.raises(Cancelled):
+        backup(nothing)
+    assert prism.calls == ["create point", "create point", "list points"]
+    assert is_clean(prism)
+
+
 def test_an_interrupt_is_undone_like_an_error(
     prism: FakePrism, backup: Callable[..., SnapshotGuard]
 ) -> None:
