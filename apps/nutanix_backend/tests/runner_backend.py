@@ -233,6 +233,8 @@ class Backend:
     def to_the_end(self) -> None:
         while not isinstance(event := self.wire.receive(), pt.EndOfInput):
             self.note(type(event).__name__)
+            if isinstance(event, pt.Finish):  # asked after a fatal error too
+                self.wire.send(pt.Ack())
         self.note("EndOfInput")
 
 

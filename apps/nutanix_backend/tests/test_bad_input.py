@@ -701,7 +701,7 @@ def test_data_without_a_file(restoring: Daemon) -> None:
     assert "the daemon does not speak as expected: " in restoring.fatal()
 
 
-def test_a_listing_is_refused_by_name(daemon: Callable[..., Daemon]) -> None:
+def test_a_listing_without_a_connection_is_refused(daemon: Callable[..., Daemon]) -> None:
     wire = daemon()
     wire.greet()
     state_dir = ("state_dir", str(wire.folder / "state"))
@@ -709,5 +709,5 @@ def test_a_listing_is_refused_by_name(daemon: Callable[..., Daemon]) -> None:
         wire.say(event)
         wire.hear(Ack)
     wire.say(Start(Phase.LISTING))
-    assert wire.fatal() == "listing is not offered by this version of the plugin"
+    assert wire.fatal().startswith("parameter prism is missing: ")
     wire.end()

@@ -16,6 +16,7 @@ from ptcomm import (
     Event,
     File,
     FileType,
+    Finish,
     LocalProtocolError,
     Message,
     NoMoreFiles,
@@ -166,13 +167,17 @@ def test_an_error_in_mid_data_is_the_reply_to_its_end(session_in: SessionIn) -> 
 # --- fatal --------------------------------------------------------------------------------------
 
 
-def test_after_fatal_a_backend_only_waits(session_in: SessionIn) -> None:
+def test_after_fatal_a_backend_only_answers_the_end(session_in: SessionIn) -> None:
     backend = session_in(B, State.RESTORE_DATA)
     assert backend.send(Message(Severity.FATAL, "no")) == [b"A000003\n", b"no\n"]
-    assert hear(backend, b"D000003\nabcF000000\nC000004\nwhatC000004\nEND\n") == []
+    assert hear(backend, b"D000003\nabcF000000\nC000004\nwhatC000003\nOK\n") == []
     for event in (Reply(Answer.OK), Ack(), Message(Severity.INFO, "x")):
         with pytest.raises(LocalProtocolError):
             backend.send(event)
+    assert hear(backend, b"C000007\nFINISH\n") == [Finish()]
+    assert backend.send(Ack()) == [b"F000000\n"]
+    assert hear(backend, b"C000004\nEND\n") == [End()]
+    assert backend.send(Ack()) == [b"F000000\n"]
     assert hear(backend, b"T000000\n") == [Terminate()]
     assert hear(backend, b"") == [EndOfInput()]
 
@@ -201,6 +206,8 @@ def test_after_fatal_a_plugin_hears_nothing_more(session_in: SessionIn) -> None:
     plugin = session_in(P, State.BACKUP_DATA)
     wire = b"A000003\nno\nD000001\nxF000000\nI000002\nx\nC000009\nnonsense\n"
     assert hear(plugin, wire) == [Message(Severity.FATAL, "no")]
+    assert plugin.send(End()) == [b"C000004\nEND\n"]
+    assert hear(plugin, b"D000001\nxF000000\n") == [Ack()]
     assert plugin.send(Terminate()) == [b"T000000\n"]
     assert hear(plugin, b"F000000\n") == []
     assert hear(plugin, b"") == [EndOfInput()]

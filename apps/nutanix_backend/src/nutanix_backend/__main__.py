@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
 
 
 def main() -> int:
@@ -23,14 +28,19 @@ def main() -> int:
 def _command(arguments: list[str]) -> int:
     import argparse  # noqa: PLC0415
 
-    from nutanix_backend.runner import command  # noqa: PLC0415
+    from nutanix_backend.doctor import command as doctor  # noqa: PLC0415
+    from nutanix_backend.runner import command as job  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(
         prog="podheitor-nutanix-backend",
         description="Without arguments: the backend that bacula-fd starts.",
     )
-    command.add_parser(parser.add_subparsers(required=True))
-    return command.run(parser.parse_args(arguments))
+    commands = parser.add_subparsers(required=True)
+    for command in (job, doctor):
+        command.add_parser(commands)
+    args = parser.parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = args.run
+    return run(args)
 
 
 if __name__ == "__main__":

@@ -58,16 +58,22 @@ def select(client: prism_client.PrismClient, settings: Settings) -> list[Source]
     """
     if not settings.vm:
         raise ParameterError("parameter vm is missing: name a VM, or use vm=* for all")
-    clusters = data_clusters(client, settings.cluster)
-    vms = [vm for vm in client.vms.list() if vm.cluster_ext_id in clusters]
-    chosen: dict[str, prism_client.Vm] = {}
-    for wanted in settings.vm:
-        chosen |= {vm.ext_id: vm for vm in _matching(wanted, vms)}
-    kept = [vm for vm in chosen.values() if not _is_any_of(vm, settings.exclude_vm)]
+    sources = every_vm(client, settings.cluster)
+    vms = [source.vm for source in sources]
+    chosen = {vm.ext_id for wanted in settings.vm for vm in _matching(wanted, vms)}
+    named = [source for source in sources if source.vm.ext_id in chosen]
+    kept = [source for source in named if not _is_any_of(source.vm, settings.exclude_vm)]
     if not kept:
         raise SelectionError("no VM is left to back up: exclude_vm leaves out all that vm names")
-    kept.sort(key=lambda vm: (vm.name, vm.ext_id))
-    return [Source(vm, clusters[vm.cluster_ext_id]) for vm in kept]
+    return kept
+
+
+def every_vm(client: prism_client.PrismClient, wanted_cluster: str = "") -> list[Source]:
+    """The VMs of all clusters, or of the one of that name or id, in the order of their names."""
+    clusters = data_clusters(client, wanted_cluster)
+    vms = [vm for vm in client.vms.list() if vm.cluster_ext_id in clusters]
+    vms.sort(key=lambda vm: (vm.name, vm.ext_id))
+    return [Source(vm, clusters[vm.cluster_ext_id]) for vm in vms]
 
 
 def data_clusters(

@@ -86,6 +86,16 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("overwrite", Kind.FLAG, "replace existing files and devices with content", "no"),
     Parameter("restore_powerstate", Kind.TEXT, "state of the restored VM", "off", ("on", "off")),
     # what every metaplugin has
+    Parameter(
+        "listing", Kind.TEXT, "what .ls shows: / for clusters, then /CLUSTER and /CLUSTER/VM"
+    ),
+    Parameter(
+        "query",
+        Kind.TEXT,
+        "what .query answers",
+        "",
+        ("clusters", "vms", "disks", "subnets", "containers"),
+    ),
     Parameter("abort_on_error", Kind.FLAG, "fail the job with the first VM that fails", "no"),
     Parameter("debug", Kind.FLAG, "log every step", "no"),
 )
@@ -122,6 +132,8 @@ class Settings:
     restore_vm_name: str
     overwrite: bool
     restore_powerstate: str
+    listing: str
+    query: str
     abort_on_error: bool
     debug: bool
 

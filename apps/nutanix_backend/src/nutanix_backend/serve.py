@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from logging.handlers import RotatingFileHandler
 from typing import TYPE_CHECKING, NoReturn
 
 import ptcomm
-from ptcomm import Ack, BackendHello, End, EndOfInput, Message, Phase, PluginHello, Severity
+from ptcomm import Ack, BackendHello, End, EndOfInput, Finish, Message, Phase, PluginHello, Severity
 
 from nutanix_backend.errors import BackendError, Cancelled, ParameterError, with_notes
 
@@ -81,33 +80,35 @@ def _settings(items: tuple[tuple[str, str], ...]) -> Settings:
 
 def _job(phase: Phase) -> Callable[[JobContext], None]:
     """The code for a kind of job, imported late: the daemon waits for Hello, not for requests."""
-    from nutanix_backend.jobs import backup, estimate, restore  # noqa: PLC0415
+    from nutanix_backend.jobs import backup, estimate, listing, query, restore  # noqa: PLC0415
 
     jobs = {
         Phase.BACKUP: backup.run,
         Phase.ESTIMATE: estimate.run,
+        Phase.LISTING: listing.run,
+        Phase.QUERY: query.run,
         Phase.RESTORE: restore.run,
     }
-    if phase not in jobs:
-        raise ParameterError(f"{phase.name.lower()} is not offered by this version of the plugin")
     return jobs[phase]
 
 
 def _until_end(endpoint: Endpoint) -> None:
     while True:
         match endpoint.receive():
-            case End():
+            case Finish() | End():
                 endpoint.send(Ack())
             case EndOfInput():
                 return
 
 
 def _fail(endpoint: Endpoint, text: str) -> None:
-    """Tell the daemon that the job failed, then wait until it closes the connection."""
+    """Tell the daemon that the job failed, then answer it until it closes the connection.
+
+    After a fatal error too, bacula-fd 15.0.3 ends a restore with Finish and waits for the answer.
+    """
     try:
         endpoint.send(Message(Severity.FATAL, text))
-        while not isinstance(endpoint.receive(), EndOfInput):
-            pass
+        _until_end(endpoint)
     except (Cancelled, ptcomm.PtcommError) as error:
         log.warning("the daemon is gone: %s", error)
 
@@ -128,6 +129,8 @@ LIBRARIES = ("prism_client", "iscsi_attach", "phcbt01")
 
 def start_log(settings: Settings) -> None:
     """Log to a file in the state folder, and send there what any library writes to stderr."""
+    from logging.handlers import RotatingFileHandler  # noqa: PLC0415 - see _job
+
     path = settings.state_dir / "log" / "backend.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -26,7 +26,7 @@ from iscsi_attach.errors import (
 )
 from iscsi_attach.extents import UNIT, read_extents
 from iscsi_attach.model import Chap, DiscoveredTarget, Extent, LunInfo, Portal, Target
-from iscsi_attach.userspace import attach, discover
+from iscsi_attach.userspace import attach, discover, require_library
 
 __all__ = [
     "UNIT",
@@ -58,6 +58,7 @@ __all__ = [
     "discover",
     "open_direct",
     "read_extents",
+    "require_library",
 ]
 
 __version__ = "0.1.0"

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from iscsi_attach import _blocks, _connection
+from iscsi_attach import _blocks, _connection, _libiscsi
 from iscsi_attach._session import Session
 from iscsi_attach.errors import (
     AttachError,
@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT = 10.0
 DEFAULT_RECOVERY = 60.0
 WRITE_UNIT = 1 << 20  # the copy of read-only data that one write holds at a time
+
+
+def require_library() -> str:
+    """Load libiscsi, which every session needs; return its name. Raises LibraryMissing."""
+    _libiscsi.load()
+    return _libiscsi.SONAME
 
 
 def discover(

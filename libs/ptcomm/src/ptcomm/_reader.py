@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptcomm import _commands
-from ptcomm._state import IllegalEvent
+from ptcomm._state import LOST, IllegalEvent
 from ptcomm.errors import RemoteProtocolError
 from ptcomm.events import (
     Ack,
@@ -102,7 +102,7 @@ class Reader:
             return self._unless_ignored(Terminate())
         if self._conversation.ignores(self._sender):
             self._forget_block()
-            return None
+            return self._call(packet)
         if packet.status is Status.COMMAND:
             return self._command(_commands.to_line(bytes(packet.payload), self._sender), packet)
         if packet.status is Status.END_OF_DATA:
@@ -113,6 +113,16 @@ class Reader:
         said = event.severity if isinstance(event, Message) else Terminate
         legal = self._conversation.allows(self._sender, said)
         return None if self._conversation.ignores(self._sender) and not legal else event
+
+    def _call(self, packet: Packet) -> Event | None:
+        """What counts after a FATAL: the call that wants an answer, and the answer to it."""
+        event: Event | None = None
+        if packet.status is Status.END_OF_DATA:
+            event = Ack()
+        elif packet.status is Status.COMMAND:
+            event = _commands.word(bytes(packet.payload[:-1]).decode("utf-8", "surrogateescape"))
+        legal = event and self._conversation.allows(self._sender, type(event))
+        return event if legal and self._conversation.state in LOST else None
 
     def _data(self, payload: memoryview) -> Data:
         if self._kind:

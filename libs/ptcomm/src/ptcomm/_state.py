@@ -76,7 +76,8 @@ class State(Enum):
     ENDING = auto()  # backend: Ack
     ENDED = auto()  # plugin: Terminate
     GIVEN_UP = auto()  # plugin: End came while the backend was still sending
-    FAILED = auto()  # the backend said FATAL: plugin: Terminate, or the end of input
+    FAILED = auto()  # the backend said FATAL: plugin: Finish, End or Terminate, or the end of input
+    FAILED_ASKED = auto()  # backend: Ack, for which bacula-fd waits after a FATAL too
     BROKEN = auto()  # an error froze a side: messages and Terminate only
     TERMINATED = auto()  # nobody: the backend reads to the end of its input
     CLOSED = auto()  # the peer's pipe is at its end
@@ -166,7 +167,11 @@ _TURNS: dict[State, tuple[Role, dict[Symbol, State]]] = {
     _S.ENDING: (_B, {Ack: _S.ENDED}),
     _S.ENDED: (_P, {Terminate: _S.TERMINATED}),
     _S.GIVEN_UP: (_B, {Ack: _S.ENDED}),
-    _S.FAILED: (_P, {Terminate: _S.TERMINATED}),
+    _S.FAILED: (
+        _P,
+        {Finish: _S.FAILED_ASKED, End: _S.FAILED_ASKED, Terminate: _S.TERMINATED},
+    ),
+    _S.FAILED_ASKED: (_B, {Ack: _S.FAILED}),
     _S.BROKEN: (_P, {Terminate: _S.TERMINATED}),
     _S.TERMINATED: (_P, {}),
     _S.CLOSED: (_P, {}),
@@ -184,8 +189,9 @@ _AFTER_ERROR = {
 _GIVES_UP = dict.fromkeys(
     (_S.BACKUP, _S.BACKUP_FILE, _S.BACKUP_DATA, _S.BACKUP_OBJECT, _S.LISTING), _S.GIVEN_UP
 )
-_TERMINATES = dict.fromkeys((_S.QUERY, _S.ENDING, _S.GIVEN_UP), _S.TERMINATED)
-_MUTE = frozenset({_S.FAILED, _S.TERMINATED})  # a backend has nothing to say any more
+_TERMINATES = dict.fromkeys((_S.QUERY, _S.ENDING, _S.GIVEN_UP, _S.FAILED_ASKED), _S.TERMINATED)
+LOST = frozenset({_S.FAILED, _S.FAILED_ASKED})
+_MUTE = LOST | {_S.TERMINATED}  # a backend has nothing to tell any more
 
 
 def _turns(state: State) -> dict[Role, dict[Symbol, State]]:
@@ -209,7 +215,7 @@ TRANSITIONS: _Table = {state: _turns(state) for state in State}
 
 # What still arrives from a sender in these states is history: it is dropped, not judged.
 IGNORED = frozenset(
-    {(_S.FAILED, _B), (_S.FAILED, _P), (_S.BROKEN, _B), (_S.BROKEN, _P)}
+    {(state, role) for state in LOST | {_S.BROKEN} for role in Role}
     | {(_S.GIVEN_UP, _B), (_S.TERMINATED, _B)}
 )
 
@@ -292,7 +298,7 @@ class Conversation:
 
     def give_up(self) -> None:
         """Freeze after an error: from now on messages and Terminate only."""
-        if self.state not in {State.FAILED, State.TERMINATED, State.CLOSED}:
+        if self.state not in {*LOST, State.TERMINATED, State.CLOSED}:
             self.state = State.BROKEN
 
 

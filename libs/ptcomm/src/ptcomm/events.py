@@ -96,7 +96,7 @@ class Severity(Enum):
     WARNING = "W"
     NONFATAL = "Q"  # an error in the job log; the stream goes on, the job ends "with warnings"
     ERROR = "E"  # silently drops the rest of a backup: a backend of ours never sends it
-    FATAL = "A"  # the job fails; the backend then only waits for the end of its input
+    FATAL = "A"  # the job fails; the backend then only answers Finish and End
     SAVED = "S"
     NOT_SAVED = "N"
     RESTORED = "R"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptcomm._reader import Reader
-from ptcomm._state import NEVER_SENT, Conversation, IllegalEvent, State, symbol
+from ptcomm._state import LOST, NEVER_SENT, Conversation, IllegalEvent, symbol
 from ptcomm._writer import write_event
 from ptcomm.errors import LocalProtocolError, RemoteProtocolError
 
@@ -58,7 +58,8 @@ class Session:
         """The events that have been completed so far, each judged when it is taken.
 
         Raises RemoteProtocolError, and raises it again on every later call. After Message(FATAL)
-        was sent nothing is judged any more: the input is dropped up to Terminate or EndOfInput.
+        was sent nothing is judged any more: the input is dropped but for Finish and End, which want
+        an Ack, Terminate and EndOfInput.
         """
         while (event := self._next_event()) is not None:
             yield event
@@ -85,7 +86,7 @@ class Session:
             raise LocalProtocolError(f"a {self.role.value} never sends {event!r}: {reason}")
 
     def _next_event(self) -> Event | None:
-        if self._conversation.state is State.FAILED:
+        if self._conversation.state in LOST:
             self._error = None
         if self._error is not None:
             raise self._error
@@ -96,7 +97,7 @@ class Session:
             self._lost = True
             self._reader = Reader(self._conversation, self.role.peer)
             self._conversation.give_up()
-            if self._conversation.state is State.FAILED:
+            if self._conversation.state in LOST:
                 return self._read_end()
             self._error = error
             raise

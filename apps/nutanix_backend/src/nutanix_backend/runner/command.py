@@ -30,12 +30,14 @@ REPLACE = {
     "ifnewer": Replace.IF_NEWER,
     "ifolder": Replace.IF_OLDER,
 }
+PROGRAM = "podheitor-nutanix-backend"
 DEFAULT_TIMEOUT = 3600.0
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add `job` with its own subcommands to a program's subparsers."""
     parser = subparsers.add_parser("job", help="run a job without Bacula, with a folder as storage")
+    parser.set_defaults(run=run)
     actions = parser.add_subparsers(dest="action", required=True)
 
     backup = _add(actions, "backup", "back up into a store", stored=True)
@@ -80,7 +82,7 @@ def _add(
         "--timeout", type=_seconds, default=DEFAULT_TIMEOUT, help="longest silence, in seconds"
     )
     _add_json(parser)
-    parser.add_argument("parameters", nargs="*", type=_pair, metavar="KEY=VALUE")
+    parser.add_argument("parameters", nargs="*", type=pair, metavar="KEY=VALUE")
     return parser
 
 
@@ -92,7 +94,8 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
+    """Read a parameter KEY=VALUE; raise ArgumentTypeError."""
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
@@ -133,7 +136,7 @@ def _job(args: argparse.Namespace) -> int:
         stack.enter_context(cancellation.on_signals())
         watcher = stack.enter_context(display.watching(silent=args.json))
         settings = jobs.Settings(
-            command=(args.backend,) if args.backend else (sys.executable, "-m", "nutanix_backend"),
+            command=(args.backend,) if args.backend else _this_program(),
             parameters=tuple(args.parameters),
             working_dir=_working_dir(args, stack),
             watcher=watcher,
@@ -143,6 +146,13 @@ def _job(args: argparse.Namespace) -> int:
         result = _run_action(args, settings)
     _show(args, result)
     return 0 if result.status.good else 1
+
+
+def _this_program() -> tuple[str, ...]:
+    """The backend that we are, however we were started: by name, or as a module."""
+    if Path(sys.argv[0]).name == PROGRAM:
+        return (sys.argv[0],)
+    return (sys.executable, "-m", "nutanix_backend")
 
 
 def _working_dir(args: argparse.Namespace, stack: ExitStack) -> Path:

@@ -6,6 +6,7 @@ would lose data and call the job good, the runner fails it instead; each such pl
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -214,6 +215,10 @@ def run_restore(
     try:
         for file in files:
             _give_file(talk, job, file)
+    except BackendFatal:
+        with suppress(BackendGone):  # bacula-fd waits for an answer to FINISH even then
+            _finish(talk)
+        raise
     except BackendError as error:  # after which bacula-fd says FINISH, and leaves without END
         talk.job_log.fatal("the backend failed to restore a file")
         _finish(talk)

@@ -1,0 +1,1 @@
+"""`podheitor-nutanix-backend doctor`: is this installation ready; if not, what is to be done."""

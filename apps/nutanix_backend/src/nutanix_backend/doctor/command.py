@@ -1,0 +1,51 @@
+"""The command line `doctor`: its arguments, what it prints and returns."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nutanix_backend import parameters
+from nutanix_backend.doctor import daemon, host, prism
+from nutanix_backend.doctor.finding import Finding, State
+from nutanix_backend.errors import ParameterError
+from nutanix_backend.runner.command import pair
+from nutanix_backend.runner.display import printable
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from nutanix_backend.runner.command import Subparsers
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `doctor` to a program's subparsers."""
+    parser = subparsers.add_parser("doctor", help="check this installation, as bacula-fd's user")
+    parser.add_argument("--fd", type=Path, help="path of bacula-fd; default: the one that runs")
+    parser.add_argument("--fd-config", type=Path, help="its configuration file")
+    parser.add_argument("parameters", nargs="*", type=pair, metavar="KEY=VALUE")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a line for each check; return 0 unless something stands in the way of a backup."""
+    bad = 0
+    for finding in _findings(args):
+        line = f"{finding.state.value:<5}{finding.topic:<15}{printable(finding.text)}\n"
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        bad += finding.state is State.BAD
+    return 1 if bad else 0
+
+
+def _findings(args: argparse.Namespace) -> Iterator[Finding]:
+    yield from daemon.check(daemon.find(args.fd, args.fd_config))
+    try:
+        settings = parameters.parse(args.parameters)
+    except ParameterError as error:
+        yield Finding.bad("parameters", str(error))
+        return
+    yield from host.check(settings)
+    yield from prism.check(settings)

@@ -1,0 +1,91 @@
+"""What the backend needs of this host: programs, libraries, its folder, its past."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from typing import TYPE_CHECKING
+
+import iscsi_attach
+
+from nutanix_backend import records
+from nutanix_backend.doctor.finding import Finding
+from nutanix_backend.state import VmState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from nutanix_backend.parameters import Settings
+    from nutanix_backend.state import JobRecord
+
+
+def check(settings: Settings) -> Iterator[Finding]:
+    """Look at the programs and folders that jobs use, and at what past jobs have recorded."""
+    yield _qemu_img()
+    yield _initiator()
+    yield from _secrets(settings)
+    yield _state_folder(settings.state_dir)
+    yield _previous_jobs(settings.state_dir)
+
+
+def _qemu_img() -> Finding:
+    path = shutil.which("qemu-img")
+    if path is None:
+        return Finding.bad("qemu-img", "no qemu-img on PATH, to restore VMs: install qemu-utils")
+    return Finding.ok("qemu-img", path)
+
+
+def _initiator() -> Finding:
+    try:
+        name = iscsi_attach.require_library()
+    except iscsi_attach.LibraryMissing as error:
+        return Finding.bad("initiator", str(error))
+    return Finding.ok("initiator", f"{name}, in user space")
+
+
+def _secrets(settings: Settings) -> Iterator[Finding]:
+    """Files with a password that others than their owner may read."""
+    for path in (settings.config_file, settings.password_file):
+        if path and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            yield Finding.note("secrets", f"{path} is open to others: chmod 600 {path}")
+
+
+def _state_folder(folder: Path) -> Finding:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.write(b"doctor")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return Finding.bad(
+            "state",
+            f"{folder} cannot be written: {error.strerror}: make it, owned by bacula-fd's user",
+        )
+    return Finding.ok("state", f"{folder} can be written by user {os.geteuid()}")
+
+
+def _previous_jobs(folder: Path) -> Finding:
+    """Whether the Director's name of the previous job arrives: recorded jobs tell."""
+    past = [job for file in folder.glob("bitmap/*/*.json") for job in _jobs(file)]
+    later = [job for job in past if job.level != "F"]
+    if not later:
+        return Finding.note("chain", f"no incremental is recorded yet, of {len(past)} jobs")
+    newest = max(later, key=lambda job: job.job_id)
+    if not newest.predecessor:
+        return Finding.bad(
+            "chain",
+            f"job {newest.job} was given no previous job and can only be a full: is the plugin "
+            "(.so) the one of this package, and the Director 15?",
+        )
+    return Finding.ok("chain", f"job {newest.job} was told of {newest.predecessor}")
+
+
+def _jobs(file: Path) -> tuple[JobRecord, ...]:
+    try:
+        return records.load(file.read_bytes(), VmState).jobs
+    except (OSError, records.RecordError):
+        return ()  # the next backup of that VM will say so, and be a full

@@ -1,0 +1,88 @@
+// The file daemon's side of the Nutanix plugin: constants, and nothing else.
+//
+// Bacula's metaplugin framework does the work and takes from here who we are, how the backend is
+// called and which parameters exist. The framework is built from Bacula's own source and linked
+// dynamically; no code of Bacula is in this file.
+//
+// The names and help texts below repeat the table of the backend (nutanix_backend/parameters.py),
+// and a test compares the two.
+
+#include "pluginlib/pluginlib.h"
+#include "pluginlib/metaplugin.h"
+
+// --- who we are (`status client`, plugin list). bacula-fd loads no plugin that says otherwise here.
+const char *PLUGIN_LICENSE = "AGPLv3";
+const char *PLUGIN_AUTHOR = "PodHeitor";
+const char *PLUGIN_DATE = "November 2026";
+const char *PLUGIN_VERSION = "0.1.0";
+const char *PLUGIN_DESCRIPTION = "PodHeitor Nutanix AHV Plugin";
+
+// --- how a FileSet and the catalog name us. bacula-fd finds a plugin only when the prefix is the
+// stem of its file: podheitor-nutanix-fd.so.
+const char *PLUGINPREFIX = "podheitor-nutanix:";
+const char *PLUGINNAME = "podheitor-nutanix";
+const char *PLUGINNAMESPACE = "@nutanix";
+const bool CUSTOMNAMESPACE = true;
+
+// --- the backend: its file below the daemon's plugin program folder, and the protocol it speaks
+const char *BACKEND_CMD = "podheitor-nutanix-backend";
+const char *PLUGINAPI = "3";
+const int32_t CUSTOMCANCELSLEEP = 0;  // 5 s; then the daemon waits for the backend to clean up
+
+// The name of the job that the Director holds as the predecessor: what an incremental stands on.
+const bool CUSTOMPREVJOBNAME = true;
+
+// A restore to a folder is the backend's work too: it merges the deltas into whole images.
+const bool CORELOCALRESTORE = false;
+
+// An Accurate job needs nothing special, but the backend is told. Without a callback every file of
+// our namespace counts as still there, so the whole disks of the Full never look deleted.
+const bool ACCURATEPLUGINPARAMETER = true;
+checkFile_t checkFile = NULL;
+
+const metadataTypeMap plugin_metadata_map[] = {{NULL, plugin_meta_invalid}};
+
+#if FD_PLUGIN_INTERFACE_VERSION >= 23  // Bacula 15
+const int ADDINCLUDESTRIPOPTION = 0;
+const bool DONOTSAVE_FT_PLUGIN_CONFIG = false;  // the restore options below are offered in bconsole
+const uint32_t BACKEND_TIMEOUT = 0;             // the framework's own, one hour of silence
+#endif
+
+// --- restore options, as bconsole shows them: name, reader, help, required, default shown.
+// The framework can hand on what these three readers take: str, int64 and bool.
+struct ini_items plugin_items_dump[] = {
+   {"restore_to", ini_store_str, "make a VM (ahv) or write raw images (disk)", 0, "*by where*"},
+   {"restore_vm_name", ini_store_str, "name of the restored VM", 0, "*old name and job*"},
+   {"restore_powerstate", ini_store_str, "state of the restored VM", 0, "off"},
+   {"disk", ini_store_str, "restore only these disks, by number", 0, "*all*"},
+   {"disk_path", ini_store_str, "file or block device that receives the one disk restored", 0, "*none*"},
+   {"overwrite", ini_store_bool, "replace existing files and devices with content", 0, "no"},
+   {"prism", ini_store_str, "address of Prism Central, host or host:port", 0, "*of the backup*"},
+   {"user", ini_store_str, "Prism user", 0, "*of the backup*"},
+   {"password_file", ini_store_str, "file whose first line is the password", 0, "*of the backup*"},
+   {"config_file", ini_store_str, "file of name=value lines; the plugin line wins", 0, "*of the backup*"},
+   {"ca", ini_store_str, "PEM file of the authority that signed Prism's certificate", 0, "*of the backup*"},
+   {"fingerprint", ini_store_str, "SHA-256 fingerprint of Prism's certificate, to pin it", 0, "*of the backup*"},
+   {"prism_insecure", ini_store_bool, "do not verify Prism's certificate", 0, "no"},
+   {"timeout", ini_store_int64, "longest wait for one answer of Prism", 0, "30"},
+   {"debug", ini_store_bool, "log every step", 0, "no"},
+   {NULL, NULL, NULL, 0, NULL},
+};
+
+// --- every parameter that the Plugin line may have; what is not here ends a job "with warnings".
+const char *valid_params[] = {
+   // connection
+   "prism", "user", "password", "password_file", "api_key", "config_file", "ca", "fingerprint",
+   "prism_insecure", "timeout",
+   // where we run
+   "dsip", "chap", "state_dir",
+   // what
+   "vm", "exclude_vm", "cluster", "consistency",
+   // chain
+   "fallback_to_full",
+   // restore
+   "restore_to", "disk", "disk_path", "restore_vm_name", "overwrite", "restore_powerstate",
+   // what every metaplugin has
+   "listing", "query", "abort_on_error", "debug",
+   NULL,
+};
