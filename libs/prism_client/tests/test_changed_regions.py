@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prism_client._fields import Fields
-from prism_client._v4.changed_regions import Page, RegionListing, token_claims
+from prism_client._regions import Page, RegionListing
+from prism_client._v4.changed_regions import read_page, token_claims
 
 DISK = pc.DiskSnapshotRef("rp-2", "vmrp-2", "drp-2")
 REFERENCE = pc.DiskSnapshotRef("rp-1", "vmrp-1", "drp-1")
@@ -323,7 +324,7 @@ def test_whatever_is_answered_the_list_is_sound_or_refused(answers: Any) -> None
         fields = (("nextOffset", next_offset), ("fileSize", file_size))
         extra_info = [{"name": n, "value": v} for n, v in fields if v is not None]
         text = json.dumps({"data": regions, "metadata": {"extraInfo": extra_info}})
-        return Page.read(Fields.of(json.loads(text), "POST x"))
+        return read_page(Fields.of(json.loads(text), "POST x"))
 
     end = 0
     try:
