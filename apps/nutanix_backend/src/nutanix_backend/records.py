@@ -32,7 +32,8 @@ def _strict(value: object, expected: type[T]) -> T:
     return value
 
 
-_converter = Converter(forbid_extra_keys=True)
+# A field with a default is one that came later: records without it keep their bytes and digests.
+_converter = Converter(forbid_extra_keys=True, omit_if_default=True)
 for _primitive in (int, str, bool):
     _converter.register_structure_hook(_primitive, _strict)
 
@@ -55,7 +56,8 @@ def load(data: bytes, expected: type[T], *, schema: int | None = None) -> T:
             return _converter.structure(plain, expected)
     except (
         ValueError,
-        AttributeError,  # from cattrs, for a list where an object is expected
+        AttributeError,  # from cattrs, for a list where an object is expected,
+        TypeError,  # and for null
         RecursionError,
         BaseValidationError,
         StructureHandlerNotFoundError,
