@@ -13,12 +13,12 @@ import attrs
 from flask import Flask, Response, g, jsonify, request
 
 from prism_lab import _odata
-from prism_lab._auth import Unauthorized
 from prism_lab._model import Task, World, now
 
 if TYPE_CHECKING:
     import datetime as dt
 
+    from prism_lab._auth import Unauthorized
     from prism_lab._tasks import TaskRunner, Work
 
 log = logging.getLogger(__name__)
@@ -163,11 +163,15 @@ class V4Api:
 
     def __attrs_post_init__(self) -> None:
         self.app.register_error_handler(ApiError, _error_answer)
-        self.app.register_error_handler(Unauthorized, _unauthorized)
 
-    def get(self, namespace: str, rule: str, answer: str) -> Callable[[Handler], Handler]:
-        """Register a GET; `answer` is the $objectType of the envelope."""
-        return self._route("GET", namespace, rule, answer, lambda handler: handler())
+    def get(
+        self, namespace: str, rule: str, answer: str, *, since: int = 0
+    ) -> Callable[[Handler], Handler]:
+        """Register a GET; `answer` is the $objectType of the envelope.
+
+        `since` is the first revision that has the call.
+        """
+        return self._route("GET", namespace, rule, answer, lambda handler: handler(), since)
 
     def action(self, namespace: str, rule: str, answer: str) -> Callable[[Handler], Handler]:
         """Register a POST that answers at once."""
@@ -186,13 +190,14 @@ class V4Api:
         rule: str,
         answer: str,
         call: Callable[[Callable[[], Result]], Result],
+        since: int = 0,
     ) -> Callable[[Handler], Handler]:
         path = f"/api/{namespace}/v4.<int:revision>/{rule}"
 
         def register(handler: Handler) -> Handler:
             def view(revision: int, **ids: str) -> Response:
                 g.namespace, g.revision, g.answer = namespace, revision, answer
-                if revision > self.world.settings.revisions.get(namespace, -1):
+                if not since <= revision <= self.world.settings.revisions.get(namespace, -1):
                     return Response("404 page not found", status=404, content_type="text/plain")
                 return self._answer(call(lambda: handler(**ids)))
 
@@ -359,6 +364,7 @@ def app_message(message: str, *, code: int = 10000, group: str = "INTERNAL_ERROR
     )
 
 
-def _unauthorized(problem: Unauthorized) -> Response:
+def unauthorized(problem: Unauthorized) -> Response:
+    """Answer 401 as v4 does."""
     text = json.dumps({"message": str(problem), "status": 401})
     return Response(text, status=401, content_type="application/json")

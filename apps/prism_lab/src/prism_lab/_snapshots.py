@@ -33,10 +33,12 @@ def take(
     kind: str,
     expires: dt.datetime,
     vms: Sequence[Vm],
-    groups: Sequence[VolumeGroup],
+    groups: Sequence[VolumeGroup] = (),
+    ext_id: str | None = None,
+    shelf: dict[str, RecoveryPoint] | None = None,
 ) -> RecoveryPoint:
-    """Copy the disks of all entities into one new recovery point."""
-    point = RecoveryPoint(name, kind, expires, [], [])
+    """Copy the disks of all entities into one new recovery point, put on `shelf`."""
+    point = RecoveryPoint(name, kind, expires, [], [], ext_id=ext_id or new_id())
     point.vms += [_snapshot_vm(vm) for vm in vms]
     point.volume_groups += [_snapshot_group(group) for group in groups]
     try:
@@ -47,7 +49,7 @@ def take(
         raise
     point.created = now()
     with world.lock:
-        world.recovery_points[point.ext_id] = point
+        (world.recovery_points if shelf is None else shelf)[point.ext_id] = point
     return point
 
 
@@ -76,14 +78,16 @@ def _snapshot_group(group: VolumeGroup) -> EntitySnapshot:
 def purge_expired(world: World) -> None:
     """Forget every recovery point whose time has come."""
     with world.lock:
-        for point in [p for p in world.recovery_points.values() if p.expires <= now()]:
-            delete(world, point)
+        for point in (*world.recovery_points.values(), *world.vm_snapshots.values()):
+            if point.expires <= now():
+                delete(world, point)
 
 
 def delete(world: World, point: RecoveryPoint) -> None:
     """Take a recovery point away; clones made from it stay."""
     with world.lock:
         world.recovery_points.pop(point.ext_id, None)
+        world.vm_snapshots.pop(point.ext_id, None)
     shutil.rmtree(world.root / "recovery_points" / point.ext_id, ignore_errors=True)
 
 

@@ -100,7 +100,10 @@ def _register_lists(api: V4Api) -> None:
         "datapolicies.v4.config.ListProtectionPoliciesApiResponse",
     )
     def list_policies() -> Result:
-        return Listing([])
+        kind = "datapolicies.v4.config.ProtectionPolicy"
+        return Listing(
+            [obj(kind, extId=policy.ext_id, name=policy.name) for policy in world.policies.values()]
+        )
 
     @api.get(
         "dataprotection",
@@ -108,7 +111,17 @@ def _register_lists(api: V4Api) -> None:
         "dataprotection.v4.config.GetProtectedResourceApiResponse",
     )
     def get_protected_resource(ext_id: str) -> Result:
-        raise not_found("Protected resource", ext_id)
+        vm = world.vms.get(ext_id)
+        if vm is None or vm.protection != "RULE_PROTECTED":
+            raise not_found("Protected resource", ext_id)
+        state = obj(
+            "dataprotection.v4.config.ReplicationState",
+            protectionPolicyExtId=vm.policy,
+            recoveryPointObjectiveSeconds=3600,
+            replicationStatus="IN_SYNC",
+        )
+        kind = "dataprotection.v4.config.ProtectedResource"
+        return Entity(obj(kind, extId=ext_id, entityExtId=ext_id, replicationStates=[state]), 1)
 
 
 def _register_tasks(api: V4Api) -> None:

@@ -162,11 +162,11 @@ def _register_vm_recovery_points(api: V4Api) -> None:
             for part in point.vms
         ]
 
-    @api.get(NS, points, f"{AHV}.ListVmRecoveryPointsApiResponse")
+    @api.get(NS, points, f"{AHV}.ListVmRecoveryPointsApiResponse", since=1)
     def list_points() -> Result:
         return Listing([shown for shown, _ in every()])
 
-    @api.get(NS, f"{points}/<part_id>", f"{AHV}.GetVmRecoveryPointApiResponse")
+    @api.get(NS, f"{points}/<part_id>", f"{AHV}.GetVmRecoveryPointApiResponse", since=1)
     def get_point(part_id: str) -> Result:
         for shown, ext_id in every():
             if ext_id == part_id:
@@ -325,11 +325,19 @@ def show_vm(world: World, vm: Vm) -> Json:
         cluster=ref(f"{AHV}.ClusterReference", world.ext_id),
         categories=[ref(f"{AHV}.CategoryReference", ext_id) for ext_id in vm.categories],
         powerState=vm.power_state,
-        protectionType="UNPROTECTED",
+        protectionType=vm.protection,
+        **_show_policy(vm),
         disks=[_show_disk(world, disk) for disk in vm.disks],
         cdRoms=[_show_cd_rom(cd_rom) for cd_rom in vm.cd_roms],
         nics=[_show_nic(nic) for nic in vm.nics],
     )
+
+
+def _show_policy(vm: Vm) -> Json:
+    if vm.protection != "RULE_PROTECTED" or vm.policy is None:
+        return {}
+    policy = ref(f"{AHV}.PolicyReference", vm.policy)
+    return {"protectionPolicyState": obj(f"{AHV}.ProtectionPolicyState", policy=policy)}
 
 
 def _show_boot(vm: Vm) -> Json:

@@ -231,13 +231,23 @@ def _client_of(world: World, spec: Json) -> IscsiClient:
             raise not_found("iSCSI client", ext_id)
         return world.iscsi_clients[ext_id]
     initiator = need(spec, "iscsiInitiatorName")
-    if len(initiator) > 64 or not _INITIATOR.fullmatch(initiator):
+    if not is_initiator(initiator):
         raise InvalidRequest("iscsiInitiatorName", f"{initiator!r} is not an initiator name")
-    with world.lock:  # attached to two groups at the same moment, it is one client
+    return client_named(world, initiator, spec.get("clientSecret"))
+
+
+def is_initiator(name: object) -> bool:
+    """Is this an iSCSI name that a cluster would take?"""
+    return isinstance(name, str) and len(name) <= 64 and bool(_INITIATOR.fullmatch(name))
+
+
+def client_named(world: World, initiator: str, secret: str | None) -> IscsiClient:
+    """Return the client of this name; attached to two groups at the same moment, it is one."""
+    with world.lock:
         for client in world.iscsi_clients.values():
             if client.initiator == initiator:
                 return client
-        client = IscsiClient(initiator, spec.get("clientSecret"))
+        client = IscsiClient(initiator, secret)
         world.iscsi_clients[client.ext_id] = client
     return client
 

@@ -25,7 +25,7 @@ class VolumeGroups:
         self._targets = targets
         self._lock = threading.RLock()  # one change of the targets at a time
 
-    def create(self, spec: Mapping[str, Any]) -> VolumeGroup:
+    def create(self, spec: Mapping[str, Any], ext_id: str | None = None) -> VolumeGroup:
         """Create a volume group with its disks and a target that nobody may log in to yet."""
         features = spec.get("iscsiFeatures") or {}
         chap = features.get("enabledAuthentications") == "CHAP"
@@ -34,6 +34,7 @@ class VolumeGroups:
             target_prefix=spec.get("targetPrefix") or "volumegroup",
             settings=dict(spec),
             chap_secret=features.get("targetSecret") if chap else None,
+            ext_id=ext_id or new_id(),
         )
         try:
             for disk in spec.get("disks") or []:
