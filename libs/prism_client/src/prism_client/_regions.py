@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -19,9 +20,12 @@ from prism_client.errors import (
 from prism_client.model import ChangedRegion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from prism_client.model import DiskSnapshotRef
+
+Fetch = Callable[[int, "int | None"], "Page"]
+"""Asks for the page that begins at an offset; with a length, for no more than so many bytes."""
 
 _LARGEST_BLOCK = 256 << 10  # the largest block size that the API documents
 
@@ -42,14 +46,14 @@ class Page:
 
 
 def open_listing(
-    fetch: Callable[[int], Page],
+    fetch: Fetch,
     disk: DiskSnapshotRef,
     reference: DiskSnapshotRef | None,
     disk_size: int,
 ) -> RegionListing:
     """Fetch the first page, and tell "nothing to be had" from a failure."""
     try:
-        first = fetch(0)
+        first = fetch(0, None)
     except (NotFound, ServerError, BadRequest) as exc:
         if not _is_not_here(exc, reference):
             raise
@@ -74,7 +78,7 @@ def _is_not_here(exc: ApiError, reference: DiskSnapshotRef | None) -> bool:
 class RegionListing:
     """services.RegionListing: one page in memory at a time, each checked on arrival."""
 
-    def __init__(self, fetch: Callable[[int], Page], first: Page, disk_size: int) -> None:
+    def __init__(self, fetch: Fetch, first: Page, disk_size: int) -> None:
         self._fetch = fetch
         self._first = first
         self._size = disk_size
@@ -85,25 +89,49 @@ class RegionListing:
         return self._size
 
     def __iter__(self) -> Iterator[ChangedRegion]:
-        page, start = self._first, 0
+        page, start, reached = self._first, 0, 0
         while True:
             listed = start
-            for item in page.regions:
+            for number, item in enumerate(page.regions):
                 region = self._region(item, listed, page)
-                listed = region.offset + region.length
+                if number == 0:
+                    self._prove_unlisted(reached, region.offset)
+                listed = reached = region.offset + region.length
                 yield region
             following = self._next_start(page, start, listed)
             if following is None:
+                self._prove_unlisted(reached, self._size)
                 return
             start = following
             page = self._next_page(start)
-            self._check_size(page)
 
-    def _next_page(self, start: int) -> Page:
+    def _prove_unlisted(self, start: int, end: int) -> None:
+        """Ask again for what lies between the regions of two pages: it must hold no region.
+
+        A page that went missing on its way, or a list that ended early, shows nowhere else.
+        """
+        at = start
+        while at < end:
+            page = self._next_page(at, end - at)
+            for item in page.regions:
+                offset, length, _ = _parse(item, page)
+                if offset < end and offset + length > start:
+                    raise IncompleteChangeList(
+                        f"{page.where}: region {offset}+{length} was not listed between {start} and"
+                        f" {end}: a page of the list is missing"
+                    )
+            following = page.next_offset or end
+            if following <= at:
+                raise IncompleteChangeList(f"{page.where}: the list does not get beyond {at}")
+            at = following
+
+    def _next_page(self, start: int, length: int | None = None) -> Page:
         try:
-            return self._fetch(start)
+            page = self._fetch(start, length)
         except (NotFound, BadRequest) as exc:
             raise IncompleteChangeList(f"the list of changes broke off at {start}: {exc}") from exc
+        self._check_size(page)
+        return page
 
     def _check_size(self, page: Page) -> None:
         if page.file_size not in (None, self._size):
@@ -112,15 +140,9 @@ class RegionListing:
                 f" {page.file_size}"
             )
 
-    def _region(self, item: dict[str, Any], listed: int, page: Page) -> ChangedRegion:
+    def _region(self, item: object, listed: int, page: Page) -> ChangedRegion:
         """Return a region that begins where the list has got to, or later, and ends on the disk."""
-        try:
-            offset, length = natural(item["offset"]), natural(item["length"])
-            zeroed = item.get(page.kind_field) == "ZEROED"  # anything else is data to be read
-        except (TypeError, KeyError, AttributeError) as exc:
-            raise BadAnswer(f"{page.where}: {str(item)[:100]!r} is no changed region") from exc
-        if offset is None or length is None:
-            raise BadAnswer(f"{page.where}: {str(item)[:100]!r} is no changed region")
+        offset, length, zeroed = _parse(item, page)
         if not (listed <= offset < self._size and 0 < length <= self._limit() - offset):
             raise IncompleteChangeList(
                 f"{page.where}: region {offset}+{length} after {listed} on a disk of {self._size}"
@@ -147,3 +169,12 @@ class RegionListing:
                 f" begin at {following} on a disk of {self._size} bytes"
             )
         return following if following < self._size else None
+
+
+def _parse(item: object, page: Page) -> tuple[int, int, bool]:
+    """Read offset, length and whether it reads as zero; anything but "ZEROED" is data."""
+    found = item if isinstance(item, dict) else {}
+    offset, length = natural(found.get("offset")), natural(found.get("length"))
+    if offset is None or length is None:
+        raise BadAnswer(f"{page.where}: {str(item)[:100]!r} is no changed region")
+    return offset, length, found.get(page.kind_field) == "ZEROED"

@@ -31,8 +31,11 @@ class ChangedRegions:
         element = self.elements.holder(f"vm_snapshots/{segment(disk.recovery_point_ext_id)}")
         paths = _paths(disk, reference)
 
-        def page(offset: int) -> Page:
-            body = element.ask("data/changed_regions", {**paths, "start_offset": offset})
+        def page(offset: int, length: int | None) -> Page:
+            window = {"start_offset": offset}
+            if length is not None:
+                window["end_offset"] = offset + length
+            body = element.ask("data/changed_regions", {**paths, **window})
             return Page(
                 regions=body.array("region_list"),
                 next_offset=body.opt_integer("next_offset"),

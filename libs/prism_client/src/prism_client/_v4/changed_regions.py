@@ -104,27 +104,28 @@ class PageSource:
     reference: DiskSnapshotRef | None
     _granted: Pass | None = None
 
-    def page(self, offset: int) -> Page:
+    def page(self, offset: int, length: int | None) -> Page:
         """Return the page that begins at a byte offset of the disk."""
+        window = {"offset": offset} | ({} if length is None else {"length": length})
         granted = self._granted
         if granted is None or self.regions.clock.monotonic() >= granted.renew_at:
-            return self._ask(offset, self._renew())
+            return self._ask(window, self._renew())
         try:
-            return self._ask(offset, granted)
+            return self._ask(window, granted)
         except AuthFailed:
             log.debug("the cluster no longer takes the token, getting a new one")
-            return self._ask(offset, self._renew())
+            return self._ask(window, self._renew())
 
     def _renew(self) -> Pass:
         self._granted = self.regions.pass_for(self.disk, self.reference)
         return self._granted
 
-    def _ask(self, offset: int, granted: Pass) -> Page:
+    def _ask(self, window: dict[str, int], granted: Pass) -> Page:
         call = Call(
             "POST",
             f"/api/dataprotection/{granted.revision}/content/{_disk_path(self.disk)}"
             "/$actions/compute-changed-regions",
-            json={"offset": offset, **_reference_body(self.reference)},
+            json={**window, **_reference_body(self.reference)},
             headers={"Cookie": f"NTNX_IGW_SESSION={granted.token}"},
             repeatable=True,  # it changes nothing
         )
