@@ -51,6 +51,7 @@ class Api:
     http: Http
     clock: Clock
     deadline: float
+    _reserved: dict[uuid.UUID, str] = attrs.field(factory=dict, init=False, repr=False)
 
     # --- reading
 
@@ -133,6 +134,8 @@ class Api:
 
     def _reserve(self, key: uuid.UUID) -> str | None:
         """Return the uuid for what is created under a key; None where none can be reserved."""
+        if key in self._reserved:
+            return self._reserved[key]
         body = {
             "client_identifier": str(key),
             "count": 1,
@@ -148,6 +151,7 @@ class Api:
         reserved = answer.texts("uuid_list")
         if len(reserved) != 1:
             raise answer.fault("uuid_list", f"one uuid is expected, not {len(reserved)}")
+        self._reserved[key] = reserved[0]
         return reserved[0]
 
     def _until_whole(self, path: str, kind: str, task: str | None) -> None:

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from prism_client._v3.api import Api
 
 
-def client(central: Api, dial: Callable[[str], Api], on_close: Callable[[], None]) -> PrismClient:
-    """Return a client that speaks v3 only. `dial(host)` gives the connection to a cluster."""
-    elements = Elements(central, dial)
+def client(
+    central: Api, connect: Callable[[str], Api], on_close: Callable[[], None]
+) -> PrismClient:
+    """Return a client that speaks v3 only. `connect(host)` makes the connection to a cluster."""
+    elements = Elements(central, connect)
     return PrismClient(
         clusters=Clusters(central),
         vms=Vms(central, elements),

@@ -17,10 +17,17 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Elements:
-    """v3 of each cluster. `dial(host)` gives the connection, with the login of Prism Central."""
+    """v3 of each cluster. `connect(host)` makes the connection, with the login of Prism Central."""
 
     central: Api
-    dial: Callable[[str], Api]
+    connect: Callable[[str], Api]
+    _connected: dict[str, Api] = attrs.field(factory=dict, init=False, repr=False)
+
+    def dial(self, host: str) -> Api:
+        """Return the connection to a cluster at its address."""
+        if host not in self._connected:
+            self._connected[host] = self.connect(host)
+        return self._connected[host]
 
     def of(self, cluster_ext_id: str) -> Api:
         """Return one cluster. Raises NotFound, Unsupported."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from prism_client._v3.elements import Elements
-    from prism_client.model import VolumeGroup
+    from prism_client.model import Task, VolumeGroup
 
 
 @attrs.frozen
@@ -41,7 +41,7 @@ class VolumeGroups:
         ]
         body = {"name": name, "is_shared": False, "disk_list": disks}
         task = element.post_v2("volume_groups", body)
-        made = next(iter(task.affected.get("volume_group", ())), None) if task else None
+        made = _made_by(task) if task else None
         if made is None:
             raise BadAnswer(f"volume group {name} was made, but its task does not name it")
         return wire.volume_group(element.get(_entity(made)))
@@ -114,6 +114,14 @@ class VolumeGroups:
             return change(resources, others, len(attachments) - len(others))
 
         self.elements.holder(_entity(vg_ext_id)).update(_entity(vg_ext_id), alter)
+
+
+def _made_by(task: Task) -> str | None:
+    """Return the group that a task names; v2 calls its kind by other names than v3."""
+    for kind, uuids in task.affected.items():
+        if kind.replace("_", "").lower() == "volumegroup":
+            return uuids[0]
+    return None
 
 
 def _is_of(attachment: object, initiator_iqn: str) -> bool:
