@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import json
 import logging
 import threading
@@ -16,13 +17,12 @@ from prism_lab import _odata
 from prism_lab._model import Task, World, now
 
 if TYPE_CHECKING:
-    import datetime as dt
-
     from prism_lab._auth import Unauthorized
     from prism_lab._tasks import TaskRunner, Work
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
+NEVER = dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
 _CODE_PREFIX = {
     "clustermgmt": "CLU",
     "datapolicies": "DTP",
@@ -144,6 +144,18 @@ def body() -> Json:
     return given
 
 
+def future(spec: Json) -> dt.datetime:
+    """Return the mandatory expirationTime of a body."""
+    text = need(spec, "expirationTime")
+    try:
+        expires = dt.datetime.fromisoformat(text)
+    except (TypeError, ValueError) as exc:
+        raise InvalidRequest("expirationTime", f"{text!r} is not a time") from exc
+    if expires.tzinfo is None or expires <= now():
+        raise InvalidRequest("expirationTime", "the time must have a zone and lie in the future")
+    return expires
+
+
 def need(given: Mapping[str, Any], field: str) -> Any:  # noqa: ANN401 - a JSON value
     """Return a mandatory field of a body."""
     if given.get(field) in (None, "", []):
@@ -178,10 +190,10 @@ class V4Api:
         return self._route("POST", namespace, rule, answer, lambda handler: handler())
 
     def task(
-        self, method: str, namespace: str, rule: str, answer: str
+        self, method: str, namespace: str, rule: str, answer: str, *, since: int = 0
     ) -> Callable[[Handler], Handler]:
         """Register a write that answers 202; the same NTNX-Request-Id gets the same task."""
-        return self._route(method, namespace, rule, answer, self._once)
+        return self._route(method, namespace, rule, answer, self._once, since)
 
     def _route(
         self,

@@ -9,7 +9,7 @@ import attrs
 from flask import Response, jsonify
 
 from prism_lab import _regions, _snapshots
-from prism_lab._api import stamp
+from prism_lab._api import NEVER, stamp
 from prism_lab._model import now
 from prism_lab._v3_api import (
     VERSION,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _KIND = "vm_snapshot"
 _TYPES = {"CRASH_CONSISTENT", "APPLICATION_CONSISTENT"}
-_NEVER = dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
 
 
 @attrs.frozen
@@ -131,7 +130,7 @@ def _check(world: World, spec: Json) -> _Wanted:
 def _expiry(spec: Json) -> dt.datetime:
     milliseconds = integer(spec, "expiration_time_msecs", None)
     if milliseconds is None:
-        return _NEVER
+        return NEVER
     expires = dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)
     if expires <= now():
         raise invalid("expiration_time_msecs lies in the past")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prism_lab._api import (
+    Answer,
+    ApiError,
     Entity,
     Json,
     Listing,
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from prism_lab._model import Named, Task, World
+    from prism_lab._tasks import TaskRunner
 
 CLUSTER = "clustermgmt.v4.config"
 PRISM = "prism.v4.config"
@@ -32,6 +35,7 @@ def register(api: V4Api) -> None:
     _register_clusters(api)
     _register_lists(api)
     _register_tasks(api)
+    _register_cancel(api, api.tasks)
 
 
 def _register_clusters(api: V4Api) -> None:
@@ -142,6 +146,17 @@ def _register_tasks(api: V4Api) -> None:
         return Entity(_show_task(world, task), 1)
 
 
+def _register_cancel(api: V4Api, tasks: TaskRunner) -> None:
+    @api.action("prism", "config/tasks/<task_id>/$actions/cancel", f"{PRISM}.CancelTaskApiResponse")
+    def cancel_task(task_id: str) -> Result:
+        task = api.world.tasks.get(task_id.rpartition(":")[2])
+        if task is None:
+            raise not_found("Task", task_id)
+        if not tasks.cancel(task):
+            raise ApiError(409, f"task {task_id} is {task.status}: too late", group="TASK_STARTED")
+        return Answer(app_message(f"task {task_id} is canceled", code=0, group="NONE"))
+
+
 def _named(known: Mapping[str, Named], kind: str, ext_id: str) -> Named:
     if ext_id not in known:
         raise not_found(kind, ext_id)
@@ -218,7 +233,7 @@ def _show_task(world: World, task: Task) -> Json:
         progressPercentage=100 if task.finished else 0,
         createdTime=stamp(task.created),
         clusterExtIds=[world.ext_id],
-        isCancelable=False,
+        isCancelable=task.status == "QUEUED",
         isBackgroundTask=False,
         ownedBy=obj(f"{PRISM}.OwnerReference", extId=world.central_ext_id, name="admin"),
         entitiesAffected=[

@@ -39,6 +39,7 @@ _INITIATOR = re.compile(r"(iqn|eui|naa)\.[\w.:-]+")
 def register(api: V4Api, groups: VolumeGroups) -> None:
     """Add the calls of Prism Central."""
     _register_groups(api, groups)
+    _register_revert(api, groups)
     _register_disks(api, groups)
     _register_clients(api, groups)
     _register_client_lists(api)
@@ -79,6 +80,32 @@ def _register_groups(api: V4Api, groups: VolumeGroups) -> None:
             task.affected.append((GROUP_REL, group.ext_id))
 
         return api.start("VolumeGroupDelete", work)
+
+
+def _register_revert(api: V4Api, groups: VolumeGroups) -> None:
+    world = api.world
+
+    @api.task(
+        "POST", NS, f"{GROUPS}/<group_id>/$actions/revert", f"{CONFIG}.RevertVolumeGroupApiResponse"
+    )
+    def revert(group_id: str) -> Result:
+        group = _find(world, group_id)
+        check_etag(group.version)
+        wanted = need(body(), "volumeGroupRecoveryPointExtId")
+        _snapshots.purge_expired(world)
+        with world.lock:
+            parts = [
+                part for point in world.recovery_points.values() for part in point.volume_groups
+            ]
+        found = [part for part in parts if part.ext_id == wanted]
+        if not found or found[0].entity_ext_id != group_id:
+            raise not_found("Volume group recovery point", wanted)
+
+        def work(task: Task) -> None:
+            groups.revert(group, found[0])
+            task.affected.append((GROUP_REL, group.ext_id))
+
+        return api.start("VolumeGroupRevert", work)
 
 
 def _register_disks(api: V4Api, groups: VolumeGroups) -> None:

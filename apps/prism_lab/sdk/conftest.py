@@ -1,0 +1,151 @@
+"""The judge's side: starts a lab, runs the official SDK against it, and reads what it says.
+
+The SDK lives in environments of its own: it wants an old urllib3. `./run test sdk` makes them and says
+where they are in SDK_ENVIRONMENTS; without that, there is nothing to judge and nothing is collected.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+from prism_client import Basic, Consistency, Endpoint, Trust, connect
+from prism_lab import Exchange, Lab
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from prism_client import PrismClient
+
+ENVIRONMENTS = os.environ.get("SDK_ENVIRONMENTS")
+collect_ignore_glob = [] if ENVIRONMENTS else ["test_*.py"]
+
+MIB = 1 << 20
+SECRET = "secretsecret12"
+INITIATOR = "iqn.2026-01.test:parity"
+_DRIVER = Path(__file__).parent / "drive.py"
+_SECONDS = 100
+
+
+@attrs.frozen
+class Verdict:
+    """What one SDK family said, and the requests it sent, by the name of the call."""
+
+    family: str
+    versions: dict[str, str]
+    calls: list[dict[str, Any]]
+    skipped: list[str]
+    requests: dict[str, Exchange]
+    seconds: float
+
+
+class Stage:
+    """A lab with a VM, a reference recovery point and an image, and our own client on it."""
+
+    def __init__(self, lab: Lab, client: PrismClient, folder: Path) -> None:
+        self.lab = lab
+        self.client = client
+        self.vm = lab.create_vm("guest", [2 * MIB])
+        lab.protect_vm(self.vm)
+        self.expires = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+        self.reference = client.recovery_points.create(
+            self.vm, name="reference", expires=self.expires, consistency=Consistency.CRASH
+        )
+        with lab.disk_file(self.vm, 0).open("r+b") as disk:
+            disk.write(b"changed")
+        upload = folder / "upload.raw"
+        upload.write_bytes(bytes(MIB))
+        self.image = client.images.upload("source", upload).ext_id
+        self.subnet = client.subnets.list()[0].ext_id
+
+    def ids(self, point: Any) -> dict[str, str]:
+        """Return the three ids of the first data disk of a recovery point."""
+        data = next(disk for disk in point.disks if disk.disk_ext_id)
+        return {"rp": point.ext_id, "part": point.vm_recovery_point_ext_id, "disk": data.ext_id}
+
+    def describe(self, *, content: int) -> dict[str, Any]:
+        """Return what the driver needs to know; `content` is what changed regions shall answer."""
+        lab = self.lab
+        return {
+            "pc": lab.pc_host,
+            "port": lab.port,
+            "ca": str(lab.ca_file),
+            "user": lab.user,
+            "password": lab.password,
+            "cluster": lab.cluster_ext_id,
+            "vm": self.vm,
+            "vm_name": "guest",
+            "reference": self.ids(self.reference),
+            "image": self.image,
+            "subnet": self.subnet,
+            "initiator": INITIATOR,
+            "secret": SECRET,
+            "expires": self.expires.isoformat(),
+            "later": (self.expires + timedelta(hours=1)).isoformat(),
+            "content": content,
+        }
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Stage]]:
+    """Make a stage of a personality; all end with the module."""
+    running: list[tuple[Lab, PrismClient]] = []
+
+    def make(personality: str) -> Stage:
+        folder = tmp_path_factory.mktemp("stage")
+        lab = Lab.start(folder / "lab", personality=personality)
+        client = connect(
+            Endpoint(lab.pc_host),
+            Basic(lab.user, lab.password),
+            Trust(ca_file=lab.ca_file),
+        )
+        running.append((lab, client))
+        return Stage(lab, client, folder)
+
+    yield make
+    for lab, client in running:
+        client.close()
+        lab.stop()
+
+
+@pytest.fixture(scope="session")
+def judge() -> Callable[..., Verdict]:
+    """Let an SDK family drive a stage."""
+    return drive
+
+
+def drive(family: str, stage: Stage, *, content: int) -> Verdict:
+    assert ENVIRONMENTS is not None
+    before = len(stage.lab.exchanges)
+    started = time.monotonic()
+    ended = subprocess.run(
+        [f"{ENVIRONMENTS}/{family}/bin/python", str(_DRIVER)],
+        input=json.dumps(stage.describe(content=content)),
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads(ended.stdout)
+    assert not result["broken"], result["broken"]
+    requests = {
+        exchange.headers["X-Lab-Call"]: exchange
+        for exchange in stage.lab.exchanges[before:]
+        if exchange.method != "OPTIONS" and "X-Lab-Call" in exchange.headers
+    }
+    return Verdict(
+        family,
+        result["versions"],
+        result["calls"],
+        result["skipped"],
+        requests,
+        time.monotonic() - started,
+    )
