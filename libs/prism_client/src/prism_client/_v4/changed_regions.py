@@ -185,7 +185,7 @@ def _discover_body(disk: DiskSnapshotRef, reference: DiskSnapshotRef | None) -> 
     if reference is not None:
         spec["referenceDiskRecoveryPoint"] = _disk_body(reference)
     return {
-        "$objectType": "dataprotection.v4.config.ClusterDiscoverSpec",
+        "$objectType": "dataprotection.v4.content.ClusterDiscoverSpec",
         "operation": "COMPUTE_CHANGED_REGIONS",
         "spec": spec,
     }
