@@ -1,7 +1,7 @@
 """The judge's side: starts a lab, runs the official SDK against it, and reads what it says.
 
-The SDK lives in environments of its own: it wants an old urllib3. `./run test sdk` makes them and says
-where they are in SDK_ENVIRONMENTS; without that, there is nothing to judge and nothing is collected.
+The SDK lives in environments of its own: it wants an old urllib3. `./run test sdk` makes them and
+says where they are in SDK_ENVIRONMENTS; without that, nothing is judged and nothing collected.
 """
 
 from __future__ import annotations
@@ -52,23 +52,42 @@ class Stage:
     def __init__(self, lab: Lab, client: PrismClient, folder: Path) -> None:
         self.lab = lab
         self.client = client
+        self.connecting = list(lab.exchanges)
         self.vm = lab.create_vm("guest", [2 * MIB])
+        self.second = lab.create_vm("second", [MIB])
         lab.protect_vm(self.vm)
         self.expires = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+        self.later = self.expires + timedelta(hours=1)
         self.reference = client.recovery_points.create(
             self.vm, name="reference", expires=self.expires, consistency=Consistency.CRASH
         )
         with lab.disk_file(self.vm, 0).open("r+b") as disk:
             disk.write(b"changed")
-        upload = folder / "upload.raw"
-        upload.write_bytes(bytes(MIB))
-        self.image = client.images.upload("source", upload).ext_id
+        self.upload = folder / "upload.raw"
+        self.upload.write_bytes(bytes(MIB))
+        self.image = client.images.upload("source", self.upload).ext_id
         self.subnet = client.subnets.list()[0].ext_id
 
     def ids(self, point: Any) -> dict[str, str]:
         """Return the three ids of the first data disk of a recovery point."""
         data = next(disk for disk in point.disks if disk.disk_ext_id)
         return {"rp": point.ext_id, "part": point.vm_recovery_point_ext_id, "disk": data.ext_id}
+
+    @property
+    def login(self) -> tuple[str, str]:
+        """Return the initiator and its secret."""
+        return INITIATOR, SECRET
+
+    def known(self) -> dict[str, str]:
+        """Name the ids that both clients are given."""
+        reference = self.ids(self.reference)
+        return {
+            self.lab.cluster_ext_id: "<clusters>",
+            self.vm: "<vms>",
+            self.image: "<images>",
+            self.subnet: "<subnet>",
+            **{ext_id: f"<reference {name}>" for name, ext_id in reference.items()},
+        }
 
     def describe(self, *, content: int) -> dict[str, Any]:
         """Return what the driver needs to know; `content` is what changed regions shall answer."""
@@ -82,29 +101,28 @@ class Stage:
             "cluster": lab.cluster_ext_id,
             "vm": self.vm,
             "vm_name": "guest",
+            "second": self.second,
             "reference": self.ids(self.reference),
             "image": self.image,
             "subnet": self.subnet,
             "initiator": INITIATOR,
             "secret": SECRET,
             "expires": self.expires.isoformat(),
-            "later": (self.expires + timedelta(hours=1)).isoformat(),
+            "later": self.later.isoformat(),
             "content": content,
         }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Stage]]:
-    """Make a stage of a personality; all end with the module."""
+    """Make a stage of a personality; all end with the session."""
     running: list[tuple[Lab, PrismClient]] = []
 
     def make(personality: str) -> Stage:
         folder = tmp_path_factory.mktemp("stage")
         lab = Lab.start(folder / "lab", personality=personality)
         client = connect(
-            Endpoint(lab.pc_host),
-            Basic(lab.user, lab.password),
-            Trust(ca_file=lab.ca_file),
+            Endpoint(lab.pc_host), Basic(lab.user, lab.password), Trust(ca_file=lab.ca_file)
         )
         running.append((lab, client))
         return Stage(lab, client, folder)
@@ -113,6 +131,13 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
     for lab, client in running:
         client.close()
         lab.stop()
+
+
+@pytest.fixture(scope="session")
+def newest(stage: Callable[[str], Stage]) -> tuple[Stage, Verdict]:
+    """The newest SDK on the newest release, for the verdict and for the parity: it takes long."""
+    played = stage("7.6")
+    return played, drive("latest", played, content=200)
 
 
 @pytest.fixture(scope="session")
@@ -140,6 +165,11 @@ def drive(family: str, stage: Stage, *, content: int) -> Verdict:
         exchange.headers["X-Lab-Call"]: exchange
         for exchange in stage.lab.exchanges[before:]
         if exchange.method != "OPTIONS" and "X-Lab-Call" in exchange.headers
+    }
+    requests |= {
+        f"version of {exchange.target.split('/')[2]}": exchange
+        for exchange in reversed(stage.lab.exchanges[before:])
+        if exchange.method == "OPTIONS" and exchange.host == stage.lab.pc_host
     }
     return Verdict(
         family,

@@ -1,8 +1,8 @@
 """Drives a lab with the official Nutanix SDK; runs inside an environment that has nothing else.
 
-stdin: one JSON object, what the lab is and what is on it. stdout: one JSON object, the SDK's versions
-and one entry a call: its name, whether it did what its name says, and what it said if not. Each
-request carries the name of its call in the header X-Lab-Call, so that the lab's log tells them apart.
+stdin: one JSON object, what the lab is and what is on it. stdout: one JSON object, the SDK's
+versions and one entry a call: its name, whether it did what its name says, and what it said if not.
+Each request carries the name of its call in X-Lab-Call, so that the lab's log tells them apart.
 """
 
 from __future__ import annotations
@@ -829,12 +829,38 @@ class Drive:
             vm_recovery_point_restore_overrides=[override],
         )
         self.point_write("restore_recovery_point", point["rp"], spec, rel="vmm:ahv:config:vm")
+        self.revert()
+        self.point_write("delete_recovery_point_by_id", point["rp"])
+
+    def revert(self):
+        """A VM of its own goes back: the other one is still to be compared."""
+        model, second, api = self.sdk.model, self.about["second"], "RecoveryPointsApi"
+        part = model("dataprotection", "dataprotection.v4.config.VmRecoveryPoint", vm_ext_id=second)
+        body = model(
+            "dataprotection",
+            "dataprotection.v4.config.RecoveryPoint",
+            name="revert",
+            expiration_time=self.expires,
+            vm_recovery_points=[part],
+        )
+        made = self.write(
+            "create_recovery_point, least body",
+            "dataprotection",
+            api,
+            "create_recovery_point",
+            body,
+            rel="dataprotection:config:recovery-point",
+        )
+        point = self.call("a point", "dataprotection", api, "get_recovery_point_by_id", made).data
         self.vm_write(
             "revert_vm",
-            self.about["vm"],
-            model("vmm", "vmm.v4.ahv.config.RevertParams", vm_recovery_point_ext_id=point["part"]),
+            second,
+            model(
+                "vmm",
+                "vmm.v4.ahv.config.RevertParams",
+                vm_recovery_point_ext_id=point.vm_recovery_points[0].ext_id,
+            ),
         )
-        self.point_write("delete_recovery_point_by_id", point["rp"])
 
     def vm_recovery_points(self):
         """The flat list of VM recovery points came with v4.1."""
