@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import secrets
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Self
@@ -25,6 +26,7 @@ from nutanix_backend.errors import Cancelled, SourceError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
+    from uuid import UUID
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,11 @@ class Guard(ABC):
         """Make the thing; when that fails, undo whatever of it happened."""
         with ExitStack() as stack:
             push_undo(stack, self.what, self._undo)
-            self._acquire()
+            try:
+                self._acquire()
+            except Cancelled:
+                self._settle()
+                raise
             self._stack = stack.pop_all()
         return self
 
@@ -89,8 +95,26 @@ class Guard(ABC):
     @abstractmethod
     def _undo(self) -> None: ...
 
+    def _settle(self) -> None:  # noqa: B027 - most things are there at once or not at all
+        """After a cancel: return when what was asked for is there for `_undo`, or never will be."""
 
-class SnapshotGuard(Guard):
+
+class ClusterGuard(Guard):
+    """A thing on the cluster, which comes some time after it was asked for."""
+
+    def __init__(self) -> None:
+        """Choose the keys of what will be asked for: asked again, it is not made again."""
+        self._keys: defaultdict[str, UUID] = defaultdict(uuid4)
+
+    def _settle(self) -> None:
+        """Ask again: the cluster answers with the task that it had begun, and we wait for it."""
+        try:
+            self._acquire()
+        except prism_client.PrismError as error:
+            log.warning("%s did not come after the cancel: %s", self.what, error)
+
+
+class SnapshotGuard(ClusterGuard):
     """A recovery point of a VM; deleted at the end unless it became the new reference."""
 
     what = "recovery point"
@@ -100,6 +124,7 @@ class SnapshotGuard(Guard):
         self, client: prism_client.PrismClient, vm: prism_client.Vm, name: str, consistency: str
     ) -> None:
         """Prepare to snapshot `vm` under our unique `name`."""
+        super().__init__()
         self.client = client
         self.vm = vm
         self.name = name
@@ -131,7 +156,7 @@ class SnapshotGuard(Guard):
             name=self.name,
             expires=datetime.now(UTC) + TEMPORARY,
             consistency=kinds.APP if application else kinds.CRASH,
-            request_id=uuid4(),
+            request_id=self._keys["app" if application else "crash"],
         )
 
     def _undo(self) -> None:
@@ -142,7 +167,7 @@ class SnapshotGuard(Guard):
             points.delete(point.ext_id)
 
 
-class VolumeGroupGuard(Guard):
+class VolumeGroupGuard(ClusterGuard):
     """A volume group whose disks are clones of the snapshot's, open to one initiator."""
 
     what = "volume group"
@@ -152,6 +177,7 @@ class VolumeGroupGuard(Guard):
         self, snapshot: SnapshotGuard, disks: Sequence[str], initiator: str, *, chap: bool
     ) -> None:
         """Prepare to offer `disks` (disk recovery points of `snapshot`) to `initiator`."""
+        super().__init__()
         self.snapshot = snapshot
         self.initiator = initiator
         self.secret = secrets.token_hex(8) if chap else None
@@ -164,13 +190,13 @@ class VolumeGroupGuard(Guard):
             self.snapshot.vm.cluster_ext_id,
             self._disks,
             chap_secret=self.secret,
-            request_id=uuid4(),
+            request_id=self._keys["create"],
         )
         groups.attach_client(
             self.volume_group.ext_id,
             self.initiator,
             chap_secret=self.secret,
-            request_id=uuid4(),
+            request_id=self._keys["attach"],
         )
 
     def _undo(self) -> None:
