@@ -186,16 +186,14 @@ class Api:
             return
 
     def delete(self, path: str) -> bool:
-        """Delete an entity; False when it was gone."""
+        """Delete an entity; False when it was gone, which a second look has to confirm."""
         try:
             answer = self.http.send(Call("DELETE", f"{V3}/{path}", repeatable=True))
-        except NotFound:
-            return False
-        try:
             self.wait(_task_of(answer))
-        except TaskFailed:
+        except (NotFound, TaskFailed) as exc:
             if self.has(path):
                 raise
+            return isinstance(exc, TaskFailed)
         return True
 
     def post_v2(self, path: str, body: Mapping[str, Any]) -> Task | None:

@@ -56,3 +56,14 @@ class Elements:
             else:
                 return element
         raise missing or NotFound(f"{path}: no cluster to look on", status=404)
+
+    def delete(self, path: str) -> bool:
+        """Delete an entity of some cluster; False when it was gone, at a second look too."""
+        try:
+            element = self.holder(path)
+        except NotFound:
+            try:
+                element = self.holder(path)
+            except NotFound:
+                return False
+        return element.delete(path)

@@ -69,11 +69,7 @@ class RecoveryPoints:
         self.elements.holder(_entity(ext_id)).update(_entity(ext_id), prolong)
 
     def delete(self, ext_id: str) -> bool:
-        try:
-            element = self.elements.holder(_entity(ext_id))
-        except NotFound:
-            return False
-        return element.delete(_entity(ext_id))
+        return self.elements.delete(_entity(ext_id))
 
     def _read(self, element: Api, ext_id: str) -> RecoveryPoint:
         entity = element.get(_entity(ext_id))

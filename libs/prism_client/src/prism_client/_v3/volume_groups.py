@@ -57,11 +57,7 @@ class VolumeGroups:
                     yield attrs.evolve(group, disks=())
 
     def delete(self, ext_id: str) -> bool:
-        try:
-            element = self.elements.holder(_entity(ext_id))
-        except NotFound:
-            return False
-        return element.delete(_entity(ext_id))
+        return self.elements.delete(_entity(ext_id))
 
     def attach_client(
         self,

@@ -155,14 +155,13 @@ class Writes:
         )
 
     def delete(self, entity: str) -> bool:
-        """Delete an entity; False when it was gone."""
+        """Delete an entity; False when it was gone, which a second look has to confirm."""
         try:
             self._fresh(entity, lambda etag, rid: self._run("DELETE", entity, None, etag, rid))
-        except NotFound:
-            return False
-        except TaskFailed:
+        except (NotFound, TaskFailed) as exc:
             if self._exists(entity):
                 raise
+            return isinstance(exc, TaskFailed)
         return True
 
     def _fresh(
