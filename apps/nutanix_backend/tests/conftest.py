@@ -643,11 +643,12 @@ class FakePrism:
         return point
 
 
-@attrs.frozen
+@attrs.define
 class FakeRecoveryPoints:
     """The recovery points of a FakePrism."""
 
     prism: FakePrism
+    generation: str = "v4"
 
     def create(
         self, vm: str, *, name: str, expires: datetime, consistency: Consistency, request_id: UUID

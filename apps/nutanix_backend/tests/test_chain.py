@@ -55,7 +55,14 @@ class Host:
                     raise
                 return Ran(name, None, None)
             point = self.prism.add_point(VM)
-            left = state.Reference(point.ext_id, point.vm_recovery_point_ext_id, f"of {name}", ())
+            is_v4 = self.prism.recovery_points.generation == "v4"
+            left = state.Reference(
+                point.ext_id if is_v4 else "",
+                point.vm_recovery_point_ext_id,
+                f"of {name}",
+                (),
+                snapshot_uuid="" if is_v4 else point.ext_id,
+            )
             chain.record(left)
         self.warnings = job.endpoint.texts(Severity.WARNING)
         return Ran(name, base, left)
@@ -63,7 +70,7 @@ class Host:
     def recorded(self) -> list[str]:
         """The recovery points in the state."""
         loaded, _ = self.file.load()
-        return [reference.reference_recovery_point_ext_id for reference in loaded.references()]
+        return [reference.point for reference in loaded.references()]
 
 
 def fail_if(vm_fails: bool) -> None:
@@ -84,7 +91,7 @@ class Ran:
     def point(self) -> str:
         """The recovery point it left."""
         assert self.left
-        return self.left.reference_recovery_point_ext_id
+        return self.left.point
 
 
 @pytest.fixture
@@ -104,6 +111,25 @@ def test_an_incremental_stands_on_its_predecessor(host: Host) -> None:
     second = host.backup(INCREMENTAL, first.name)
     assert (first.base, second.base) == (full.left, first.left)
     assert not host.warnings
+
+
+@pytest.mark.parametrize(("before", "after"), [("v3", "v4"), ("v4", "v3")])
+def test_another_api_between_two_jobs_makes_a_full_that_says_why(
+    host: Host, prism: FakePrism, before: str, after: str
+) -> None:
+    prism.recovery_points.generation = before
+    full = host.backup(FULL)
+    prism.recovery_points.generation = after
+    again = host.backup(INCREMENTAL, full.name)
+    assert again.base is None
+    (warning,) = host.warnings
+    assert f"backed up in full: Prism is used over its API {after} now" in warning
+    assert f"left over {before}" in warning
+    assert host.backup(INCREMENTAL, again.name).base == again.left, "the new API has its own chain"
+    (warning,) = host.warnings
+    assert f"{before} recovery point {full.point} is not needed" in warning
+    assert full.point in prism.points, "it is not ours to delete over an API that does not know it"
+    assert full.point not in host.recorded()
 
 
 def test_a_reference_goes_when_the_job_after_it_is_proven_to_have_landed(

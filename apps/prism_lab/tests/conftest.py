@@ -78,7 +78,7 @@ class Api:
         assert task["status"] == "SUCCEEDED", task
         return {entity["rel"]: entity["extId"] for entity in task["entitiesAffected"]}
 
-    def snapshot(self, vm: str, *, seconds: float = 3600) -> Snapshot:
+    def snapshot(self, vm: str, *, seconds: float = 3600, revision: str = "v4.3") -> Snapshot:
         """Take a recovery point of one VM."""
         expires = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
         body = {
@@ -86,8 +86,8 @@ class Api:
             "expirationTime": expires.isoformat(),
             "vmRecoveryPoints": [{"vmExtId": vm}],
         }
-        made = self.do("POST", "/dataprotection/v4.3/config/recovery-points", body)
-        return Snapshot(self, made["dataprotection:config:recovery-point"])
+        made = self.do("POST", f"/dataprotection/{revision}/config/recovery-points", body)
+        return Snapshot(self, made["dataprotection:config:recovery-point"], revision)
 
     def volume_group(self, disks: Sequence[str], *, chap: bool = True) -> str:
         """Make a volume group from disk recovery points."""
@@ -136,9 +136,12 @@ class Api:
     def iscsi(self, group: str, lun: int, initiator: str = INITIATOR) -> str:
         """Return qemu's name of a LUN, reached through the data services IP without CHAP."""
         target = self.get(f"/volumes/v4.2/config/volume-groups/{group}")["targetName"]
+        return self._lun(f"iqn.2010-06.com.nutanix:{target}", lun, initiator)
+
+    def _lun(self, target: str, lun: int, initiator: str) -> str:
         return (
             f"driver=iscsi,transport=tcp,portal={self.lab.data_services_ip}:3260,"
-            f"target=iqn.2010-06.com.nutanix:{target},lun={lun},initiator-name={initiator}"
+            f"target={target},lun={lun},initiator-name={initiator}"
         )
 
     def read_lun(
@@ -152,7 +155,28 @@ class Api:
         initiator: str = INITIATOR,
     ) -> subprocess.CompletedProcess[str]:
         """Copy a LUN into a file over iSCSI with CHAP."""
-        source = f"{self.iscsi(group, lun, initiator)},user={user},password-secret=s"
+        found = self.get(f"/volumes/v4.2/config/volume-groups/{group}")["targetName"]
+        return self.read_target(
+            f"iqn.2010-06.com.nutanix:{found}",
+            lun,
+            target,
+            secret=secret,
+            user=user,
+            initiator=initiator,
+        )
+
+    def read_target(
+        self,
+        name: str,
+        lun: int,
+        target: Path,
+        *,
+        secret: str = SECRET,
+        user: str = INITIATOR,
+        initiator: str = INITIATOR,
+    ) -> subprocess.CompletedProcess[str]:
+        """The same, with the target's whole name."""
+        source = f"{self._lun(name, lun, initiator)},user={user},password-secret=s"
         return subprocess.run(
             [
                 "qemu-img",
@@ -175,10 +199,10 @@ class Api:
 class Snapshot:
     """A recovery point of one VM, with its ids looked up."""
 
-    def __init__(self, api: Api, ext_id: str) -> None:
+    def __init__(self, api: Api, ext_id: str, revision: str = "v4.3") -> None:
         self.api = api
         self.ext_id = ext_id
-        self.path = f"/dataprotection/v4.3/config/recovery-points/{ext_id}"
+        self.path = f"/dataprotection/{revision}/config/recovery-points/{ext_id}"
         self.part = api.get(self.path)["vmRecoveryPoints"][0]["extId"]
         listed = api.get(f"{self.path}/vm-recovery-points/{self.part}")["diskRecoveryPoints"]
         self.all_disks = listed

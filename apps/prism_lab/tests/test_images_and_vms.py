@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
+from prism_lab import Lab
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -210,3 +212,54 @@ def test_restore_makes_a_new_vm(api: Api) -> None:
     shown = api.get(f"{VMS}/{details['vmExtIds']}")
     assert (shown["name"], shown["powerState"], len(shown["disks"])) == ("back", "OFF", 2)
     assert api.lab.disk_file("back", 1).read_bytes() == snapshot.file(1).read_bytes()
+
+
+def test_a_recovery_point_tells_of_the_vm_of_its_time(api: Api) -> None:
+    vm = api.lab.create_vm("gone", [3 << 20])
+    snapshot = api.snapshot(vm)
+    api.lab.grow_disk(vm, 0, 4 << 20)
+    api.delete(f"/vmm/v4.2/ahv/config/vms/{vm}")
+    shown = api.get(f"/vmm/v4.2/ahv/config/vm-recovery-points/{snapshot.part}")
+    assert shown["vm"]["disks"][0]["backingInfo"]["diskSizeBytes"] == 3 << 20
+
+
+def test_a_task_is_canceled_only_before_it_begins(tmp_path: Path, connect: type[Api]) -> None:
+    with Lab.start(tmp_path / "slow", task_seconds=1.0) as lab:
+        api = connect(lab)
+        vm = lab.create_vm("guest", [1 << 20])
+        body = {
+            "name": "x",
+            "expirationTime": "2099-01-01T00:00:00Z",
+            "vmRecoveryPoints": [{"vmExtId": vm}],
+        }
+        task = api.start("POST", "/dataprotection/v4.3/config/recovery-points", body)
+        path = f"/prism/v4.3/config/tasks/{task}"
+        assert api.call("POST", f"{path}/$actions/cancel").ok
+        assert api.get(path)["status"] == "CANCELED"
+        assert api.call("POST", f"{path}/$actions/cancel").status_code == 409
+        time.sleep(1.2)
+        assert lab.state()["recovery_points"] == []
+
+
+@pytest.mark.parametrize("action", ["associate", "disassociate"])
+def test_categories(api: Api, action: str) -> None:
+    vm = api.lab.create_vm("guest", [1 << 20])
+    path = f"/vmm/v4.2/ahv/config/vms/{vm}"
+    [category] = api.get("/prism/v4.3/config/categories")
+    body = {"categories": [{"extId": category["extId"]}]}
+    for each in ("associate", action):
+        call = f"{path}/$actions/{each}-categories"
+        api.do("POST", call, body, If_Match=api.etag(path))
+    expected = [category["extId"]] if action == "associate" else []
+    assert [entry["extId"] for entry in api.get(path)["categories"]] == expected
+
+
+def test_a_revert_brings_the_bytes_back(api: Api) -> None:
+    vm = api.lab.create_vm("guest", [1 << 20])
+    api.lab.disk_file(vm, 0).write_bytes(b"before".ljust(1 << 20, b"\0"))
+    snapshot = api.snapshot(vm)
+    api.lab.disk_file(vm, 0).write_bytes(b"after".ljust(1 << 20, b"\0"))
+    path = f"/vmm/v4.2/ahv/config/vms/{vm}"
+    body = {"vmRecoveryPointExtId": snapshot.part}
+    api.do("POST", f"{path}/$actions/revert", body, If_Match=api.etag(path))
+    assert api.lab.disk_file(vm, 0).read_bytes().startswith(b"before")

@@ -16,6 +16,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 import uuid
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -56,12 +57,16 @@ class Request:
 
 @attrs.frozen
 class Reply:
-    """What to answer; cut: bytes of the body before the connection drops (-1: at once)."""
+    """What to answer; cut: bytes of the body before the connection drops (-1: at once).
+
+    pause: seconds before each single byte of the body.
+    """
 
     status: int = 200
     body: Any = None
     headers: dict[str, str] = attrs.field(factory=dict)
     cut: int | None = None
+    pause: float = 0.0
 
     def encoded(self) -> bytes:
         if self.body is None:
@@ -527,6 +532,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        for byte in body if reply.pause else b"":
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+            time.sleep(reply.pause)
+        if reply.pause:
+            return
         self.wfile.write(body if reply.cut is None else body[: reply.cut])
         self.close_connection = self.close_connection or reply.cut is not None
 

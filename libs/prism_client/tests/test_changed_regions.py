@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import attrs
 import prism_client as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prism_client._fields import Fields
-from prism_client._v4.changed_regions import Page, RegionListing, token_claims
+from prism_client._regions import Page, RegionListing
+from prism_client._v4.changed_regions import read_page, token_claims
 
 DISK = pc.DiskSnapshotRef("rp-2", "vmrp-2", "drp-2")
 REFERENCE = pc.DiskSnapshotRef("rp-1", "vmrp-1", "drp-1")
@@ -27,8 +29,10 @@ def listed(prism: Any, client: Any) -> Any:
     return listing
 
 
-def asked(prism: Any) -> list[Any]:
-    return [r for r in prism.sent("POST", "compute-changed-regions") if r.host == prism.pe]
+def asked(prism: Any, *, windows: bool = False) -> list[Any]:
+    """What the cluster was asked for pages; or for windows, to prove that nothing is in there."""
+    calls = [r for r in prism.sent("POST", "compute-changed-regions") if r.host == prism.pe]
+    return [r for r in calls if ("length" in r.json) == windows]
 
 
 def discovered(prism: Any) -> int:
@@ -47,7 +51,8 @@ def test_all_pages_under_one_token(prism: Any, client: Any, listed: Any) -> None
 
 def test_what_is_sent_on_both_hops(prism: Any, client: Any, listed: Any) -> None:
     assert listed() == []
-    hop_1, hop_2 = prism.requests
+    hop_1, hop_2, proof = prism.requests
+    assert proof.json == hop_2.json | {"offset": 0, "length": prism.disk_size}
     disk, reference = (
         hop_1.json["spec"]["diskRecoveryPoint"],
         hop_1.json["spec"]["referenceDiskRecoveryPoint"],
@@ -113,7 +118,7 @@ def test_a_token_is_renewed_before_it_expires(prism: Any, client: Any, clock: An
         clock.sleep(20)
         prism.claims = {"exp": int(clock.now()) + 100}
         assert region.length == 4 * K
-    assert discovered(prism) == 5  # at 0, 80, 160, 240 and 320 s
+    assert discovered(prism) == 6  # at 0, 80, 160, 240 and 320 s, and for the proof at the end
     assert len(asked(prism)) == 10
 
 
@@ -225,6 +230,8 @@ def test_the_last_block_may_reach_beyond_a_disk_that_is_no_multiple(
         "compute",
         prism.regions_reply([(100 * M, 64 * K, "REGULAR")], next_offset=0, file_size=size),
     )
+    nothing = prism.regions_reply([], next_offset=0, file_size=size)
+    prism.script("POST", "compute", nothing)
     found = client.changed_regions.open(DISK, None, disk_size=size)
     assert list(found) == [pc.ChangedRegion(100 * M, 512)]
 
@@ -318,16 +325,16 @@ def test_whatever_is_answered_the_list_is_sound_or_refused(answers: Any) -> None
     """A server may say anything: what comes out is ascending, disjoint and inside the disk."""
     remaining = iter(answers)
 
-    def fetch(offset: int) -> Page:
+    def fetch(offset: int, length: int | None) -> Page:
         regions, next_offset, file_size = next(remaining, ([], 0, SIZE))
         fields = (("nextOffset", next_offset), ("fileSize", file_size))
         extra_info = [{"name": n, "value": v} for n, v in fields if v is not None]
         text = json.dumps({"data": regions, "metadata": {"extraInfo": extra_info}})
-        return Page.read(Fields.of(json.loads(text), "POST x"))
+        return read_page(Fields.of(json.loads(text), "POST x"))
 
     end = 0
     try:
-        for region in RegionListing(fetch, fetch(0), SIZE):
+        for region in RegionListing(fetch, fetch(0, None), SIZE):
             assert region.offset >= end
             assert region.length > 0
             end = region.offset + region.length
@@ -336,15 +343,59 @@ def test_whatever_is_answered_the_list_is_sound_or_refused(answers: Any) -> None
     assert end <= SIZE
 
 
+class Disk:
+    """Changed blocks of a disk of 1000 KiB, listed page by page; pages may get lost."""
+
+    size = 1000 * K
+
+    def __init__(self, blocks: set[int], per_page: int) -> None:
+        self.regions = [{"offset": b * K, "length": K} for b in sorted(blocks)]
+        self.per_page = per_page
+        self.calls = 0
+
+    def fetch(self, offset: int, length: int | None) -> Page:
+        self.calls += 1
+        end = self.size if length is None else offset + length
+        later = [r for r in self.regions if offset <= r["offset"] < end]
+        after = later[self.per_page]["offset"] if len(later) > self.per_page else end % self.size
+        return Page(later[: self.per_page], after, self.size, False, "POST x")
+
+    def listing(self, fetch: Any = None) -> list[int]:
+        fetch = fetch or self.fetch
+        return [r.offset // K for r in RegionListing(fetch, fetch(0, None), self.size)]
+
+
 @given(st.sets(st.integers(0, 999)), st.integers(1, 50))
 def test_any_honest_list_comes_out_whole(blocks: set[int], per_page: int) -> None:
-    size = 1000 * K
-    regions = [{"offset": b * K, "length": K} for b in sorted(blocks)]
+    disk = Disk(blocks, per_page)
+    assert disk.listing() == sorted(blocks)
+    pages = max(1, -(-len(blocks) // per_page))
+    assert disk.calls <= 2 * pages + 1, "a page, and the proof that nothing is before it"
 
-    def fetch(offset: int) -> Page:
-        later = [r for r in regions if r["offset"] >= offset]
-        after = later[per_page]["offset"] if len(later) > per_page else 0
-        return Page(later[:per_page], after, size, False, "POST x")
 
-    found = [(r.offset, r.length) for r in RegionListing(fetch, fetch(0), size)]
-    assert found == [(b * K, K) for b in sorted(blocks)]
+@given(st.sets(st.integers(0, 999), min_size=2), st.integers(1, 20), st.data())
+def test_a_page_that_goes_missing_is_noticed(blocks: set[int], per_page: int, data: Any) -> None:
+    disk = Disk(blocks, per_page)
+    lost = data.draw(st.integers(0, -(-len(blocks) // per_page) - 1))
+    how = data.draw(st.sampled_from(["empty", "the one after it", "the end of the list"]))
+    numbers = iter(range(2000))
+
+    def fetch(offset: int, length: int | None) -> Page:
+        page = disk.fetch(offset, length)
+        if length is not None or next(numbers) != lost:
+            return page
+        if how == "the one after it" and page.next_offset:
+            return disk.fetch(page.next_offset, None)
+        return attrs.evolve(page, regions=[], next_offset=page.next_offset if how == "empty" else 0)
+
+    with pytest.raises(pc.IncompleteChangeList, match="a page of the list is missing"):
+        disk.listing(fetch)
+
+
+def test_a_proof_that_makes_no_progress_is_refused() -> None:
+    def fetch(offset: int, length: int | None) -> Page:
+        listed = [{"offset": 0, "length": K}] if length is None else []
+        return Page(listed, 0 if length is None else offset, 10 * K, False, "POST x")
+
+    with pytest.raises(pc.IncompleteChangeList, match="does not get beyond 1024"):
+        list(RegionListing(fetch, fetch(0, None), 10 * K))

@@ -47,10 +47,13 @@ def test_an_empty_answer_to_options_is_no_announcement(prism: Any, dial: Any) ->
     assert list(dial().vms.list())
 
 
-def test_no_v4_at_all_is_said_in_one_line(prism: Any, dial: Any) -> None:
-    prism.revisions["clustermgmt"] = None
+def test_no_api_at_all_is_said_in_one_line(prism: Any, dial: Any) -> None:
+    for namespace in ("clustermgmt", "vmm", "dataprotection", "volumes", "networking", "prism"):
+        prism.revisions[namespace] = None
+    prism.revisions["datapolicies"] = None
     prism.oldest_only = "v4.99"
-    with pytest.raises(pc.Unsupported, match=r"no v4 API for clustermgmt; connect to a Prism Cen"):
+    prism.script("POST", "/v3/clusters/list", prism.reply(404))
+    with pytest.raises(pc.Unsupported, match=r"neither the v4 nor the v3 API; connect to a Prism"):
         dial()
 
 

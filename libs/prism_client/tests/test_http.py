@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import prism_client as pc
 import pytest
+from prism_client._clock import SystemClock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -314,3 +315,13 @@ def test_by_default_time_is_the_machines_own(prism: Any, dial: Any) -> None:
     assert time.monotonic() - started >= 0.2
     ref = point.disk_ref(point.disks[1])
     assert list(client.changed_regions.open(ref, None, disk_size=prism.disk_size)) == []
+
+
+def test_an_answer_that_drips_is_given_up(prism: Any, dial: Any) -> None:
+    client = dial(clock=SystemClock(), timeout=0.3)
+    drip = prism.reply(body={"data": {"name": "x" * 500}}, pause=0.05)
+    prism.script("POST", "/discover-cluster", *[drip] * 3)
+    began = time.monotonic()
+    with pytest.raises(pc.Timeout, match=r"after 3 s only \d+ bytes of the answer are here"):
+        client.changed_regions.open(pc.DiskSnapshotRef("a", "b", "c"), None, disk_size=1 << 20)
+    assert time.monotonic() - began < 20

@@ -91,13 +91,13 @@ def test_an_image_that_ends_in_error_says_why(prism: Any, client: Any, file: Pat
     assert prism.lists["v3 images"] == []
 
 
-@pytest.mark.parametrize("status", ["FAILED", "ABORTED"])
+@pytest.mark.parametrize(("status", "ending"), [("FAILED", "FAILED"), ("ABORTED", "CANCELED")])
 def test_an_image_that_is_not_created_says_why(
-    prism: Any, client: Any, file: Path, status: str
+    prism: Any, client: Any, file: Path, status: str, ending: str
 ) -> None:
     body = {"status": status, "error_detail": "no container"}
     prism.script("GET", "/tasks/", prism.reply(body={"status": "QUEUED"}), prism.reply(body=body))
-    with pytest.raises(pc.TaskFailed, match=f"{status}: no container"):
+    with pytest.raises(pc.TaskFailed, match=f"{ending}: no container"):
         client.images.upload("disk", file)
     assert prism.sent("PUT") == []
 

@@ -26,7 +26,7 @@ class Chain:
         self._file = file
         self._state, self._problem = file.load()
         self._level = job.info.level or Level.FULL
-        self._kept = {_point(reference) for reference in self._state.references()}
+        self._kept = {reference.point for reference in self._state.references()}
 
     def base(self, vm_name: str) -> state.Reference | None:
         """The reference to compare with, still on the cluster; None for a full.
@@ -36,8 +36,8 @@ class Chain:
         if self._level is Level.FULL:
             return None
         found = state.find_base(self._state, self._level.value, self._job.info.prev_job_name)
-        if found.reference and not self._is_on_cluster(found.reference):
-            found = state.Base(None, "the reference of the previous job is gone from the cluster")
+        if found.reference:
+            found = self._still_usable(found.reference)
         if found.reference is None:
             self.fall_back(vm_name, self._problem or found.reason)
         return found.reference
@@ -62,18 +62,28 @@ class Chain:
         kept = [base] if base else []
         if self._level is not Level.INCREMENTAL or not base:
             kept += recorded[-1:]
-        needed = {_point(reference) for reference in kept}
-        for point in [_point(reference) for reference in recorded]:
-            if point not in needed:
-                self._drop(point)
+        needed = {reference.point for reference in kept}
+        for reference in recorded:
+            if reference.point not in needed:
+                self._drop(reference)
 
-    def _drop(self, point: str) -> None:
+    def _drop(self, reference: state.Reference) -> None:
+        points = self._client.recovery_points
+        if reference.generation != points.generation:
+            self._job.warn(
+                f"{reference.generation} recovery point {reference.point} is not needed, but Prism "
+                f"is used over {points.generation} now: delete it there, or let it expire"
+            )
+            self._kept.discard(reference.point)
+            return
         try:
-            self._client.recovery_points.delete(point)
+            points.delete(reference.point)
         except PrismError as error:
-            self._job.warn(f"recovery point {point} is not needed, but stays for now: {error}")
+            self._job.warn(
+                f"recovery point {reference.point} is not needed, but stays for now: {error}"
+            )
         else:
-            self._kept.discard(point)
+            self._kept.discard(reference.point)
 
     def record(self, reference: state.Reference | None) -> None:
         """Add this job, durably: with the reference it leaves, or as one in which the VM failed."""
@@ -95,13 +105,17 @@ class Chain:
         except StateError as second:  # costs a full, which will say so
             error.add_note(f"then: {second}")
 
-    def _is_on_cluster(self, reference: state.Reference) -> bool:
+    def _still_usable(self, reference: state.Reference) -> state.Base:
+        """The reference as a base, or why it is none any more."""
+        points = self._client.recovery_points
+        if reference.generation != points.generation:
+            return state.Base(
+                None,
+                f"Prism is used over its API {points.generation} now, which cannot compare with "
+                f"what the previous job left over {reference.generation}",
+            )
         try:
-            self._client.recovery_points.get(_point(reference))
+            points.get(reference.point)
         except NotFound:
-            return False
-        return True
-
-
-def _point(reference: state.Reference) -> str:
-    return reference.reference_recovery_point_ext_id
+            return state.Base(None, "the reference of the previous job is gone from the cluster")
+        return state.Base(reference)

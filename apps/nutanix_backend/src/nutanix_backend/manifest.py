@@ -43,7 +43,10 @@ class DiskEntry:
 
 @attrs.frozen
 class Manifest:
-    """Everything one job saved of one VM."""
+    """Everything one job saved of one VM.
+
+    It was read from a recovery point (v4) or a VM snapshot (v3); the id of the other kind is empty.
+    """
 
     schema: int
     job: str
@@ -57,6 +60,7 @@ class Manifest:
     consistency_got: str
     recovery_point: str
     disks: tuple[DiskEntry, ...]
+    snapshot_uuid: str = ""
 
     @property
     def folder(self) -> VmFolder:

@@ -55,7 +55,8 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return plain
 
 
-_converter = Converter(forbid_extra_keys=True)
+# A field with a default is one that came later: records without it keep their bytes and digests.
+_converter = Converter(forbid_extra_keys=True, omit_if_default=True)
 for _primitive in (int, str, bool):
     _converter.register_structure_hook(_primitive, _strict)
 _converter.register_structure_hook_func(_is_tuple, _sequence)
@@ -79,7 +80,8 @@ def load(data: bytes, expected: type[T], *, schema: int | None = None) -> T:
             return _converter.structure(plain, expected)
     except (
         ValueError,
-        AttributeError,  # from cattrs, for a list where an object is expected
+        AttributeError,  # from cattrs, for a list where an object is expected,
+        TypeError,  # and for null
         RecursionError,
         BaseValidationError,
         StructureHandlerNotFoundError,

@@ -37,12 +37,26 @@ class DiskReference:
 
 @attrs.frozen
 class Reference:
-    """The recovery point that a job left behind, for the next one to be compared with."""
+    """What a job left on the cluster, for the next one to be compared with.
+
+    That is a recovery point (v4) or a VM snapshot (v3); the id of the other kind is empty.
+    """
 
     reference_recovery_point_ext_id: str
     vm_recovery_point: str
     manifest: str
     disks: tuple[DiskReference, ...]
+    snapshot_uuid: str = ""
+
+    @property
+    def point(self) -> str:
+        """The id of the recovery point, of either kind."""
+        return self.snapshot_uuid or self.reference_recovery_point_ext_id
+
+    @property
+    def generation(self) -> str:
+        """Which Prism API knows the recovery point: "v3" or "v4"."""
+        return "v3" if self.snapshot_uuid else "v4"
 
 
 @attrs.frozen
@@ -75,13 +89,9 @@ class VmState:
         `keep` holds the recovery points that stay. A record without a reference stays too when it
         links a later record to an earlier one.
         """
-        kept = [r for r in self.jobs if r.reference is None or _point(r.reference) in keep]
+        kept = [r for r in self.jobs if r.reference is None or r.reference.point in keep]
         first = next((i for i, r in enumerate(kept) if r.reference), len(kept))
         return attrs.evolve(self, jobs=(*kept[first:], record))
-
-
-def _point(reference: Reference) -> str:
-    return reference.reference_recovery_point_ext_id
 
 
 @attrs.frozen

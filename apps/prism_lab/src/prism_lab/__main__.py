@@ -17,6 +17,7 @@ from typing import Any
 from prism_lab import _control, _process, _storage
 from prism_lab.errors import LabError, NotInLab, StartFailed
 from prism_lab.lab import Lab
+from prism_lab.settings import PERSONALITIES
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _START_SECONDS = 20.0
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     up = command(top, "up", _up, "start a lab")
     up.add_argument("--detach", action="store_true", help="return when it is ready")
     up.add_argument("--name", default="lab-cluster", help="name of the cluster")
+    up.add_argument("--personality", choices=PERSONALITIES, default="7.6", help="its release")
     up.add_argument("--no-data-services", action="store_true", help="no data services IP")
     command(top, "down", _down, "stop it")
     command(top, "state", _state, "what is on the cluster").add_argument(
@@ -88,7 +90,13 @@ def _parser() -> argparse.ArgumentParser:
             "delay",
             "drop",
             "drop_answer",
+            "reset",
+            "reset_answer",
             "truncate",
+            "cut_json",
+            "html",
+            "html_answer",
+            "drip",
             "expire_jwt",
             "fail_task",
             "clear",
@@ -98,8 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     fault.add_argument("--times", type=int, default=1)
     fault.add_argument("--skip", type=int, default=0, help="let so many matches pass first")
     fault.add_argument("--status", type=int, default=503)
-    fault.add_argument("--seconds", type=float, default=1.0, help="of a delay")
-    fault.add_argument("--message", default="internal error", help="of a failed task")
+    fault.add_argument("--seconds", type=float, default=1.0, help="of a delay or a drip")
+    fault.add_argument("--retry-after", type=float, help="seconds, in the answer of a status")
+    fault.add_argument("--message", default="internal error", help="of a status or a failed task")
     kill = command(top, "kill-target", _kill_target, "let a volume group's target die")
     kill.add_argument("volume_group")
     return parser
@@ -147,7 +156,10 @@ def _serve(folder: Path, arguments: argparse.Namespace) -> None:
         signal.signal(number, lambda *_: stopping.set())
     try:
         with Lab.start(
-            folder, cluster_name=arguments.name, data_services=not arguments.no_data_services
+            folder,
+            personality=arguments.personality,
+            cluster_name=arguments.name,
+            data_services=not arguments.no_data_services,
         ) as lab:
             known = _control.commands(lab, stopping.set)
             control = _control.ControlServer(lab.run_dir / "control", known)
@@ -161,6 +173,7 @@ def _serve(folder: Path, arguments: argparse.Namespace) -> None:
 
 def _start_detached(folder: Path, arguments: argparse.Namespace) -> None:
     argv = [sys.executable, "-m", "prism_lab", "up", "--dir", str(folder), "--name", arguments.name]
+    argv += ["--personality", arguments.personality]
     if arguments.no_data_services:
         argv.append("--no-data-services")
     (folder / "lab.json").unlink(missing_ok=True)
@@ -324,7 +337,9 @@ def _fault(arguments: argparse.Namespace) -> None:
     if arguments.kind == "clear":
         _ask(arguments, "clear_faults")
         return
-    fields = ("kind", "pattern", "times", "skip", "status", "seconds", "message")
+    fields = (
+        "kind", "pattern", "times", "skip", "status", "seconds", "retry_after", "message",
+    )  # fmt: skip
     _ask(arguments, "add_fault", **{field: getattr(arguments, field) for field in fields})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import json
 import logging
 import threading
@@ -13,16 +14,15 @@ import attrs
 from flask import Flask, Response, g, jsonify, request
 
 from prism_lab import _odata
-from prism_lab._auth import Unauthorized
 from prism_lab._model import Task, World, now
 
 if TYPE_CHECKING:
-    import datetime as dt
-
+    from prism_lab._auth import Unauthorized
     from prism_lab._tasks import TaskRunner, Work
 
 log = logging.getLogger(__name__)
 Json = dict[str, Any]
+NEVER = dt.datetime(2200, 1, 1, tzinfo=dt.UTC)
 _CODE_PREFIX = {
     "clustermgmt": "CLU",
     "datapolicies": "DTP",
@@ -144,6 +144,18 @@ def body() -> Json:
     return given
 
 
+def future(spec: Json) -> dt.datetime:
+    """Return the mandatory expirationTime of a body."""
+    text = need(spec, "expirationTime")
+    try:
+        expires = dt.datetime.fromisoformat(text)
+    except (TypeError, ValueError) as exc:
+        raise InvalidRequest("expirationTime", f"{text!r} is not a time") from exc
+    if expires.tzinfo is None or expires <= now():
+        raise InvalidRequest("expirationTime", "the time must have a zone and lie in the future")
+    return expires
+
+
 def need(given: Mapping[str, Any], field: str) -> Any:  # noqa: ANN401 - a JSON value
     """Return a mandatory field of a body."""
     if given.get(field) in (None, "", []):
@@ -163,21 +175,25 @@ class V4Api:
 
     def __attrs_post_init__(self) -> None:
         self.app.register_error_handler(ApiError, _error_answer)
-        self.app.register_error_handler(Unauthorized, _unauthorized)
 
-    def get(self, namespace: str, rule: str, answer: str) -> Callable[[Handler], Handler]:
-        """Register a GET; `answer` is the $objectType of the envelope."""
-        return self._route("GET", namespace, rule, answer, lambda handler: handler())
+    def get(
+        self, namespace: str, rule: str, answer: str, *, since: int = 0
+    ) -> Callable[[Handler], Handler]:
+        """Register a GET; `answer` is the $objectType of the envelope.
+
+        `since` is the first revision that has the call.
+        """
+        return self._route("GET", namespace, rule, answer, lambda handler: handler(), since)
 
     def action(self, namespace: str, rule: str, answer: str) -> Callable[[Handler], Handler]:
         """Register a POST that answers at once."""
         return self._route("POST", namespace, rule, answer, lambda handler: handler())
 
     def task(
-        self, method: str, namespace: str, rule: str, answer: str
+        self, method: str, namespace: str, rule: str, answer: str, *, since: int = 0
     ) -> Callable[[Handler], Handler]:
         """Register a write that answers 202; the same NTNX-Request-Id gets the same task."""
-        return self._route(method, namespace, rule, answer, self._once)
+        return self._route(method, namespace, rule, answer, self._once, since)
 
     def _route(
         self,
@@ -186,13 +202,14 @@ class V4Api:
         rule: str,
         answer: str,
         call: Callable[[Callable[[], Result]], Result],
+        since: int = 0,
     ) -> Callable[[Handler], Handler]:
         path = f"/api/{namespace}/v4.<int:revision>/{rule}"
 
         def register(handler: Handler) -> Handler:
             def view(revision: int, **ids: str) -> Response:
                 g.namespace, g.revision, g.answer = namespace, revision, answer
-                if revision > self.world.settings.revisions.get(namespace, -1):
+                if not since <= revision <= self.world.settings.revisions.get(namespace, -1):
                     return Response("404 page not found", status=404, content_type="text/plain")
                 return self._answer(call(lambda: handler(**ids)))
 
@@ -359,6 +376,7 @@ def app_message(message: str, *, code: int = 10000, group: str = "INTERNAL_ERROR
     )
 
 
-def _unauthorized(problem: Unauthorized) -> Response:
+def unauthorized(problem: Unauthorized) -> Response:
+    """Answer 401 as v4 does."""
     text = json.dumps({"message": str(problem), "status": 401})
     return Response(text, status=401, content_type="application/json")

@@ -24,9 +24,11 @@ class Images:
         self._world = world
         self._tokens: dict[str, str] = {}
 
-    def create(self, name: str, kind: str, description: str = "") -> Image:
+    def create(
+        self, name: str, kind: str, description: str = "", ext_id: str | None = None
+    ) -> Image:
         """Add an image that has no bytes yet."""
-        ext_id = new_id()
+        ext_id = ext_id or new_id()
         folder = self._world.root / "images"
         folder.mkdir(parents=True, exist_ok=True)
         image = Image(name, kind, folder / ext_id, description, ext_id=ext_id)

@@ -7,6 +7,8 @@ Sizes are bytes, times are aware datetimes. Every record that a client may chang
 from __future__ import annotations
 
 import datetime as dt
+import itertools
+import secrets
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from prism_lab._tgt import Target
     from prism_lab.settings import Settings
 
+Protection = Literal["UNPROTECTED", "RULE_PROTECTED", "PD_PROTECTED"]
 TaskStatus = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELED"]
 
 
@@ -110,6 +113,8 @@ class Vm:
     cd_roms: list[CdRom] = attrs.field(factory=list)
     categories: list[str] = attrs.field(factory=list)
     power_state: str = "OFF"
+    protection: Protection = "UNPROTECTED"
+    policy: str | None = None
     nvram: str | None = None
     ext_id: str = attrs.field(factory=new_id)
     created: dt.datetime = attrs.field(factory=now)
@@ -140,7 +145,10 @@ class EntitySnapshot:
 
 @attrs.define
 class RecoveryPoint:
-    """A snapshot of VMs and volume groups; gone once it has expired."""
+    """A snapshot of VMs and volume groups; gone once it has expired.
+
+    `number` is what a PE makes the paths of a snapshot's files from.
+    """
 
     name: str
     kind: str
@@ -149,6 +157,7 @@ class RecoveryPoint:
     volume_groups: list[EntitySnapshot]
     ext_id: str = attrs.field(factory=new_id)
     location_agnostic_id: str = attrs.field(factory=new_id)
+    number: int = attrs.field(factory=itertools.count(4711).__next__)
     created: dt.datetime = attrs.field(factory=now)
     version: int = 1
 
@@ -248,9 +257,18 @@ class Task:
         return self.status in {"SUCCEEDED", "FAILED", "CANCELED"}
 
 
+@attrs.frozen
+class Intent:
+    """What a v3 create asked for, and the task that makes it so."""
+
+    kind: str
+    spec: dict[str, Any]
+    task: Task
+
+
 @attrs.define
 class Named:
-    """A subnet, a storage container or a category: only ever listed."""
+    """A subnet, a storage container, a category or a policy: only ever listed."""
 
     name: str
     ext_id: str = attrs.field(factory=new_id)
@@ -269,11 +287,17 @@ class World:
     central_ext_id: str = attrs.field(factory=new_id)
     vms: dict[str, Vm] = attrs.field(factory=dict)
     recovery_points: dict[str, RecoveryPoint] = attrs.field(factory=dict)
+    vm_snapshots: dict[str, RecoveryPoint] = attrs.field(factory=dict)
+    """What v3 takes on a PE; v4 does not list them."""
     volume_groups: dict[str, VolumeGroup] = attrs.field(factory=dict)
     iscsi_clients: dict[str, IscsiClient] = attrs.field(factory=dict)
     images: dict[str, Image] = attrs.field(factory=dict)
     tasks: dict[str, Task] = attrs.field(factory=dict)
+    intents: dict[str, Intent] = attrs.field(factory=dict)
     subnets: dict[str, Named] = attrs.field(factory=dict)
     containers: dict[str, Named] = attrs.field(factory=dict)
     categories: dict[str, Named] = attrs.field(factory=dict)
+    policies: dict[str, Named] = attrs.field(factory=dict)
+    incarnation: int = attrs.field(factory=lambda: secrets.randbelow(1 << 50))
+    number: int = attrs.field(factory=lambda: secrets.randbelow(1 << 60))
     lock: threading.RLock = attrs.field(factory=threading.RLock)

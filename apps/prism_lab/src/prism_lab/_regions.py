@@ -56,6 +56,47 @@ def page(
     return RegionPage(found, end if end < size else 0, size)
 
 
+def v3_page(
+    disk: Path,
+    reference: Path | None,
+    *,
+    start: int,
+    end: int | None,
+    block: int,
+    limit: int,
+    holes: bool,
+) -> RegionPage:
+    """List up to `limit` regions of [start, end) as v3 does.
+
+    `next_offset` is where the next change begins, maybe beyond `end`, and 0 when there is none.
+    """
+    size = disk.stat().st_size
+    last = size if end is None else min(end, size)
+    changed = _merged(_changed_blocks(disk, reference, start // block * block, size, block))
+    if holes and reference is None:
+        changed = _with_holes(changed, start, size)
+    found: list[Region] = []
+    for region in changed:
+        first = max(region.start, start)
+        if len(found) == limit or first >= last:
+            return RegionPage(found, first, size)
+        found.append(Region(first, min(region.end, last), region.kind))
+        if region.end > last:
+            return RegionPage(found, last, size)
+    return RegionPage(found, 0, size)
+
+
+def _with_holes(regions: Iterator[Region], start: int, end: int) -> Iterator[Region]:
+    at = start
+    for region in regions:
+        if at < region.start:
+            yield Region(at, region.start, "ZEROED")
+        yield region
+        at = region.end
+    if at < end:
+        yield Region(at, end, "ZEROED")
+
+
 def _merged(blocks: Iterator[Region]) -> Iterator[Region]:
     pending: Region | None = None
     for block in blocks:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import socket
+import struct
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import attrs
 from flask import Flask, Response, g, request
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
@@ -23,6 +26,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 PORT = 9440
+
+
+_NO_ANSWER = {"drop", "drop_answer", "reset", "reset_answer"}
+_LOGIN_PAGE = "<!DOCTYPE html><html><head><title>Prism</title></head><body>Log in</body></html>"
+_MOST_PIECES = 200
 
 
 class _Handler(WSGIRequestHandler):
@@ -80,10 +88,33 @@ class RequestLog:
 
     def __init__(self) -> None:
         self.entries: list[tuple[str, str, int]] = []
+        self.exchanges: list[Exchange] = []
 
     def note(self, status: int) -> None:
         """Record the current request."""
         self.entries.append((request.method, request.path, status))
+        exchange = Exchange(
+            host=request.host.partition(":")[0],
+            method=request.method,
+            target=request.environ["REQUEST_URI"],
+            headers=dict(request.headers),
+            body=g.get("asked"),
+            status=status,
+        )
+        self.exchanges.append(exchange)
+
+
+@attrs.frozen
+class Exchange:
+    """One request as it came, with its JSON body if it had one, and the status it got."""
+
+    host: str
+    method: str
+    target: str
+    """Path and query, encoded as they came."""
+    headers: dict[str, str]
+    body: Any
+    status: int
 
 
 def new_app(name: str, log: RequestLog, faults: Faults, expire_jwt: Callable[[], None]) -> Flask:
@@ -93,14 +124,15 @@ def new_app(name: str, log: RequestLog, faults: Faults, expire_jwt: Callable[[],
 
     @app.before_request
     def disturb() -> Response | None:
+        if request.mimetype == "application/json" and request.content_length:
+            g.asked = request.get_json(silent=True)
         g.fault = fault = faults.take(request.method, request.path)
         return _before(fault, expire_jwt) if fault else None
 
     @app.after_request
     def finish(answer: Response) -> Response:
         fault: Fault | None = g.get("fault")
-        dropped = fault is not None and fault.kind in {"drop", "drop_answer"}
-        log.note(0 if dropped else answer.status_code)
+        log.note(0 if fault is not None and fault.kind in _NO_ANSWER else answer.status_code)
         return _after(fault, answer) if fault else answer
 
     return app
@@ -114,9 +146,10 @@ def _before(fault: Fault, expire_jwt: Callable[[], None]) -> Response | None:
             expire_jwt()
         case "status":
             return _status_answer(fault)
-        case "drop":
-            _cut_connection()
+        case "drop" | "reset":  # the connection ends once the request is in the log
             return Response(status=500)
+        case "html":
+            return Response(_LOGIN_PAGE, content_type="text/html")
         case _:
             pass
     return None
@@ -124,10 +157,19 @@ def _before(fault: Fault, expire_jwt: Callable[[], None]) -> Response | None:
 
 def _after(fault: Fault, answer: Response) -> Response:
     match fault.kind:
-        case "drop_answer":
+        case "drop" | "drop_answer":
             _cut_connection()
+        case "reset" | "reset_answer":
+            _reset_connection()
         case "truncate":
             return _truncated(answer)
+        case "cut_json":
+            body = answer.get_data()
+            answer.set_data(body[: len(body) // 2])
+        case "html_answer":
+            return Response(_LOGIN_PAGE, content_type="text/html")
+        case "drip":
+            return _dripping(answer, fault.seconds)
         case "edit" if fault.edit is not None:
             body = json.loads(answer.get_data())
             fault.edit(body)
@@ -138,9 +180,48 @@ def _after(fault: Fault, answer: Response) -> Response:
 
 
 def _status_answer(fault: Fault) -> Response:
-    answer = Response(fault.message, status=fault.status, content_type="text/plain")
+    answer = Response(status=fault.status, content_type="application/json")
+    if fault.message:
+        answer.set_data(json.dumps(_envelope(request.path, fault)))
     if fault.retry_after is not None:
         answer.headers["Retry-After"] = f"{fault.retry_after:g}"
+    return answer
+
+
+def _envelope(path: str, fault: Fault) -> dict[str, Any]:
+    """Put the words of a fault where the API that was called puts its own."""
+    words = {"message": fault.message, "severity": "ERROR", "errorGroup": "ORDERED_FAULT"}
+    if path.startswith("/api/nutanix/v3"):
+        listed = [{"message": fault.message, "reason": "INTERNAL_ERROR", "details": {}}]
+        return {
+            "api_version": "3.1", "code": fault.status, "state": "ERROR", "message_list": listed,
+        }  # fmt: skip
+    if "/v2.0/" in path:
+        return {"error_code": {"code": fault.status}, "message": fault.message}
+    namespace = path.split("/")[2] if path.count("/") > 1 else "prism"
+    error = [{"$objectType": f"{namespace}.v4.error.AppMessage", "code": "LAB-1", **words}]
+    return {"data": {"$objectType": f"{namespace}.v4.error.ErrorResponse", "error": error}}
+
+
+def _reset_connection() -> None:
+    """Close so that the client sees RST: nothing is flushed, no goodbye is said."""
+    connection = request.environ["werkzeug.socket"]
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    os.close(connection.detach())
+
+
+def _dripping(answer: Response, seconds: float) -> Response:
+    body = answer.get_data()
+    step = max(1, -(-len(body) // _MOST_PIECES))
+    pause = seconds * step / max(1, len(body))
+
+    def pieces() -> Iterator[bytes]:
+        for at in range(0, len(body), step):
+            time.sleep(pause)
+            yield body[at : at + step]
+
+    answer.response = pieces()
+    answer.headers["Content-Length"] = str(len(body))
     return answer
 
 

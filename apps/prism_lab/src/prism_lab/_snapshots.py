@@ -33,10 +33,12 @@ def take(
     kind: str,
     expires: dt.datetime,
     vms: Sequence[Vm],
-    groups: Sequence[VolumeGroup],
+    groups: Sequence[VolumeGroup] = (),
+    ext_id: str | None = None,
+    shelf: dict[str, RecoveryPoint] | None = None,
 ) -> RecoveryPoint:
-    """Copy the disks of all entities into one new recovery point."""
-    point = RecoveryPoint(name, kind, expires, [], [])
+    """Copy the disks of all entities into one new recovery point, put on `shelf`."""
+    point = RecoveryPoint(name, kind, expires, [], [], ext_id=ext_id or new_id())
     point.vms += [_snapshot_vm(vm) for vm in vms]
     point.volume_groups += [_snapshot_group(group) for group in groups]
     try:
@@ -45,9 +47,11 @@ def take(
     except BaseException:
         delete(world, point)
         raise
+    for part in point.vms:
+        _keep_sizes(part)
     point.created = now()
     with world.lock:
-        world.recovery_points[point.ext_id] = point
+        (world.recovery_points if shelf is None else shelf)[point.ext_id] = point
     return point
 
 
@@ -58,6 +62,13 @@ def _copy(world: World, point: RecoveryPoint, disk: DiskSnapshot) -> None:
     copied = world.root / "recovery_points" / point.ext_id / f"{disk.ext_id}.raw"
     _storage.clone(disk.file, copied)
     disk.file = copied
+
+
+def _keep_sizes(part: EntitySnapshot) -> None:
+    """Let the kept configuration tell of the kept disks: the live ones may change or go."""
+    kept = {disk.disk_ext_id: disk.file for disk in part.disks if disk.file is not None}
+    for disk in part.config.disks:
+        disk.file = kept[disk.disk_ext_id]
 
 
 def _snapshot_vm(vm: Vm) -> EntitySnapshot:
@@ -76,14 +87,16 @@ def _snapshot_group(group: VolumeGroup) -> EntitySnapshot:
 def purge_expired(world: World) -> None:
     """Forget every recovery point whose time has come."""
     with world.lock:
-        for point in [p for p in world.recovery_points.values() if p.expires <= now()]:
-            delete(world, point)
+        for point in (*world.recovery_points.values(), *world.vm_snapshots.values()):
+            if point.expires <= now():
+                delete(world, point)
 
 
 def delete(world: World, point: RecoveryPoint) -> None:
     """Take a recovery point away; clones made from it stay."""
     with world.lock:
         world.recovery_points.pop(point.ext_id, None)
+        world.vm_snapshots.pop(point.ext_id, None)
     shutil.rmtree(world.root / "recovery_points" / point.ext_id, ignore_errors=True)
 
 
@@ -103,6 +116,25 @@ def restore_vm(world: World, snapshot: EntitySnapshot, overrides: Mapping[str, A
     with world.lock:
         world.vms[vm.ext_id] = vm
     return vm
+
+
+def clone_vm(world: World, vm: Vm, name: str) -> Vm:
+    """Make a new VM, powered off, from the disks of a VM as they are now."""
+    return restore_vm(world, _snapshot_vm(vm), {"name": name})
+
+
+def revert_vm(world: World, vm: Vm, snapshot: EntitySnapshot) -> None:
+    """Put the configuration and disks of a recovery point in the place of a VM's own."""
+    old: Vm = copy.deepcopy(snapshot.config)
+    gone = list(vm.disks)
+    vm.name, vm.hardware, vm.nics, vm.cd_roms = old.name, old.hardware, old.nics, old.cd_roms
+    vm.disks = [
+        _restore_disk(world, vm, disk, disk.file)
+        for disk in snapshot.disks
+        if disk.file is not None
+    ]
+    for disk in gone:
+        disk.file.unlink()
 
 
 def _restore_disk(world: World, vm: Vm, snapshot: DiskSnapshot, source: Path) -> Disk:

@@ -36,8 +36,11 @@ class TaskRunner:
 
     def _run(self, task: Task, work: Work, fault: Fault | None) -> None:
         self._stopping.wait(self._world.settings.task_seconds)
-        task.started = now()
-        task.status = "RUNNING"
+        with self._world.lock:
+            if task.status == "CANCELED":
+                return
+            task.started = now()
+            task.status = "RUNNING"
         if fault is None:
             work(task)
             return
@@ -45,12 +48,23 @@ class TaskRunner:
             work(Task(task.operation))  # it happens, and the task does not tell of it
         task.error = fault.message
 
+    def cancel(self, task: Task) -> bool:
+        """Cancel a task that has not begun; False: it is too late."""
+        with self._world.lock:
+            if task.status != "QUEUED":
+                return False
+            task.completed = now()
+            task.status = "CANCELED"
+            return True
+
     @staticmethod
     def _finish(task: Task, done: Future[None]) -> None:
         problem = None if done.cancelled() else done.exception()
         if problem is not None:
             log.warning("task %s failed", task.operation, exc_info=problem)
             task.error = str(problem)
+        if task.status == "CANCELED":
+            return
         task.completed = now()
         task.status = "CANCELED" if done.cancelled() else "FAILED" if task.error else "SUCCEEDED"
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
-from flask import request
+from flask import Response, request
 
 from prism_lab import _regions, _snapshots
 from prism_lab._api import (
@@ -21,19 +20,21 @@ from prism_lab._api import (
     V4Api,
     body,
     check_etag,
+    future,
     ip,
     need,
     not_found,
     obj,
     stamp,
 )
-from prism_lab._model import DiskSnapshot, EntitySnapshot, RecoveryPoint, Task, World, now
+from prism_lab.errors import LabError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from prism_lab._auth import Auth
+    from prism_lab._model import DiskSnapshot, EntitySnapshot, RecoveryPoint, Task, World
 
 NS = "dataprotection"
 CONFIG = f"{NS}.v4.config"
@@ -58,6 +59,7 @@ def register_config(api: V4Api, auth: Auth) -> None:
     """Add the calls of Prism Central."""
     _register_reads(api)
     _register_writes(api)
+    _register_replication(api)
     _register_discovery(api, auth)
 
 
@@ -118,7 +120,7 @@ def _register_writes(api: V4Api) -> None:
     def set_expiration(point_id: str) -> Result:
         point = _find(world, point_id)
         check_etag(point.version, required=False)
-        expires = _future(body())
+        expires = future(body())
 
         def work(task: Task) -> None:
             point.expires = expires
@@ -137,6 +139,26 @@ def _register_writes(api: V4Api) -> None:
         point = _find(world, point_id)
         check_etag(point.version, required=False)
         return _restore(api, point, body())
+
+
+def _register_replication(api: V4Api) -> None:
+    world = api.world
+
+    @api.task(
+        "POST",
+        NS,
+        f"{POINTS}/<point_id>/$actions/replicate",
+        f"{CONFIG}.RecoveryPointReplicateApiResponse",
+    )
+    def replicate(point_id: str) -> Result:
+        point = _find(world, point_id)
+        check_etag(point.version, required=False)
+        target = need(body(), "pcExtId")
+
+        def work(_: Task) -> None:
+            raise LabError(f"no availability zone is paired with {target}: a lab stands alone")
+
+        return api.start("ReplicateRecoveryPoint", work)
 
 
 def _register_discovery(api: V4Api, auth: Auth) -> None:
@@ -158,6 +180,7 @@ def _register_discovery(api: V4Api, auth: Auth) -> None:
 def register_content(api: V4Api) -> None:
     """Add the calls of Prism Element."""
     world = api.world
+    _register_vss(api)
     parts = {
         "vm": ("vm-recovery-points", "ChangedVmRegionsApiResponse"),
         "volume-group": ("volume-group-recovery-points", "ChangedVolumeGroupRegionsApiResponse"),
@@ -178,9 +201,26 @@ def register_content(api: V4Api) -> None:
             return _compute(world, (point_id, part_id, disk_id), reference, body())
 
 
+def _register_vss(api: V4Api) -> None:
+    @api.get(
+        NS,
+        "content/recovery-points/<point_id>/vm-recovery-points/<part_id>/vss-metadata",
+        f"{CONTENT}.GetVssMetadataApiResponse",
+    )
+    def get_metadata(point_id: str, part_id: str) -> Result:
+        """Send what a guest's VSS left behind: here an empty cabinet file."""
+        point = _find(api.world, point_id)
+        _find_part(point.vms, part_id)
+        if point.kind != "APPLICATION_CONSISTENT":
+            raise not_found("VSS metadata of recovery point", point_id)
+        answer = Response(b"MSCF\0\0\0\0", content_type="application/octet-stream")
+        answer.headers["Content-Disposition"] = 'attachment; filename="vss.cab"'
+        return answer
+
+
 def _create(api: V4Api, spec: Json) -> Accepted:
     name = need(spec, "name")
-    expires = _future(spec)
+    expires = future(spec)
     vms = [
         _entity(api.world.vms, "VM", entry, "vmExtId")
         for entry in spec.get("vmRecoveryPoints") or []
@@ -212,17 +252,6 @@ def _entity(known: Mapping[str, T], kind: str, entry: Json, field: str) -> T:
     return known[ext_id]
 
 
-def _future(spec: Json) -> dt.datetime:
-    text = need(spec, "expirationTime")
-    try:
-        expires = dt.datetime.fromisoformat(text)
-    except (TypeError, ValueError) as exc:
-        raise InvalidRequest("expirationTime", f"{text!r} is not a time") from exc
-    if expires.tzinfo is None or expires <= now():
-        raise InvalidRequest("expirationTime", "the time must have a zone and lie in the future")
-    return expires
-
-
 def _need_request_id() -> None:
     if "NTNX-Request-Id" not in request.headers:
         raise InvalidRequest(
@@ -251,6 +280,9 @@ def _restore(api: V4Api, point: RecoveryPoint, spec: Json) -> Accepted:
 
 def _check_discovery(world: World, spec: Json) -> None:
     operation = need(spec, "operation")
+    if operation == "GET_VSS_METADATA":
+        need(need(spec, "spec"), "vmRecoveryPointExtId")
+        return
     if operation != "COMPUTE_CHANGED_REGIONS":
         raise InvalidRequest("operation", f"{operation} is not served by this cluster")
     inner = need(spec, "spec")

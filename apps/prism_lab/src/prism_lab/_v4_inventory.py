@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prism_lab._api import (
+    Answer,
+    ApiError,
     Entity,
     Json,
     Listing,
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from prism_lab._model import Named, Task, World
+    from prism_lab._tasks import TaskRunner
 
 CLUSTER = "clustermgmt.v4.config"
 PRISM = "prism.v4.config"
@@ -32,6 +35,7 @@ def register(api: V4Api) -> None:
     _register_clusters(api)
     _register_lists(api)
     _register_tasks(api)
+    _register_cancel(api, api.tasks)
 
 
 def _register_clusters(api: V4Api) -> None:
@@ -100,7 +104,10 @@ def _register_lists(api: V4Api) -> None:
         "datapolicies.v4.config.ListProtectionPoliciesApiResponse",
     )
     def list_policies() -> Result:
-        return Listing([])
+        kind = "datapolicies.v4.config.ProtectionPolicy"
+        return Listing(
+            [obj(kind, extId=policy.ext_id, name=policy.name) for policy in world.policies.values()]
+        )
 
     @api.get(
         "dataprotection",
@@ -108,7 +115,17 @@ def _register_lists(api: V4Api) -> None:
         "dataprotection.v4.config.GetProtectedResourceApiResponse",
     )
     def get_protected_resource(ext_id: str) -> Result:
-        raise not_found("Protected resource", ext_id)
+        vm = world.vms.get(ext_id)
+        if vm is None or vm.protection != "RULE_PROTECTED":
+            raise not_found("Protected resource", ext_id)
+        state = obj(
+            "dataprotection.v4.config.ReplicationState",
+            protectionPolicyExtId=vm.policy,
+            recoveryPointObjectiveSeconds=3600,
+            replicationStatus="IN_SYNC",
+        )
+        kind = "dataprotection.v4.config.ProtectedResource"
+        return Entity(obj(kind, extId=ext_id, entityExtId=ext_id, replicationStates=[state]), 1)
 
 
 def _register_tasks(api: V4Api) -> None:
@@ -127,6 +144,17 @@ def _register_tasks(api: V4Api) -> None:
         if task is None or task.ext_id != task_id:
             raise not_found("Task", task_id)
         return Entity(_show_task(world, task), 1)
+
+
+def _register_cancel(api: V4Api, tasks: TaskRunner) -> None:
+    @api.action("prism", "config/tasks/<task_id>/$actions/cancel", f"{PRISM}.CancelTaskApiResponse")
+    def cancel_task(task_id: str) -> Result:
+        task = api.world.tasks.get(task_id.rpartition(":")[2])
+        if task is None:
+            raise not_found("Task", task_id)
+        if not tasks.cancel(task):
+            raise ApiError(409, f"task {task_id} is {task.status}: too late", group="TASK_STARTED")
+        return Answer(app_message(f"task {task_id} is canceled", code=0, group="NONE"))
 
 
 def _named(known: Mapping[str, Named], kind: str, ext_id: str) -> Named:
@@ -205,7 +233,7 @@ def _show_task(world: World, task: Task) -> Json:
         progressPercentage=100 if task.finished else 0,
         createdTime=stamp(task.created),
         clusterExtIds=[world.ext_id],
-        isCancelable=False,
+        isCancelable=task.status == "QUEUED",
         isBackgroundTask=False,
         ownedBy=obj(f"{PRISM}.OwnerReference", extId=world.central_ext_id, name="admin"),
         entitiesAffected=[

@@ -9,6 +9,7 @@ from flask import Response
 
 from prism_lab import _snapshots, _vms
 from prism_lab._api import (
+    NEVER,
     ApiError,
     Entity,
     InvalidRequest,
@@ -18,6 +19,7 @@ from prism_lab._api import (
     V4Api,
     body,
     check_etag,
+    future,
     need,
     not_found,
     obj,
@@ -47,6 +49,7 @@ CONTENT = f"{NS}.v4.content"
 VMS = "ahv/config/vms"
 IMAGES = "content/images"
 VM_REL = "vmm:ahv:config:vm"
+POINT_REL = "dataprotection:config:vm-recovery-point"
 IMAGE_REL = "vmm:content:image"
 _POWER = {
     "power-on": ("PowerOn", "ON"),
@@ -63,7 +66,9 @@ def register(api: V4Api, images: Images) -> None:
     _register_vms(api)
     _register_disks(api)
     _register_power(api)
+    _register_actions(api)
     _register_vm_recovery_points(api)
+    _register_vm_recovery_point_writes(api)
     _register_images(api, images)
 
 
@@ -147,6 +152,46 @@ def _register_power(api: V4Api) -> None:
             return _change(api, vm_id, f"{name}Vm", switch)
 
 
+def _register_actions(api: V4Api) -> None:
+    world = api.world
+    actions = f"{VMS}/<vm_id>/$actions"
+
+    @api.task("POST", NS, f"{actions}/clone", f"{AHV}.CloneVmApiResponse")
+    def clone(vm_id: str) -> Result:
+        vm = _find(world, vm_id)
+        check_etag(vm.version)
+        name = body().get("name") or f"{vm.name}-clone"
+
+        def work(task: Task) -> None:
+            made = _snapshots.clone_vm(world, vm, name)
+            task.affected.append((VM_REL, made.ext_id))
+            task.details["vmExtIds"] = made.ext_id
+
+        return api.start("CloneVm", work)
+
+    @api.task("POST", NS, f"{actions}/revert", f"{AHV}.RevertVmApiResponse")
+    def revert(vm_id: str) -> Result:
+        part = _find_part(world, need(body(), "vmRecoveryPointExtId"))
+        if part.entity_ext_id != vm_id:
+            raise InvalidRequest("vmRecoveryPointExtId", "the recovery point is of another VM")
+        return _change(api, vm_id, "RevertVm", lambda vm: _snapshots.revert_vm(world, vm, part))
+
+    for action, wanted in (("associate", True), ("disassociate", False)):
+        answer = f"{AHV}.{action.capitalize()}CategoriesApiResponse"
+
+        @api.task("POST", NS, f"{actions}/{action}-categories", answer)
+        def categorize(vm_id: str, action: str = action, wanted: bool = wanted) -> Result:  # noqa: FBT001 - bound by the loop
+            given = {entry["extId"] for entry in need(body(), "categories")}
+            for ext_id in given - set(world.categories):
+                raise not_found("Category", ext_id)
+
+            def change(vm: Vm) -> None:
+                kept = [ext_id for ext_id in vm.categories if ext_id not in given]
+                vm.categories = kept + (sorted(given) if wanted else [])
+
+            return _change(api, vm_id, f"{action.capitalize()}VmCategories", change)
+
+
 def _register_vm_recovery_points(api: V4Api) -> None:
     """Add the flat list of VM recovery points that carry the VM's configuration (since v4.1)."""
     world = api.world
@@ -162,21 +207,85 @@ def _register_vm_recovery_points(api: V4Api) -> None:
             for part in point.vms
         ]
 
-    @api.get(NS, points, f"{AHV}.ListVmRecoveryPointsApiResponse")
+    @api.get(NS, points, f"{AHV}.ListVmRecoveryPointsApiResponse", since=1)
     def list_points() -> Result:
         return Listing([shown for shown, _ in every()])
 
-    @api.get(NS, f"{points}/<part_id>", f"{AHV}.GetVmRecoveryPointApiResponse")
+    @api.get(NS, f"{points}/<part_id>", f"{AHV}.GetVmRecoveryPointApiResponse", since=1)
     def get_point(part_id: str) -> Result:
-        for shown, ext_id in every():
-            if ext_id == part_id:
-                return Entity(shown, 1)
-        raise ApiError(
-            404,
-            f"VM recovery point {part_id} does not exist.",
-            code=32810,
-            group="VM_RECOVERY_POINT_NOT_FOUND_ERROR",
-        )
+        _find_part(world, part_id)
+        shown = {ext_id: shown for shown, ext_id in every()}
+        return Entity(shown[part_id], 1)
+
+
+def _register_vm_recovery_point_writes(api: V4Api) -> None:
+    world = api.world
+    points = "ahv/config/vm-recovery-points"
+
+    @api.task("POST", NS, points, f"{AHV}.CreateVMRecoveryPointApiResponse", since=1)
+    def create_point() -> Result:
+        spec = body()
+        vm = _find(world, need(spec, "vmExtId"))
+        name = spec.get("name") or vm.name
+        expires = future(spec) if spec.get("expirationTime") else NEVER
+
+        def work(task: Task) -> None:
+            point = _snapshots.take(
+                world, name=name, kind="CRASH_CONSISTENT", expires=expires, vms=[vm]
+            )
+            task.affected.append((POINT_REL, point.vms[0].ext_id))
+
+        return api.start("CreateVmRecoveryPoint", work)
+
+    @api.task(
+        "DELETE", NS, f"{points}/<part_id>", f"{AHV}.DeleteVmRecoveryPointApiResponse", since=1
+    )
+    def delete_point(part_id: str) -> Result:
+        _find_part(world, part_id)
+        [whole] = [
+            point
+            for point in world.recovery_points.values()
+            if part_id in {part.ext_id for part in point.vms}
+        ]
+
+        def work(task: Task) -> None:
+            _snapshots.delete(world, whole)
+            task.affected.append((POINT_REL, part_id))
+
+        return api.start("DeleteVmRecoveryPoint", work)
+
+    @api.task(
+        "POST",
+        NS,
+        f"{points}/<part_id>/$actions/restore",
+        f"{AHV}.RestoreVmRecoveryPointApiResponse",
+        since=1,
+    )
+    def restore_point(part_id: str) -> Result:
+        part = _find_part(world, part_id)
+        overrides = body().get("vmConfigOverrideSpec") or {}
+
+        def work(task: Task) -> None:
+            made = _snapshots.restore_vm(world, part, overrides)
+            task.affected.append((VM_REL, made.ext_id))
+            task.details["vmExtIds"] = made.ext_id
+
+        return api.start("RestoreVmRecoveryPoint", work)
+
+
+def _find_part(world: World, ext_id: str) -> EntitySnapshot:
+    _snapshots.purge_expired(world)
+    with world.lock:
+        for point in world.recovery_points.values():
+            for part in point.vms:
+                if part.ext_id == ext_id:
+                    return part
+    raise ApiError(
+        404,
+        f"VM recovery point {ext_id} does not exist.",
+        code=32810,
+        group="VM_RECOVERY_POINT_NOT_FOUND_ERROR",
+    )
 
 
 def _register_images(api: V4Api, images: Images) -> None:
@@ -325,11 +434,19 @@ def show_vm(world: World, vm: Vm) -> Json:
         cluster=ref(f"{AHV}.ClusterReference", world.ext_id),
         categories=[ref(f"{AHV}.CategoryReference", ext_id) for ext_id in vm.categories],
         powerState=vm.power_state,
-        protectionType="UNPROTECTED",
+        protectionType=vm.protection,
+        **_show_policy(vm),
         disks=[_show_disk(world, disk) for disk in vm.disks],
         cdRoms=[_show_cd_rom(cd_rom) for cd_rom in vm.cd_roms],
         nics=[_show_nic(nic) for nic in vm.nics],
     )
+
+
+def _show_policy(vm: Vm) -> Json:
+    if vm.protection != "RULE_PROTECTED" or vm.policy is None:
+        return {}
+    policy = ref(f"{AHV}.PolicyReference", vm.policy)
+    return {"protectionPolicyState": obj(f"{AHV}.ProtectionPolicyState", policy=policy)}
 
 
 def _show_boot(vm: Vm) -> Json:

@@ -39,6 +39,7 @@ _INITIATOR = re.compile(r"(iqn|eui|naa)\.[\w.:-]+")
 def register(api: V4Api, groups: VolumeGroups) -> None:
     """Add the calls of Prism Central."""
     _register_groups(api, groups)
+    _register_revert(api, groups)
     _register_disks(api, groups)
     _register_clients(api, groups)
     _register_client_lists(api)
@@ -79,6 +80,32 @@ def _register_groups(api: V4Api, groups: VolumeGroups) -> None:
             task.affected.append((GROUP_REL, group.ext_id))
 
         return api.start("VolumeGroupDelete", work)
+
+
+def _register_revert(api: V4Api, groups: VolumeGroups) -> None:
+    world = api.world
+
+    @api.task(
+        "POST", NS, f"{GROUPS}/<group_id>/$actions/revert", f"{CONFIG}.RevertVolumeGroupApiResponse"
+    )
+    def revert(group_id: str) -> Result:
+        group = _find(world, group_id)
+        check_etag(group.version)
+        wanted = need(body(), "volumeGroupRecoveryPointExtId")
+        _snapshots.purge_expired(world)
+        with world.lock:
+            parts = [
+                part for point in world.recovery_points.values() for part in point.volume_groups
+            ]
+        found = [part for part in parts if part.ext_id == wanted]
+        if not found or found[0].entity_ext_id != group_id:
+            raise not_found("Volume group recovery point", wanted)
+
+        def work(task: Task) -> None:
+            groups.revert(group, found[0])
+            task.affected.append((GROUP_REL, group.ext_id))
+
+        return api.start("VolumeGroupRevert", work)
 
 
 def _register_disks(api: V4Api, groups: VolumeGroups) -> None:
@@ -231,13 +258,23 @@ def _client_of(world: World, spec: Json) -> IscsiClient:
             raise not_found("iSCSI client", ext_id)
         return world.iscsi_clients[ext_id]
     initiator = need(spec, "iscsiInitiatorName")
-    if len(initiator) > 64 or not _INITIATOR.fullmatch(initiator):
+    if not is_initiator(initiator):
         raise InvalidRequest("iscsiInitiatorName", f"{initiator!r} is not an initiator name")
-    with world.lock:  # attached to two groups at the same moment, it is one client
+    return client_named(world, initiator, spec.get("clientSecret"))
+
+
+def is_initiator(name: object) -> bool:
+    """Is this an iSCSI name that a cluster would take?"""
+    return isinstance(name, str) and len(name) <= 64 and bool(_INITIATOR.fullmatch(name))
+
+
+def client_named(world: World, initiator: str, secret: str | None) -> IscsiClient:
+    """Return the client of this name; attached to two groups at the same moment, it is one."""
+    with world.lock:
         for client in world.iscsi_clients.values():
             if client.initiator == initiator:
                 return client
-        client = IscsiClient(initiator, spec.get("clientSecret"))
+        client = IscsiClient(initiator, secret)
         world.iscsi_clients[client.ext_id] = client
     return client
 

@@ -80,9 +80,10 @@ def nic_from_spec(world: World, spec: Mapping[str, Any]) -> Nic:
     )
 
 
-def create(world: World, spec: Mapping[str, Any]) -> Vm:
+def create(world: World, spec: Mapping[str, Any], ext_id: str | None = None) -> Vm:
     """Create the VM of a v4 create body with the bytes of its disks."""
     vm = from_spec(world, spec)
+    vm.ext_id = ext_id or vm.ext_id
     try:
         for disk in spec.get("disks") or []:
             add_disk(world, vm, disk)
@@ -141,7 +142,7 @@ def _copy_source(world: World, target: Path, reference: Mapping[str, Any]) -> No
 def snapshot_disk(world: World, disk_recovery_point: str) -> Path:
     """Return the file of a disk recovery point."""
     with world.lock:
-        for point in world.recovery_points.values():
+        for point in (*world.recovery_points.values(), *world.vm_snapshots.values()):
             for disk in point.disks():
                 if disk.ext_id == disk_recovery_point and disk.file is not None:
                     return disk.file

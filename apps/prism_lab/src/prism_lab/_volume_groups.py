@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from prism_lab import _storage, _vms
-from prism_lab._model import IscsiClient, VolumeDisk, VolumeGroup, World, new_id
+from prism_lab._model import EntitySnapshot, IscsiClient, VolumeDisk, VolumeGroup, World, new_id
 from prism_lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class VolumeGroups:
         self._targets = targets
         self._lock = threading.RLock()  # one change of the targets at a time
 
-    def create(self, spec: Mapping[str, Any]) -> VolumeGroup:
+    def create(self, spec: Mapping[str, Any], ext_id: str | None = None) -> VolumeGroup:
         """Create a volume group with its disks and a target that nobody may log in to yet."""
         features = spec.get("iscsiFeatures") or {}
         chap = features.get("enabledAuthentications") == "CHAP"
@@ -34,6 +34,7 @@ class VolumeGroups:
             target_prefix=spec.get("targetPrefix") or "volumegroup",
             settings=dict(spec),
             chap_secret=features.get("targetSecret") if chap else None,
+            ext_id=ext_id or new_id(),
         )
         try:
             for disk in spec.get("disks") or []:
@@ -116,6 +117,22 @@ class VolumeGroups:
             self._targets.remove(group.target)
             group.target = None
         shutil.rmtree(self._folder(group), ignore_errors=True)
+
+    def revert(self, group: VolumeGroup, snapshot: EntitySnapshot) -> None:
+        """Give every disk the bytes that it had in a recovery point; LabError while attached."""
+        with self._lock:
+            if group.clients:
+                raise LabError(f"volume group {group.ext_id} is attached: detach it first")
+            kept = {disk.disk_ext_id: disk.file for disk in snapshot.disks}
+            for disk in group.disks:
+                source = kept.get(disk.ext_id)
+                if source is None:
+                    raise LabError(f"disk {disk.ext_id} is not in the recovery point")
+                _target(group).remove_disk(disk.lun)
+                disk.file.unlink()
+                _storage.clone(source, disk.file)
+                self._serve(group, disk, disk.lun)
+        group.version += 1
 
     def attach(self, group: VolumeGroup, client: IscsiClient, secret: str | None) -> None:
         """Let an initiator log in. Attaching it again changes nothing."""

@@ -15,8 +15,9 @@ from typing import Any, Literal
 import attrs
 
 Kind = Literal[
-    "status", "delay", "drop", "drop_answer", "truncate", "edit", "expire_jwt", "fail_task"
-]
+    "status", "delay", "drip", "drop", "drop_answer", "reset", "reset_answer", "truncate",
+    "cut_json", "html", "html_answer", "edit", "expire_jwt", "fail_task",
+]  # fmt: skip
 Edit = Callable[[dict[str, Any]], None]
 
 
@@ -60,7 +61,11 @@ class Faults:
         retry_after: float | None = None,
         message: str = "",
     ) -> Fault:
-        """Answer with an HTTP status and have no effect."""
+        """Answer with an HTTP status and have no effect.
+
+        A message comes in the error envelope of the API that was called; without one, the answer
+        is empty.
+        """
         return self.add(
             Fault(
                 "status",
@@ -77,15 +82,35 @@ class Faults:
         """Answer late."""
         return self.add(Fault("delay", pattern, times, skip, seconds=seconds))
 
+    def drip(self, pattern: str, seconds: float, *, times: int = 1, skip: int = 0) -> Fault:
+        """Send the answer's body byte by byte, so slowly that it takes `seconds` altogether."""
+        return self.add(Fault("drip", pattern, times, skip, seconds=seconds))
+
+    def reset(
+        self, pattern: str, *, times: int = 1, skip: int = 0, after_effect: bool = False
+    ) -> Fault:
+        """Reset the connection (RST): before anything happened, or with only the answer lost."""
+        return self.add(Fault("reset_answer" if after_effect else "reset", pattern, times, skip))
+
     def drop(
         self, pattern: str, *, times: int = 1, skip: int = 0, after_effect: bool = False
     ) -> Fault:
-        """Drop the connection: before anything happened, or with only the answer lost."""
+        """Close the connection: before anything happened, or with only the answer lost."""
         return self.add(Fault("drop_answer" if after_effect else "drop", pattern, times, skip))
 
     def truncate(self, pattern: str, *, times: int = 1, skip: int = 0) -> Fault:
         """Promise the whole answer and close the connection halfway through it."""
         return self.add(Fault("truncate", pattern, times, skip))
+
+    def cut_json(self, pattern: str, *, times: int = 1, skip: int = 0) -> Fault:
+        """Send a complete HTTP answer whose JSON stops in the middle; the call had its effect."""
+        return self.add(Fault("cut_json", pattern, times, skip))
+
+    def html(
+        self, pattern: str, *, times: int = 1, skip: int = 0, after_effect: bool = False
+    ) -> Fault:
+        """Answer 200 with a login page, in place of the call or of its answer."""
+        return self.add(Fault("html_answer" if after_effect else "html", pattern, times, skip))
 
     def edit(self, pattern: str, edit: Edit, *, times: int = 1, skip: int = 0) -> Fault:
         """Let `edit` change the JSON answer in place, to lie with it."""

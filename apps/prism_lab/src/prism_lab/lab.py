@@ -15,20 +15,22 @@ import trustme
 from prism_lab import _apps, _snapshots, _storage, _vms
 from prism_lab._auth import Auth
 from prism_lab._images import Images
-from prism_lab._model import Addresses, Named, Vm, World
-from prism_lab._server import PORT, HttpsServer, RequestLog, listen
+from prism_lab._model import Addresses, Named, RecoveryPoint, Vm, World
+from prism_lab._server import PORT, Exchange, HttpsServer, RequestLog, listen
 from prism_lab._tasks import TaskRunner
 from prism_lab._tgt import PORT as ISCSI_PORT
 from prism_lab._tgt import TargetServer
 from prism_lab._volume_groups import VolumeGroups
 from prism_lab.errors import NotInLab, StartFailed
 from prism_lab.faults import Faults
-from prism_lab.settings import Settings
+from prism_lab.settings import PERSONALITIES, Settings
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
     from types import TracebackType
+
+    from prism_lab._model import Protection
 
 _ADDRESS_TRIES = 50
 
@@ -69,7 +71,9 @@ class Lab:
         central = _apps.prism_central(
             self._world, self._auth, self._tasks, self._groups, self._images, *common
         )
-        element = _apps.prism_element(self._world, self._auth, self._tasks, self._images, *common)
+        element = _apps.prism_element(
+            self._world, self._auth, self._tasks, self._groups, self._images, *common
+        )
         for app, listener in zip((central, element), listeners, strict=True):
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             authority.issue_cert(listener.getsockname()[0]).configure_cert(context)
@@ -80,16 +84,21 @@ class Lab:
         cls,
         root: Path,
         *,
+        personality: str = "7.6",
         cluster_name: str = "lab-cluster",
         data_services: bool = True,
         **settings: Any,  # noqa: ANN401 - the fields of Settings, which checks them
     ) -> Self:
         """Start a cluster that keeps its disks below `root`; StartFailed if a part cannot.
 
-        Further keywords are those of `prism_lab.Settings`.
+        `personality` is one of `prism_lab.PERSONALITIES`; further keywords, those of
+        `prism_lab.Settings`, go before it.
         """
+        if personality not in PERSONALITIES:
+            raise StartFailed(f"{personality} is none of {', '.join(PERSONALITIES)}")
         root.mkdir(parents=True, exist_ok=True)
-        chosen = Settings(cluster_name=cluster_name, data_services=data_services, **settings)
+        fields = {**PERSONALITIES[personality], **settings}
+        chosen = Settings(cluster_name=cluster_name, data_services=data_services, **fields)
         with contextlib.ExitStack() as stack:
             lab = cls(root, chosen, stack)
             lab._stack = stack.pop_all()
@@ -135,6 +144,11 @@ class Lab:
         """Every request so far: (method, path, status), status 0 for an answer that was dropped."""
         return self._log.entries
 
+    @property
+    def exchanges(self) -> list[Exchange]:
+        """The same requests in full: query, headers and JSON body."""
+        return self._log.exchanges
+
     def create_vm(self, name: str, disk_sizes: Sequence[int], **hardware: object) -> str:
         """Add a VM with empty SCSI disks (bytes each), a CD-ROM drive and one NIC; return its id.
 
@@ -164,10 +178,12 @@ class Lab:
         """Return the bytes of one disk of a recovery point.
 
         The disk is named by its id, the id of its backing vdisk or its disk recovery point's id.
+        A v3 snapshot is named by its uuid.
         """
         _snapshots.purge_expired(self._world)
         with self._world.lock:
             point = self._world.recovery_points.get(rp_ext_id)
+            point = point or self._world.vm_snapshots.get(rp_ext_id)
             disks = point.disks() if point else []
             aliases = {d.ext_id: d.disk_ext_id for vm in self._world.vms.values() for d in vm.disks}
         wanted = {disk_ext_id, aliases.get(disk_ext_id, disk_ext_id)}
@@ -175,6 +191,17 @@ class Lab:
             if disk.file is not None and {disk.ext_id, disk.disk_ext_id} & wanted:
                 return disk.file
         raise NotInLab(f"recovery point {rp_ext_id} is gone or has no disk {disk_ext_id}")
+
+    def protect_vm(
+        self, vm: str, protection: Protection = "RULE_PROTECTED", *, policy: str = "gold"
+    ) -> None:
+        """Put a VM under a protection policy, or into a legacy protection domain, of that name."""
+        chosen = self._vm(vm)
+        with self._world.lock:
+            known = [p for p in self._world.policies.values() if p.name == policy]
+            named = known[0] if known else Named(policy)
+            self._world.policies[named.ext_id] = named
+            chosen.protection, chosen.policy = protection, named.ext_id
 
     def expire_sessions(self) -> None:
         """Let every session cookie be refused from now on."""
@@ -196,15 +223,8 @@ class Lab:
         with world.lock:
             return {
                 "vms": [_vm_state(vm) for vm in world.vms.values()],
-                "recovery_points": [
-                    {
-                        "ext_id": point.ext_id,
-                        "name": point.name,
-                        "expires": point.expires.isoformat(),
-                        "vms": [part.entity_ext_id for part in point.vms],
-                    }
-                    for point in world.recovery_points.values()
-                ],
+                "recovery_points": [_point_state(p) for p in world.recovery_points.values()],
+                "vm_snapshots": [_point_state(p) for p in world.vm_snapshots.values()],
                 "volume_groups": [
                     {
                         "ext_id": group.ext_id,
@@ -233,6 +253,15 @@ class Lab:
 def _vm_state(vm: Vm) -> dict[str, Any]:
     disks = [{"ext_id": d.ext_id, "size": d.size, "file": str(d.file)} for d in vm.disks]
     return {"ext_id": vm.ext_id, "name": vm.name, "power": vm.power_state, "disks": disks}
+
+
+def _point_state(point: RecoveryPoint) -> dict[str, Any]:
+    return {
+        "ext_id": point.ext_id,
+        "name": point.name,
+        "expires": point.expires.isoformat(),
+        "vms": [part.entity_ext_id for part in point.vms],
+    }
 
 
 def _new_world(root: Path, settings: Settings, addresses: Addresses) -> World:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -31,11 +31,21 @@ class Settings:
     data_services: bool = True
     """Has the cluster a data services IP? Without one there is no portal."""
     revisions: Mapping[str, int] = NEWEST_REVISIONS
-    """Newest v4 revision of each namespace; every older one down to v4.0 is served too."""
+    """Newest v4 revision of each namespace; every older one down to v4.0 is served too.
+
+    Without any there is no v4 at all.
+    """
+    version_info: bool = True
+    """Does `unversioned/info` answer? Where it does not, a client has to probe."""
     content_revision: int = 2
     """The dataprotection revision that the JWT's scope names and that the PE checks."""
     change_tracking: bool = True
-    """Does the PE have the content API at all? Without it, it answers 404."""
+    """Does the PE have the content API of v4 at all? Without it, it answers 404."""
+    v3_lists_holes: bool = False
+    """May v3 changed regions without a reference list sparse parts, as ZEROED?
+
+    Both readings are in the official swagger.
+    """
     regions_per_page: int = 1000
     block_size: int = 65536
     """Granularity in bytes of changed regions when the caller names none."""
@@ -44,3 +54,36 @@ class Settings:
     """How long every task stays queued before it runs."""
     pc_version: str = "pc.7.6"
     aos_version: str = "7.6"
+
+
+def _all_at(revision: int) -> Mapping[str, int]:
+    return MappingProxyType(dict.fromkeys(NEWEST_REVISIONS, revision))
+
+
+PERSONALITIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "2023.4": {
+            "pc_version": "pc.2023.4",
+            "aos_version": "6.5.2",
+            "revisions": MappingProxyType({}),
+            "version_info": False,
+            "change_tracking": False,
+        },
+        "2024.3": {
+            "pc_version": "pc.2024.3",
+            "aos_version": "7.0",
+            "revisions": _all_at(0),
+            "version_info": False,
+            "content_revision": 0,
+            "change_tracking": False,
+        },
+        "7.3": {
+            "pc_version": "pc.7.3.1.9",
+            "aos_version": "7.3",
+            "revisions": _all_at(1),
+            "content_revision": 0,
+        },
+        "7.6": {},
+    }
+)
+"""Releases that the lab can play, by name: what differs from the defaults of Settings."""

@@ -56,6 +56,7 @@ _GAVE_UP = frozenset({408, 502, 504})  # it may have acted: only a repeatable ca
 _MOST_ANSWER = 64 << 20  # a page of 100 large VMs is below 2 MiB; no answer may fill the memory
 _CHUNK = 64 << 10
 _PATIENCE = 120.0  # seconds one call may wait for a busy server in total
+_SLOWEST = 10  # time-outs that a whole answer may take, however steadily it drips
 _BREAKS = 3  # tries over a connection that cannot be made, or breaks
 
 
@@ -214,10 +215,24 @@ class Http:
             ) as response,
         ):
             where = f"{call.method} {url} (request id {call.request_id})"
-            body = _bounded_body(response, where)
+            body = self._bounded_body(response, where, started + _SLOWEST * self._timeout)
         seconds = self._clock.monotonic() - started
         log.debug("%s -> %d, %.3f s", where, response.status_code, seconds)
         return Answer(where, response.status_code, response.headers, body)
+
+    def _bounded_body(self, response: requests.Response, where: str, until: float) -> bytes:
+        """Read as it comes: a server that never falls silent must not hold us for ever either."""
+        body = bytearray()
+        while chunk := response.raw.read1(_CHUNK, decode_content=True):
+            body += chunk
+            if len(body) > _MOST_ANSWER:
+                raise BadAnswer(f"{where}: the answer is larger than {_MOST_ANSWER >> 20} MiB")
+            if self._clock.monotonic() > until:
+                raise Timeout(
+                    f"{where}: after {_SLOWEST * self._timeout:g} s only {len(body)} bytes of the"
+                    " answer are here; is the network overloaded?"
+                )
+        return bytes(body)
 
     def _url(self, call: Call) -> str:
         return f"https://{self.endpoint.address}{call.path}"
@@ -293,25 +308,16 @@ def _retry_after(answer: Answer, clock: Clock) -> float | None:
         return None
 
 
-def _bounded_body(response: requests.Response, where: str) -> bytes:
-    body = bytearray()
-    for chunk in response.iter_content(_CHUNK):
-        body += chunk
-        if len(body) > _MOST_ANSWER:
-            raise BadAnswer(f"{where}: the answer is larger than {_MOST_ANSWER >> 20} MiB")
-    return bytes(body)
-
-
 @contextmanager
 def _mapped(method: str, url: str, host: str) -> Iterator[None]:
     """Turn what requests raises into a TransportError, most specific first."""
     try:
         yield
-    except requests.RequestException as exc:
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as exc:
         raise _transport_error(exc, f"{method} {url}", host) from exc
 
 
-def _transport_error(exc: requests.RequestException, what: str, host: str) -> TransportError:
+def _transport_error(exc: Exception, what: str, host: str) -> TransportError:
     root = _innermost(exc)
     if isinstance(root, ssl.SSLCertVerificationError):
         return UntrustedCertificate(

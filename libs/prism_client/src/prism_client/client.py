@@ -27,6 +27,7 @@ class PrismClient:
     volume_groups: services.VolumeGroups
     images: services.Images
     tasks: services.Tasks
+    protection_policies: services.ProtectionPolicies
     _on_close: Callable[[], None] = attrs.field(repr=False)
 
     def close(self) -> None:

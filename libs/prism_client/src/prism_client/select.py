@@ -1,7 +1,8 @@
 """Which API generation and revision serves what: decided once, at connect.
 
-The only module that names a generation. A definite "not here" (404, 405, 501) leads to the next
-choice; a time-out, a refusal of the login or a server failure is an error, never a downgrade.
+The only module that names a generation. v4 is preferred, service by service; what is not offered
+there is v3's. A definite "not here" (404, 405, 501) leads to the next choice; a time-out, a refusal
+of the login or a server failure is an error, never a downgrade.
 """
 
 from __future__ import annotations
@@ -14,21 +15,17 @@ from typing import TYPE_CHECKING
 from prism_client._clock import SystemClock
 from prism_client._http import Call, Http
 from prism_client._refusal import refusal
+from prism_client._v3 import compose as v3_services
+from prism_client._v3.api import Api as V3Api
 from prism_client._v3.images import Uploader
-from prism_client._v4.api import Api, Writes
-from prism_client._v4.changed_regions import ChangedRegions
-from prism_client._v4.images import Images
-from prism_client._v4.inventory import Clusters, StorageContainers, Subnets
-from prism_client._v4.recovery_points import RecoveryPoints
-from prism_client._v4.tasks import Tasks
-from prism_client._v4.vms import Vms
-from prism_client._v4.volume_groups import VolumeGroups
-from prism_client.client import PrismClient
-from prism_client.errors import BadAnswer, Unsupported
+from prism_client._v4 import compose as v4_services
+from prism_client._v4.api import Api as V4Api
+from prism_client.errors import ApiError, BadAnswer, Unsupported
 from prism_client.model import Endpoint, Trust
 
 if TYPE_CHECKING:
     from prism_client._clock import Clock
+    from prism_client.client import PrismClient
     from prism_client.model import Credentials
 
 log = logging.getLogger(__name__)
@@ -41,6 +38,7 @@ _NAMESPACES = {
     "volumes": (3, "config/volume-groups"),
     "networking": (4, "config/subnets"),
     "prism": (4, "config/tasks"),
+    "datapolicies": (3, "config/protection-policies"),
 }
 _RELEASE = re.compile(r"v4\.(\d{1,3})")  # previews such as v4.0.b1 do not count
 _NOT_HERE = frozenset({404, 405, 501})
@@ -55,7 +53,7 @@ def connect(
     deadline: float = 600.0,
     clock: Clock | None = None,
 ) -> PrismClient:
-    """Connect to a Prism Central, log in and find out which revisions it speaks.
+    """Connect to a Prism Central, log in and find out which APIs and revisions it speaks.
 
     timeout: seconds to connect, and of silence in the middle of an answer.
     deadline: seconds a task (a recovery point, a volume group, ...) may take.
@@ -65,72 +63,102 @@ def connect(
     trust = trust or Trust()
     clock = clock or SystemClock()
     with ExitStack() as stack:
-        https = _Connections(trust, timeout, clock)
+        https = _Connections(endpoint, credentials, trust, timeout, clock)
         stack.callback(https.close)
-        http = https.open(endpoint, credentials)
-        apis = {name: Api(http, name, _revision(http, name)) for name in _NAMESPACES}
-        log.info(
-            "%s speaks %s",
-            endpoint.address,
-            ", ".join(f"{name} {api.revision}" for name, api in apis.items()),
-        )
-        client = _compose(apis, https, clock, deadline)
-        log_in = Call("GET", "config/clusters", {"$limit": "1"}, repeatable=True)
-        apis["clustermgmt"].send(log_in)
+        v4 = _served_v4(https.central)
+        v3 = V3Api(https.central, clock, deadline)
+        _log_in(v4, v3)
+        client = _compose(v4, v3, https)
         stack.pop_all()
         return client
 
 
-def _compose(
-    apis: dict[str, Api], https: _Connections, clock: Clock, deadline: float
-) -> PrismClient:
-    tasks = Tasks(apis["prism"], clock, deadline)
-    vmm, dataprotection, volumes = apis["vmm"], apis["dataprotection"], apis["volumes"]
-    http = vmm.http
-    return PrismClient(
-        clusters=Clusters(apis["clustermgmt"]),
-        vms=Vms(vmm, Writes(vmm, tasks)),
-        subnets=Subnets(apis["networking"]),
-        storage_containers=StorageContainers(apis["clustermgmt"]),
-        recovery_points=RecoveryPoints(dataprotection, Writes(dataprotection, tasks)),
-        changed_regions=ChangedRegions(
-            dataprotection, lambda host: https.element(Endpoint(host, http.endpoint.port)), clock
-        ),
-        volume_groups=VolumeGroups(volumes, Writes(volumes, tasks)),
-        images=Images(vmm, Writes(vmm, tasks), Uploader(http, clock, deadline)),
-        tasks=tasks,
-        on_close=https.close,
+def _served_v4(http: Http) -> dict[str, V4Api]:
+    """Return the namespaces of v4 that the server has, each at its revision."""
+    found = {name: _revision(http, name) for name in _NAMESPACES}
+    log.info(
+        "%s speaks %s",
+        http.endpoint.address,
+        ", ".join(f"{name} {revision or 'v3'}" for name, revision in found.items()),
+    )
+    return {
+        name: V4Api(http, name, revision)
+        for name, revision in found.items()
+        if revision is not None
+    }
+
+
+def _log_in(v4: dict[str, V4Api], v3: V3Api) -> None:
+    """Read something, so that a wrong password or a server that is no Prism shows now."""
+    if "clustermgmt" in v4:
+        v4["clustermgmt"].send(Call("GET", "config/clusters", {"$limit": "1"}, repeatable=True))
+        return
+    try:
+        v3.ask("clusters/list", {"kind": "cluster", "length": 1, "offset": 0})
+    except ApiError as exc:
+        if exc.status not in _NOT_HERE:
+            raise
+        raise Unsupported(
+            f"{v3.http.endpoint.address} offers neither the v4 nor the v3 API; connect to a"
+            " Prism Central, pc.2023 or later"
+        ) from exc
+
+
+def _compose(v4: dict[str, V4Api], v3: V3Api, https: _Connections) -> PrismClient:
+    http, clock, deadline = v3.http, v3.clock, v3.deadline
+
+    def at(host: str) -> Endpoint:
+        return Endpoint(host, http.endpoint.port)
+
+    client = v3_services.client(
+        v3, lambda host: V3Api(https.cluster(at(host)), clock, deadline), https.close
+    )
+    return v4_services.over(
+        client, v4, Uploader(v3), lambda host: https.element(at(host)), clock, deadline
     )
 
 
 class _Connections:
     """The connections of one client: to Prism Central, and to each cluster once asked."""
 
-    def __init__(self, trust: Trust, timeout: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        credentials: Credentials,
+        trust: Trust,
+        timeout: float,
+        clock: Clock,
+    ) -> None:
+        self._credentials = credentials
         self._trust = trust
         self._timeout = timeout
         self._clock = clock
-        self._opened: list[Http] = []
-        self._elements: dict[Endpoint, Http] = {}
-
-    def open(self, endpoint: Endpoint, credentials: Credentials | None) -> Http:
-        http = Http(endpoint, credentials, self._trust, timeout=self._timeout, clock=self._clock)
-        self._opened.append(http)
-        return http
+        self._opened: dict[tuple[Endpoint, Credentials | None], Http] = {}
+        self.central = self._open(endpoint, credentials)
 
     def element(self, endpoint: Endpoint) -> Http:
         """Return the connection to a cluster, which takes a token with each call and no login."""
-        if endpoint not in self._elements:
-            self._elements[endpoint] = self.open(endpoint, None)
-        return self._elements[endpoint]
+        return self._open(endpoint, None)
+
+    def cluster(self, endpoint: Endpoint) -> Http:
+        """Return the connection to a cluster that takes the same login as Prism Central."""
+        return self._open(endpoint, self._credentials)
+
+    def _open(self, endpoint: Endpoint, credentials: Credentials | None) -> Http:
+        key = (endpoint, credentials)
+        if key not in self._opened:
+            self._opened[key] = Http(
+                endpoint, credentials, self._trust, timeout=self._timeout, clock=self._clock
+            )
+        return self._opened[key]
 
     def close(self) -> None:
-        for http in self._opened:
+        for http in self._opened.values():
             http.close()
 
 
-def _revision(http: Http, namespace: str) -> str:
-    """Return the newest revision of a namespace that the server and we both know."""
+def _revision(http: Http, namespace: str) -> str | None:
+    """Return the newest revision of a namespace that the server and we both know; None for none."""
     newest, cheap_list = _NAMESPACES[namespace]
     offered = _announced(http, namespace)
     if offered is not None:
@@ -138,10 +166,7 @@ def _revision(http: Http, namespace: str) -> str:
     for number in range(newest, -1, -1):
         if _has_list(http, f"/api/{namespace}/v4.{number}/{cheap_list}"):
             return f"v4.{number}"
-    raise Unsupported(
-        f"{http.endpoint.address} offers no v4 API for {namespace}; connect to a Prism Central,"
-        " pc.2024.3 or later"
-    )
+    return None
 
 
 def _announced(http: Http, namespace: str) -> int | None:

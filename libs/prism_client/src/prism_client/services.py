@@ -95,6 +95,11 @@ class Vms(Protocol):
 class RecoveryPoints(Protocol):
     """Recovery points of exactly one VM; others are neither made nor listed here."""
 
+    @property
+    def generation(self) -> str:
+        """ "v4", or "v3" for VM snapshots: an id of one kind means nothing to the other."""
+        ...
+
     def create(
         self,
         vm_ext_id: str,
@@ -241,4 +246,12 @@ class Tasks(Protocol):
 
         Raises TaskFailed, TaskTimeout.
         """
+        ...
+
+
+class ProtectionPolicies(Protocol):
+    """Prism's own plans for taking, replicating and deleting recovery points."""
+
+    def of_vm(self, vm: Vm) -> str | None:
+        """Return the name of the policy that a VM is under; None when it is under none."""
         ...

@@ -88,6 +88,10 @@ class VmBackup:
         self._complete = False
 
     @property
+    def _is_v3(self) -> bool:
+        return self._client.recovery_points.generation == "v3"
+
+    @property
     def spoils_the_job(self) -> bool:
         """Whether a failure now must fail the job, because of what was sent already.
 
@@ -104,6 +108,7 @@ class VmBackup:
         with file.locked():
             chain = Chain(self._job, self._client, file)
             try:
+                self._warn_of_a_policy()
                 base = chain.base(vm.name)
                 chain.drop_obsolete(base)
                 self._back_up(chain, base)
@@ -114,6 +119,14 @@ class VmBackup:
                 self._job.report(
                     f"VM {vm.name} is backed up, but something is left of it: {with_notes(error)}"
                 )
+
+    def _warn_of_a_policy(self) -> None:
+        policy = self._client.protection_policies.of_vm(self._source.vm)
+        if policy is not None:
+            self._job.warn(
+                f"VM {self._source.vm.name} is also under a protection policy of Prism ({policy}): "
+                "its recovery points and ours share the cluster's space, and its limits"
+            )
 
     def _back_up(self, chain: Chain, base: state.Reference | None) -> None:
         began = time.monotonic()
@@ -248,8 +261,9 @@ class VmBackup:
             vm_name=self._source.vm.name,
             consistency_asked=self._job.settings.consistency,
             consistency_got=point.consistency.value,
-            recovery_point=point.ext_id,
+            recovery_point="" if self._is_v3 else point.ext_id,
             disks=disks,
+            snapshot_uuid=point.ext_id if self._is_v3 else "",
         )
 
     def _send_manifest(self, manifest: Manifest) -> None:
@@ -295,7 +309,8 @@ def _reference(
     point: prism_client.RecoveryPoint, plans: list[DiskPlan], manifest: Manifest
 ) -> state.Reference:
     return state.Reference(
-        reference_recovery_point_ext_id=point.ext_id,
+        reference_recovery_point_ext_id=manifest.recovery_point,
+        snapshot_uuid=manifest.snapshot_uuid,
         vm_recovery_point=point.vm_recovery_point_ext_id,
         manifest=manifest.digest(),
         disks=tuple(

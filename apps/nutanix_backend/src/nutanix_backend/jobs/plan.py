@@ -107,9 +107,7 @@ def _changed(
             f"disk {disk.bus}.{disk.index} shrank from {old.size} to {disk.size} bytes: "
             "run a full backup"
         )
-    reference = DiskSnapshotRef(
-        base.reference_recovery_point_ext_id, base.vm_recovery_point, old.disk_recovery_point
-    )
+    reference = DiskSnapshotRef(base.point, base.vm_recovery_point, old.disk_recovery_point)
     changes = RegionList(disk.size, _listed(client, disk, snapshot, reference))
     if disk.size == old.size:
         return changes

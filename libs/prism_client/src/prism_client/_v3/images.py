@@ -1,31 +1,57 @@
-"""Upload of an image: v3 has the only public call that takes the bytes themselves."""
+"""Images of v3, and their upload: v3 has the only public call that takes the bytes themselves."""
 
 from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import attrs
 
 from prism_client._http import Call
-from prism_client._refusal import one_line
-from prism_client.errors import BadAnswer, NotFound, PrismError, TaskFailed, TaskTimeout
-from prism_client.model import Image, Task
+from prism_client._v3 import wire
+from prism_client._v3.api import V3, segment, task_failed
+from prism_client.errors import BadAnswer, NotFound, PrismError, TaskTimeout
+from prism_client.model import Image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from prism_client._clock import Clock
     from prism_client._fields import Fields
-    from prism_client._http import Http
+    from prism_client._v3.api import Api
 
 log = logging.getLogger(__name__)
 
-_BASE = "/api/nutanix/v3"
 _CHUNK = 1 << 20
 _PAUSE = 1.0  # seconds between two looks at an image that is not ready
+
+
+@attrs.frozen
+class Images:
+    """services.Images over v3."""
+
+    api: Api
+
+    def upload(
+        self,
+        name: str,
+        path: Path,
+        *,
+        sha256: str | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Image:
+        return Uploader(self.api)(name, path, sha256=sha256, progress=progress)
+
+    def get(self, ext_id: str) -> Image:
+        return wire.image(self.api.get(_entity(ext_id)))
+
+    def list(self, *, name: str | None = None) -> Iterator[Image]:
+        for image in map(wire.image, self.api.list("images/list", "image")):
+            if name in (None, image.name):
+                yield image
+
+    def delete(self, ext_id: str) -> bool:
+        return self.api.delete(_entity(ext_id))
 
 
 @attrs.frozen
@@ -35,9 +61,7 @@ class Uploader:
     An image that did not become whole is deleted again.
     """
 
-    http: Http
-    clock: Clock
-    deadline: float
+    api: Api
 
     def __call__(
         self,
@@ -53,7 +77,7 @@ class Uploader:
         task = answer.child("status", "execution_context").opt_text("task_uuid")
         try:
             if task is not None:
-                self._until(ext_id, lambda: self._has_succeeded(task))
+                self.api.wait(task)
             self._put(ext_id, stream, sha256)
             self._until(ext_id, lambda: self._is_whole(ext_id, stream.size))
         except BaseException as exc:
@@ -70,51 +94,43 @@ class Uploader:
             "metadata": {"kind": "image"},
             "spec": {"name": name, "resources": resources},
         }
-        return self.http.send(Call("POST", f"{_BASE}/images", json=body)).json()
+        return self.api.http.send(Call("POST", f"{V3}/images", json=body)).json()
 
     def _put(self, ext_id: str, stream: FileStream, sha256: str | None) -> None:
         headers = {"Content-Type": "application/octet-stream"}
         if sha256 is not None:
             headers["X-Nutanix-Checksum-Type"] = "SHA_256"
             headers["X-Nutanix-Checksum-Bytes"] = sha256
-        self.http.send(
+        self.api.http.send(
             Call(
                 "PUT",
-                f"{_path(ext_id)}/file",
+                f"{V3}/{_entity(ext_id)}/file",
                 body=lambda: stream,
                 headers=headers,
                 repeatable=True,  # the same bytes into the same image
-                silence=self.deadline,  # the server may check the whole file before it answers
+                silence=self.api.deadline,  # the server may check the whole file before it answers
             )
         )
 
     def _until(self, ext_id: str, is_done: Callable[[], bool]) -> None:
         """Look again and again, until the deadline."""
-        end = self.clock.monotonic() + self.deadline
+        end = self.api.clock.monotonic() + self.api.deadline
         while not is_done():
-            if self.clock.monotonic() >= end:
+            if self.api.clock.monotonic() >= end:
                 raise TaskTimeout(
-                    f"image {ext_id} is not ready after {self.deadline:g} s;"
+                    f"image {ext_id} is not ready after {self.api.deadline:g} s;"
                     " see its task in Prism, or allow more time",
                     task_ext_id=ext_id,
                 )
-            self.clock.sleep(_PAUSE)
-
-    def _has_succeeded(self, task_uuid: str) -> bool:
-        """Look at a v3 task. Raises TaskFailed."""
-        task = self._get(f"{_BASE}/tasks/{quote(task_uuid, safe='')}")
-        status = task.text("status")
-        if status in {"FAILED", "ABORTED"}:
-            raise _failed(task_uuid, status, task.opt_text("error_detail") or "")
-        return status == "SUCCEEDED"
+            self.api.clock.sleep(_PAUSE)
 
     def _is_whole(self, ext_id: str, size: int) -> bool:
         """Look at the image, after all bytes were sent. Raises TaskFailed, BadAnswer."""
-        status = self._get(_path(ext_id)).need("status")
+        status = self.api.get(_entity(ext_id)).need("status")
         state = status.opt_text("state")
         if state == "ERROR":
             words = [item.opt_text("message") or "" for item in status.items("message_list")]
-            raise _failed(ext_id, "ERROR", "; ".join(words))
+            raise task_failed(ext_id, "image upload", "ERROR", "; ".join(words))
         arrived = status.child("resources").opt_integer("size_bytes") or 0
         if state != "COMPLETE" or arrived == 0 < size:
             return False  # the size may become known a little later
@@ -122,12 +138,9 @@ class Uploader:
             raise BadAnswer(f"image {ext_id}: {size} bytes were sent, {arrived} arrived")
         return True
 
-    def _get(self, path: str) -> Fields:
-        return self.http.send(Call("GET", path, repeatable=True)).json()
-
     def _discard(self, ext_id: str, because: BaseException) -> None:
         try:
-            self.http.send(Call("DELETE", _path(ext_id), repeatable=True))
+            self.api.http.send(Call("DELETE", f"{V3}/{_entity(ext_id)}", repeatable=True))
         except NotFound:
             log.debug("image %s is gone already", ext_id)
         except PrismError as exc:
@@ -160,11 +173,5 @@ class FileStream:
                     self.progress(sent)
 
 
-def _path(ext_id: str) -> str:
-    return f"{_BASE}/images/{quote(ext_id, safe='')}"
-
-
-def _failed(ext_id: str, status: str, words: str) -> TaskFailed:
-    reason = one_line(words) or "Prism gives no reason"
-    task = Task(ext_id, "image upload", status, 0, {}, {}, reason)
-    return TaskFailed(f"image upload ended {status}: {reason} ({ext_id})", task=task)
+def _entity(ext_id: str) -> str:
+    return f"images/{segment(ext_id)}"

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import attrs
 
 from prism_client._http import Call
+from prism_client._listing import ROUNDS, Reading
 from prism_client._refusal import app_messages, one_line
 from prism_client.errors import BadAnswer, BadRequest, Conflict, NotFound, ServerError, TaskFailed
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PAGE = 100  # the most that a v4 list returns at once
-_ROUNDS = 5  # readings of a list that changes meanwhile
 _STALE = 3  # tries with a fresh ETag each
 
 
@@ -75,8 +75,8 @@ class Api:
         this server does not know is left out: the caller checks what it gets.
         """
         seen: set[str] = set()
-        for _ in range(_ROUNDS):
-            reading = _Reading()
+        for _ in range(ROUNDS):
+            reading = Reading()
             try:
                 pages = self._pages(path, filter_, reading)
                 for item in itertools.chain.from_iterable(pages):
@@ -94,12 +94,12 @@ class Api:
                 return
             log.info("%s changed while it was listed, reading it again", path)
         raise BadAnswer(
-            f"{self.path(path)}: {_ROUNDS} readings of the list were"
+            f"{self.path(path)}: {ROUNDS} readings of the list were"
             " not whole; is something creating and deleting all the time?"
         )
 
     def _pages(
-        self, path: str, filter_: str | None, reading: _Reading
+        self, path: str, filter_: str | None, reading: Reading
     ) -> Iterator[builtins.list[Fields]]:
         for number in itertools.count():
             params = {"$page": str(number), "$limit": str(PAGE)}
@@ -107,34 +107,11 @@ class Api:
                 params["$filter"] = filter_
             _, body = self.send(Call("GET", path, params, repeatable=True))
             page = body.items("data")
-            reading.add(page, body)
+            total = body.child("metadata").opt_integer("totalAvailableResults")
+            reading.add([item.text("extId") for item in page], total, body.where)
             yield page
             if not page or reading.is_at_end():
                 return
-
-
-@attrs.define
-class _Reading:
-    """How far one reading of a list has come, and what the pages say about the whole."""
-
-    ids: set[str] = attrs.field(factory=set)
-    totals: set[int | None] = attrs.field(factory=set)
-    total: int | None = None
-
-    def add(self, page: list[Fields], body: Fields) -> None:
-        before = len(self.ids)
-        self.ids |= {item.text("extId") for item in page}
-        if page and len(self.ids) == before:
-            raise BadAnswer(f"{body.where}: the page repeats what earlier pages listed")
-        self.total = body.child("metadata").opt_integer("totalAvailableResults")
-        self.totals.add(self.total)
-
-    def is_at_end(self) -> bool:
-        return self.total is not None and len(self.ids) >= self.total
-
-    def is_whole(self) -> bool:
-        """Say whether all pages agree on the size, and that many were seen."""
-        return len(self.totals) == 1 and (self.total is None or len(self.ids) == self.total)
 
 
 @attrs.frozen
@@ -178,14 +155,13 @@ class Writes:
         )
 
     def delete(self, entity: str) -> bool:
-        """Delete an entity; False when it was gone."""
+        """Delete an entity; False when it was gone, which a second look has to confirm."""
         try:
             self._fresh(entity, lambda etag, rid: self._run("DELETE", entity, None, etag, rid))
-        except NotFound:
-            return False
-        except TaskFailed:
+        except (NotFound, TaskFailed) as exc:
             if self._exists(entity):
                 raise
+            return isinstance(exc, TaskFailed)
         return True
 
     def _fresh(

@@ -27,6 +27,7 @@ class RecoveryPoints:
 
     api: Api
     writes: Writes
+    generation: str = "v4"
 
     def create(
         self,

@@ -1,0 +1,241 @@
+"""VM snapshots and changed regions of v3: a Prism Element has them, a Prism Central has not."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+import attrs
+from flask import Response, jsonify
+
+from prism_lab import _regions, _snapshots
+from prism_lab._api import NEVER, stamp
+from prism_lab._model import now
+from prism_lab._v3_api import (
+    VERSION,
+    Json,
+    Kind,
+    V3Api,
+    V3Error,
+    body,
+    check_version,
+    integer,
+    invalid,
+    not_found,
+    spec_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from prism_lab._model import DiskSnapshot, RecoveryPoint, Task, Vm, World
+
+_KIND = "vm_snapshot"
+_TYPES = {"CRASH_CONSISTENT", "APPLICATION_CONSISTENT"}
+
+
+@attrs.frozen
+class SnapshotFile:
+    """One file of a snapshot: its path while it lives, and in the snapshot."""
+
+    live_path: str
+    path: str
+    disk: DiskSnapshot | None
+
+    def show(self) -> Json:
+        """Show both paths."""
+        return {"file_path": self.live_path, "snapshot_file_path": self.path}
+
+
+@attrs.frozen
+class _Wanted:
+    vm: Vm
+    name: str
+    kind: str
+    expires: dt.datetime
+
+
+def register(api: V3Api) -> None:
+    """Add the calls of Prism Element."""
+    world = api.world
+
+    def shelf() -> dict[str, RecoveryPoint]:
+        _snapshots.purge_expired(world)
+        return world.vm_snapshots
+
+    api.reads(Kind(_KIND, "vm_snapshots", shelf, lambda point: _show(world, point)))
+    _register_writes(api)
+
+    @api.route("POST", "data/changed_regions")
+    def changed_regions() -> Response:
+        return jsonify(_changed_regions(world, body()))
+
+
+def _register_writes(api: V3Api) -> None:
+    world = api.world
+
+    @api.route("POST", "vm_snapshots")
+    def create_snapshot() -> tuple[Response, int]:
+        return api.create(_KIND, lambda spec: _check(world, spec), make)
+
+    def make(ext_id: str, wanted: _Wanted, task: Task) -> None:
+        _snapshots.take(
+            world,
+            name=wanted.name,
+            kind=wanted.kind,
+            expires=wanted.expires,
+            vms=[wanted.vm],
+            ext_id=ext_id,
+            shelf=world.vm_snapshots,
+        )
+        task.affected.append((_KIND, ext_id))
+
+    @api.route("PUT", "vm_snapshots/<ext_id>")
+    def update_snapshot(ext_id: str) -> tuple[Response, int]:
+        point = _find(world, ext_id)
+        given = body()
+        spec = spec_of(given)
+        check_version(given, point.version - 1)
+        expires = _expiry(spec)
+
+        def work(task: Task) -> None:
+            point.expires = expires
+            point.version += 1
+            task.affected.append((_KIND, ext_id))
+
+        return api.change(_KIND, ext_id, "update", work)
+
+    @api.route("DELETE", "vm_snapshots/<ext_id>")
+    def delete_snapshot(ext_id: str) -> tuple[Response, int]:
+        point = _find(world, ext_id)
+
+        def work(task: Task) -> None:
+            _snapshots.delete(world, point)
+            task.affected.append((_KIND, ext_id))
+
+        return api.change(_KIND, ext_id, "delete", work, "DELETE_PENDING")
+
+
+def _check(world: World, spec: Json) -> _Wanted:
+    vm = world.vms.get(spec["resources"].get("entity_uuid") or "")
+    if vm is None:
+        raise not_found("vm", str(spec["resources"].get("entity_uuid")))
+    kind = spec.get("snapshot_type") or "CRASH_CONSISTENT"
+    if kind not in _TYPES:
+        raise invalid(f"snapshot_type {kind!r} is not known")
+    return _Wanted(vm, spec["name"], kind, _expiry(spec))
+
+
+def _expiry(spec: Json) -> dt.datetime:
+    milliseconds = integer(spec, "expiration_time_msecs", None)
+    if milliseconds is None:
+        return NEVER
+    expires = dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)
+    if expires <= now():
+        raise invalid("expiration_time_msecs lies in the past")
+    return expires
+
+
+def _find(world: World, ext_id: str) -> RecoveryPoint:
+    _snapshots.purge_expired(world)
+    with world.lock:
+        point = world.vm_snapshots.get(ext_id)
+    if point is None:
+        raise not_found(_KIND, ext_id)
+    return point
+
+
+def snapshot_files(world: World, point: RecoveryPoint) -> Iterator[SnapshotFile]:
+    """Yield the files of a snapshot: the disks, but also CD-ROM drives and the configuration."""
+    container = next(iter(world.containers.values())).name
+    number = f"{point.number % 100:02}/{world.number}-{world.incarnation}-{point.number}"
+
+    def file(below: str, disk: DiskSnapshot | None = None) -> SnapshotFile:
+        live, kept = f"/{container}/.acropolis/", f"/{container}/.snapshot/{number}/.acropolis/"
+        return SnapshotFile(live + below, kept + below, disk)
+
+    for part in point.vms:
+        yield file(f"vm_config/{part.entity_ext_id}")
+        for cd_rom in part.config.cd_roms:
+            yield file(f"vmdisk/{cd_rom.ext_id}")
+        for disk in part.disks:
+            if disk.disk_ext_id is not None:
+                yield file(f"vmdisk/{disk.disk_ext_id}", disk)
+
+
+def find_disk(world: World, path: str) -> DiskSnapshot | None:
+    """Return the disk behind a snapshot's path, or None if there is none."""
+    _snapshots.purge_expired(world)
+    with world.lock:
+        points = list(world.vm_snapshots.values())
+    for point in points:
+        for file in snapshot_files(world, point):
+            if file.path == path:
+                return file.disk
+    return None
+
+
+def _changed_regions(world: World, given: Json) -> Json:
+    disk = _content(world, given, "snapshot_file_path")
+    reference = None
+    if "reference_snapshot_file_path" in given:
+        reference = _content(world, given, "reference_snapshot_file_path")
+        if reference[1] != disk[1]:
+            raise V3Error(400, "INVALID_REQUEST", "the reference is of another disk")
+    found = _regions.v3_page(
+        disk[0],
+        reference[0] if reference else None,
+        start=integer(given, "start_offset", 0) or 0,
+        end=integer(given, "end_offset", None),
+        block=world.settings.block_size,
+        limit=world.settings.regions_per_page,
+        holes=world.settings.v3_lists_holes,
+    )
+    answer: Json = {
+        "region_list": [
+            {"offset": region.start, "length": region.end - region.start, "type": region.kind}
+            for region in found.regions
+        ],
+        "file_size": found.file_size,
+    }
+    if found.next_offset:
+        answer["next_offset"] = found.next_offset
+    return answer
+
+
+def _content(world: World, given: Json, field: str) -> tuple[Path, str]:
+    path = given.get(field)
+    if not isinstance(path, str) or not path:
+        raise invalid(f"{field} must be a path, not {path!r}")
+    disk = find_disk(world, path)
+    if disk is None or disk.file is None or disk.disk_ext_id is None:
+        raise V3Error(400, "ENTITY_NOT_FOUND", f"{path} is not a snapshot file")
+    return disk.file, disk.disk_ext_id
+
+
+def _show(world: World, point: RecoveryPoint) -> Json:
+    [part] = point.vms
+    common = {
+        "name": point.name,
+        "snapshot_type": point.kind,
+        "expiration_time_msecs": int(point.expires.timestamp() * 1000),
+        "resources": {"entity_uuid": part.entity_ext_id},
+    }
+    return {
+        "api_version": VERSION,
+        "metadata": {
+            "kind": _KIND,
+            "uuid": point.ext_id,
+            "spec_version": point.version - 1,
+            "creation_time": stamp(point.created),
+        },
+        "spec": common,
+        "status": {
+            "state": "COMPLETE",
+            **common,
+            "consistency_group_uuid": part.ext_id,
+            "location_agnostic_uuid": point.location_agnostic_id,
+            "snapshot_file_list": [file.show() for file in snapshot_files(world, point)],
+        },
+    }

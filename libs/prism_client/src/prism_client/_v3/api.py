@@ -1,0 +1,229 @@
+"""The v3 calls of one server: reading entities and whole lists, the kinds of write, tasks.
+
+A v3 write answers 202 with the entity's uuid, often with a task; the entity ends COMPLETE or ERROR.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import uuid
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import attrs
+
+from prism_client._http import Call
+from prism_client._listing import ROUNDS, Reading
+from prism_client._refusal import one_line
+from prism_client._v3 import wire
+from prism_client._waiting import failed, wait_for
+from prism_client.errors import ApiError, BadAnswer, BadRequest, Conflict, NotFound, TaskFailed
+from prism_client.model import Task
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Callable, Iterator, Mapping
+
+    from prism_client._clock import Clock
+    from prism_client._fields import Fields
+    from prism_client._http import Answer, Http
+
+log = logging.getLogger(__name__)
+
+V3 = "/api/nutanix/v3"
+V2 = "/api/nutanix/v2.0"
+PAGE = 100  # entities of a list at once; a list may give 500, a VM is some kilobytes
+_STALE = 3  # tries with a fresh spec_version each
+_RESERVED = 24 * 60  # minutes for which a reserved uuid stays ours
+_NOT_HERE = frozenset({404, 405, 501})
+
+
+def segment(uuid_: str) -> str:
+    """Return an id fit for a path: an id is data."""
+    return quote(uuid_, safe="")
+
+
+@attrs.frozen
+class Api:
+    """v3 and v2 of one server, Prism Central or a cluster. deadline: seconds for a task."""
+
+    http: Http
+    clock: Clock
+    deadline: float
+    _reserved: dict[uuid.UUID, str] = attrs.field(factory=dict, init=False, repr=False)
+
+    # --- reading
+
+    def get(self, path: str, base: str = V3) -> Fields:
+        """Return one entity. Raises NotFound."""
+        return self.http.send(Call("GET", f"{base}/{path}", repeatable=True)).json()
+
+    def ask(self, path: str, body: Mapping[str, Any]) -> Fields:
+        """POST what changes nothing."""
+        return self.http.send(Call("POST", f"{V3}/{path}", json=body, repeatable=True)).json()
+
+    def has(self, path: str) -> bool:
+        """Say whether an entity is there."""
+        try:
+            self.get(path)
+        except NotFound:
+            return False
+        return True
+
+    def list(self, path: str, kind: str, *, filter_: str | None = None) -> Iterator[Fields]:
+        """Yield every entity of a list, each once; read again while it changes."""
+        seen: set[str] = set()
+        for _ in range(ROUNDS):
+            reading = Reading()
+            for entity in itertools.chain.from_iterable(self._pages(path, kind, filter_, reading)):
+                ext_id = wire.uuid_of(entity)
+                if ext_id not in seen:
+                    seen.add(ext_id)
+                    yield entity
+            if reading.is_whole():
+                return
+            log.info("%s changed while it was listed, reading it again", path)
+        raise BadAnswer(
+            f"{V3}/{path}: {ROUNDS} readings of the list were not whole;"
+            " is something creating and deleting all the time?"
+        )
+
+    def _pages(
+        self, path: str, kind: str, filter_: str | None, reading: Reading
+    ) -> Iterator[builtins.list[Fields]]:
+        query = {"kind": kind, "length": PAGE} | ({"filter": filter_} if filter_ else {})
+        offset = 0
+        while True:
+            body = self.ask(path, {**query, "offset": offset})
+            page = body.items("entities")
+            total = body.child("metadata").opt_integer("total_matches")
+            reading.add([wire.uuid_of(entity) for entity in page], total, body.where)
+            yield page
+            offset += len(page)
+            if not page or reading.is_at_end():
+                return
+
+    # --- writing
+
+    def create(
+        self, path: str, kind: str, spec: Mapping[str, Any], request_id: uuid.UUID | None
+    ) -> str:
+        """Create an entity, wait until it is whole, return its uuid.
+
+        The uuid is reserved before, so that the same request sent again is the same entity.
+        """
+        reserved = self._reserve(request_id or uuid.uuid4())
+        metadata = {"kind": kind} | ({} if reserved is None else {"uuid": reserved})
+        call = Call(
+            "POST",
+            f"{V3}/{path}",
+            json={"api_version": "3.1", "metadata": metadata, "spec": spec},
+            repeatable=reserved is not None,
+        )
+        try:
+            answer = self.http.send(call)
+        except (Conflict, BadRequest):
+            if reserved is None or not self.has(f"{path}/{segment(reserved)}"):
+                raise
+            made, task = reserved, None  # an earlier sending, whose answer was lost
+        else:
+            made, task = answer.json().need("metadata").text("uuid"), _task_of(answer)
+        self._until_whole(f"{path}/{segment(made)}", kind, task)
+        return made
+
+    def _reserve(self, key: uuid.UUID) -> str | None:
+        """Return the uuid for what is created under a key; None where none can be reserved."""
+        if key in self._reserved:
+            return self._reserved[key]
+        body = {
+            "client_identifier": str(key),
+            "count": 1,
+            "valid_duration_in_minutes": _RESERVED,
+        }
+        try:
+            answer = self.ask("idempotence_identifiers", body)
+        except ApiError as exc:
+            if exc.status not in _NOT_HERE:
+                raise
+            log.info("nothing can be reserved, creating without: %s", exc)
+            return None
+        reserved = answer.texts("uuid_list")
+        if len(reserved) != 1:
+            raise answer.fault("uuid_list", f"one uuid is expected, not {len(reserved)}")
+        self._reserved[key] = reserved[0]
+        return reserved[0]
+
+    def _until_whole(self, path: str, kind: str, task: str | None) -> None:
+        if task is not None:
+            self.wait(task)
+        wait_for(lambda: wire.state_as_task(self.get(path), kind), self.clock, self.deadline)
+
+    def update(self, path: str, change: Callable[[dict[str, Any]], bool]) -> None:
+        """Let `change` alter the spec of an entity; False leaves it alone. Raises NotFound.
+
+        The spec is read and changed anew when somebody else was faster.
+        """
+        for left in reversed(range(_STALE)):
+            entity = self.get(path)
+            spec = dict(entity.need("spec").value)
+            if not change(spec):
+                return
+            body = {
+                "api_version": "3.1",
+                "metadata": dict(entity.need("metadata").value),
+                "spec": spec,
+            }
+            # Sent again after it took effect, its spec_version is stale, and the change a no-op.
+            call = Call("PUT", f"{V3}/{path}", json=body, repeatable=True)
+            try:
+                answer = self.http.send(call)
+            except Conflict:
+                if not left:
+                    raise
+                continue
+            self.wait(_task_of(answer))
+            return
+
+    def delete(self, path: str) -> bool:
+        """Delete an entity; False when it was gone, which a second look has to confirm."""
+        try:
+            answer = self.http.send(Call("DELETE", f"{V3}/{path}", repeatable=True))
+            self.wait(_task_of(answer))
+        except (NotFound, TaskFailed) as exc:
+            if self.has(path):
+                raise
+            return isinstance(exc, TaskFailed)
+        return True
+
+    def post_v2(self, path: str, body: Mapping[str, Any]) -> Task | None:
+        """Do something that only v2 can, once: v2 knows no way to say that it is the same."""
+        answer = self.http.send(Call("POST", f"{V2}/{path}", json=body))
+        return self.wait(_task_of(answer))
+
+    # --- tasks
+
+    def task(self, ext_id: str) -> Task:
+        """Return a task as it is now. Raises NotFound."""
+        return wire.task(self.get(f"tasks/{segment(ext_id)}"), ext_id)
+
+    def wait(self, ext_id: str | None, timeout: float | None = None) -> Task | None:
+        """Return the task once SUCCEEDED; None means that there is none to wait for."""
+        if ext_id is None:
+            return None
+        limit = self.deadline if timeout is None else timeout
+        return wait_for(lambda: self.task(ext_id), self.clock, limit)
+
+
+def _task_of(answer: Answer) -> str | None:
+    """Return the task that an answer names, in v3's place or in v2's."""
+    if not answer.body:
+        return None
+    body = answer.json()
+    task = body.child("status", "execution_context").opt_text("task_uuid")
+    return task or body.opt_text("task_uuid")
+
+
+def task_failed(ext_id: str, operation: str, status: str, words: str) -> TaskFailed:
+    """Return the error for something that ended badly without a task of its own."""
+    return failed(Task(ext_id, operation, status, 0, {}, {}, one_line(words)))

@@ -1,0 +1,58 @@
+"""What is only read: clusters, subnets, storage containers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from prism_client._v3 import wire
+from prism_client._v3.api import V2
+from prism_client.errors import NotFound
+
+if TYPE_CHECKING:
+    import builtins
+
+    from prism_client._v3.api import Api
+    from prism_client._v3.elements import Elements
+    from prism_client.model import Cluster, StorageContainer, Subnet
+
+
+@attrs.frozen
+class Clusters:
+    """services.Clusters over v3."""
+
+    api: Api
+
+    def list(self) -> builtins.list[Cluster]:
+        return [wire.cluster(entity) for entity in self.api.list("clusters/list", "cluster")]
+
+    def get(self, ext_id: str) -> Cluster:
+        for cluster in self.list():
+            if cluster.ext_id == ext_id:
+                return cluster
+        raise NotFound(f"no cluster has the id {ext_id}", status=404)
+
+
+@attrs.frozen
+class Subnets:
+    """services.Subnets over v3."""
+
+    api: Api
+
+    def list(self) -> builtins.list[Subnet]:
+        return [wire.subnet(entity) for entity in self.api.list("subnets/list", "subnet")]
+
+
+@attrs.frozen
+class StorageContainers:
+    """services.StorageContainers over v2 of each cluster: v3 does not list them."""
+
+    elements: Elements
+
+    def list(self) -> builtins.list[StorageContainer]:
+        return [
+            wire.storage_container(item, cluster_ext_id)
+            for cluster_ext_id, element in self.elements.each()
+            for item in element.get("storage_containers", V2).items("entities")
+        ]

@@ -1,0 +1,74 @@
+"""AHV virtual machines of v3."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from prism_client._v3 import wire
+from prism_client._v3.api import segment
+from prism_client.errors import BadRequest
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Iterator
+    from uuid import UUID
+
+    from prism_client._v3.api import Api
+    from prism_client._v3.elements import Elements
+    from prism_client.model import Vm, VmSpec
+
+
+@attrs.frozen
+class Vms:
+    """services.Vms over v3."""
+
+    api: Api
+    elements: Elements
+
+    def list(self) -> Iterator[Vm]:
+        return map(wire.vm, self.api.list("vms/list", "vm"))
+
+    def get(self, ext_id: str) -> Vm:
+        return wire.vm(self.api.get(_entity(ext_id)))
+
+    def find(self, name: str) -> builtins.list[Vm]:
+        """A name may hold what a v3 filter cannot express, so all are looked at."""
+        return [vm for vm in self.list() if vm.name == name]
+
+    def create(self, spec: VmSpec, *, request_id: UUID | None = None) -> Vm:
+        return self.get(self.api.create("vms", "vm", wire.vm_body(spec), request_id))
+
+    def power_on(self, ext_id: str) -> None:
+        self._power(ext_id, "ON")
+
+    def power_off(self, ext_id: str) -> None:
+        self._power(ext_id, "OFF")
+
+    def delete(self, ext_id: str) -> bool:
+        return self.api.delete(_entity(ext_id))
+
+    def _power(self, ext_id: str, wanted: str) -> None:
+        vm = self.get(ext_id)
+        if vm.power_state == wanted:
+            return
+
+        def switch(spec: dict[str, Any]) -> bool:
+            resources = dict(spec.get("resources") or {})
+            if resources.get("power_state") == wanted:
+                return False
+            spec["resources"] = resources | {"power_state": wanted}
+            return True
+
+        try:
+            self.api.update(_entity(ext_id), switch)
+        except BadRequest as exc:
+            if exc.status != 405:  # some clusters do not take a change of power this way
+                raise
+            element = self.elements.of(vm.cluster_ext_id)
+            element.post_v2(f"{_entity(ext_id)}/set_power_state", {"transition": wanted})
+
+
+def _entity(ext_id: str) -> str:
+    return f"vms/{segment(ext_id)}"

@@ -1,0 +1,130 @@
+"""Volume groups of v3, on each cluster. v2 makes them: only it clones a file of a snapshot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from prism_client._v3 import wire
+from prism_client._v3.api import segment
+from prism_client.errors import BadAnswer, NotFound
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Callable, Iterator, Sequence
+    from uuid import UUID
+
+    from prism_client._v3.elements import Elements
+    from prism_client.model import Task, VolumeGroup
+
+
+@attrs.frozen
+class VolumeGroups:
+    """services.VolumeGroups over v3; an iSCSI client has no id but its name."""
+
+    elements: Elements
+
+    def create(
+        self,
+        name: str,
+        cluster_ext_id: str,
+        sources: Sequence[str],
+        *,
+        chap_secret: str | None,  # noqa: ARG002 - v2 takes it with the client only
+        request_id: UUID | None = None,  # noqa: ARG002 - v2 has no idempotency: sent once
+    ) -> VolumeGroup:
+        element = self.elements.of(cluster_ext_id)
+        disks = [
+            {"index": index, "clone_config": {"disk_address": {"ndfs_filepath": source}}}
+            for index, source in enumerate(sources)
+        ]
+        body = {"name": name, "is_shared": False, "disk_list": disks}
+        task = element.post_v2("volume_groups", body)
+        made = _made_by(task) if task else None
+        if made is None:
+            raise BadAnswer(f"volume group {name} was made, but its task does not name it")
+        return wire.volume_group(element.get(_entity(made)))
+
+    def get(self, ext_id: str) -> VolumeGroup:
+        return wire.volume_group(self.elements.holder(_entity(ext_id)).get(_entity(ext_id)))
+
+    def list(self, *, name: str | None = None) -> Iterator[VolumeGroup]:
+        for _, element in self.elements.each():
+            for entity in element.list("volume_groups/list", "volume_group"):
+                group = wire.volume_group(entity)
+                if name in (None, group.name):
+                    yield attrs.evolve(group, disks=())
+
+    def delete(self, ext_id: str) -> bool:
+        return self.elements.delete(_entity(ext_id))
+
+    def attach_client(
+        self,
+        vg_ext_id: str,
+        initiator_iqn: str,
+        *,
+        chap_secret: str | None,
+        request_id: UUID | None = None,  # noqa: ARG002 - attaching twice is attaching once
+    ) -> str:
+        client = {"iscsi_initiator_name": initiator_iqn}
+        secret = {} if chap_secret is None else {"client_secret": chap_secret}
+
+        def attach(resources: dict[str, Any], others: builtins.list[Any], attached: int) -> bool:
+            resources["attachment_list"] = [*others, client | secret]
+            if chap_secret is not None:
+                resources["target_secret"] = chap_secret
+            return not attached
+
+        self._change(vg_ext_id, initiator_iqn, attach)
+        return initiator_iqn
+
+    def detach_client(self, vg_ext_id: str, initiator_iqn: str) -> bool:
+        found = False
+
+        def detach(resources: dict[str, Any], others: builtins.list[Any], attached: int) -> bool:
+            nonlocal found
+            found = found or attached > 0
+            resources["attachment_list"] = others
+            return attached > 0
+
+        try:
+            self._change(vg_ext_id, initiator_iqn, detach)
+        except NotFound:
+            return False
+        return found
+
+    def _change(
+        self,
+        vg_ext_id: str,
+        initiator_iqn: str,
+        change: Callable[[dict[str, Any], builtins.list[Any], int], bool],
+    ) -> None:
+        """Change a group's resources, given its other attachments and how often ours is there."""
+
+        def alter(spec: dict[str, Any]) -> bool:
+            resources = dict(spec.get("resources") or {})
+            attachments = list(resources.get("attachment_list") or [])
+            others = [item for item in attachments if not _is_of(item, initiator_iqn)]
+            spec["resources"] = resources
+            return change(resources, others, len(attachments) - len(others))
+
+        self.elements.holder(_entity(vg_ext_id)).update(_entity(vg_ext_id), alter)
+
+
+def _made_by(task: Task) -> str | None:
+    """Return the group that a task names; v2 calls its kind by other names than v3."""
+    for kind, uuids in task.affected.items():
+        if kind.replace("_", "").lower() == "volumegroup":
+            return uuids[0]
+    return None
+
+
+def _is_of(attachment: object, initiator_iqn: str) -> bool:
+    """Say whether an attachment is an initiator's. IQNs do not differ by case."""
+    name = attachment.get("iscsi_initiator_name") if isinstance(attachment, dict) else None
+    return isinstance(name, str) and name.lower() == initiator_iqn.lower()
+
+
+def _entity(ext_id: str) -> str:
+    return f"volume_groups/{segment(ext_id)}"
