@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import iscsi_attach
+from nutanix_backend import journal
 from nutanix_backend.cluster import connect
 from nutanix_backend.guards import IscsiSessionGuard, SnapshotGuard, VolumeGroupGuard
 from nutanix_backend.jobs.backup import initiator_name
@@ -156,7 +157,8 @@ def thin(folder: Path) -> None:
             connect(parse([*connection.items(), ("ca", str(lab.ca_file))]))
         )
         vm = client.vms.get(vm_id)
-        snapshot = stack.enter_context(SnapshotGuard(client, vm, "bench", "crash"))
+        intents = stack.enter_context(journal.opened(folder / "state", "bench", lab.pc_host))
+        snapshot = stack.enter_context(SnapshotGuard(client, intents, vm, "bench", "crash"))
         (plan,) = plan_disks(client, vm.disks, snapshot.recovery_point, None, sys.exit)
         disks = [plan.snapshot.disk_recovery_point_ext_id]
         group = stack.enter_context(VolumeGroupGuard(snapshot, disks, initiator_name(), chap=True))

@@ -645,9 +645,7 @@ class FakeVolumeGroups:
             found = [group for group in self.prism.groups.values() if group.name == name]
         yield from found
 
-    def attach_client(
-        self, group: str, initiator: str, *, chap_secret: str | None, request_id: UUID
-    ) -> str:
+    def attach_client(self, group: str, initiator: str, *, chap_secret: str | None) -> str:
         """Let an initiator in."""
         with self.prism.call("attach client"):
             _found(self.prism.groups, group)

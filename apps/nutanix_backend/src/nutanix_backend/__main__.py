@@ -23,14 +23,18 @@ def main() -> int:
 def _command(arguments: list[str]) -> int:
     import argparse  # noqa: PLC0415
 
+    from nutanix_backend import upkeep  # noqa: PLC0415
     from nutanix_backend.runner import command  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(
         prog="podheitor-nutanix-backend",
         description="Without arguments: the backend that bacula-fd starts.",
     )
-    command.add_parser(parser.add_subparsers(required=True))
-    return command.run(parser.parse_args(arguments))
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    command.add_parser(subparsers)
+    upkeep.add_parsers(subparsers)
+    args = parser.parse_args(arguments)
+    return command.run(args) if args.command == "job" else upkeep.run(args)
 
 
 if __name__ == "__main__":

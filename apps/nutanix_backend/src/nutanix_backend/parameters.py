@@ -149,6 +149,12 @@ def require_connection(settings: Settings) -> None:
         )
 
 
+def prism_address(settings: Settings) -> str:
+    """Prism as host:port, however it was given."""
+    host, _, port = settings.prism.partition(":")
+    return f"{host.lower()}:{port or 9440}"
+
+
 def _collect(items: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     given: dict[str, list[str]] = {}
     for name, text in items:

@@ -25,12 +25,13 @@ from ptcomm import (
     Times,
 )
 
-from nutanix_backend import cluster, metadata, state
+from nutanix_backend import cluster, metadata, state, sweep
 from nutanix_backend.chain import Chain
 from nutanix_backend.errors import BackendError, SourceError, with_notes
 from nutanix_backend.guards import IscsiSessionGuard, SnapshotGuard, VolumeGroupGuard
 from nutanix_backend.jobs.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
 from nutanix_backend.manifest import SCHEMA, DiskEntry, Manifest
+from nutanix_backend.names import OURS
 from nutanix_backend.progress import Progress, size
 from nutanix_backend.streams import StreamSender, delta_pieces, image_pieces
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ptcomm.events import Buffer
 
     from nutanix_backend.jobs.job import JobContext
+    from nutanix_backend.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -49,18 +51,24 @@ VM_ERRORS = (BackendError, prism_client.PrismError, iscsi_attach.IscsiAttachErro
 
 def run(job: JobContext) -> None:
     """Back up every VM asked for; one that fails is reported, and fails the job if all do."""
-    with cluster.connect(job.settings) as client:
+    with cluster.connect(job.settings) as client, job.journal() as journal:
+        sweep.before_job(job, client)
         sources = cluster.select(client, job.settings)
-        failures = [error for source in sources if (error := _attempt(job, client, source))]
+        failures = [
+            error for source in sources if (error := _attempt(job, client, journal, source))
+        ]
     if len(failures) == len(sources):
         raise failures[-1]
     job.endpoint.send(NoMoreFiles())
 
 
 def _attempt(
-    job: JobContext, client: prism_client.PrismClient, source: cluster.Source
+    job: JobContext,
+    client: prism_client.PrismClient,
+    journal: Journal,
+    source: cluster.Source,
 ) -> Exception | None:
-    backup = VmBackup(job, client, source)
+    backup = VmBackup(job, client, journal, source)
     try:
         backup.run()
     except VM_ERRORS as error:
@@ -76,11 +84,16 @@ class VmBackup:
     """The backup of one VM: what to stand on, what to read, and the files sent."""
 
     def __init__(
-        self, job: JobContext, client: prism_client.PrismClient, source: cluster.Source
+        self,
+        job: JobContext,
+        client: prism_client.PrismClient,
+        journal: Journal,
+        source: cluster.Source,
     ) -> None:
-        """Prepare the backup of `source` within `job`."""
+        """Prepare the backup of `source` within `job`, whose journal learns what it makes."""
         self._job = job
         self._client = client
+        self._journal = journal
         self._source = source
         self._started = datetime.now(UTC)
         self._in_file = False
@@ -134,8 +147,9 @@ class VmBackup:
 
     def _snapshot(self) -> SnapshotGuard:
         vm = self._source.vm
-        name = f"podheitor {self._job.info.name} {vm.ext_id}"
-        return SnapshotGuard(self._client, vm, name, self._job.settings.consistency)
+        name = f"{OURS}{self._job.info.name} {vm.ext_id}"
+        consistency = self._job.settings.consistency
+        return SnapshotGuard(self._client, self._journal, vm, name, consistency)
 
     def _plan(
         self,
