@@ -76,9 +76,12 @@ def sweep(client: PrismClient, settings: Settings, *, dry_run: bool = False) -> 
     """
     for found in _of_this_prism(journal.abandoned(settings.state_dir), settings):
         sweeper = Sweeper(client, state.recorded_points(settings.state_dir), dry_run=dry_run)
+        waiting = False
         for pending in found.pending:
-            yield from sweeper.remove(found.header.job, pending)
-        if not dry_run and not any(map(_may_still_come, found.pending)):
+            removed = list(sweeper.remove(found.header.job, pending))
+            waiting |= not removed and _may_still_come(pending)
+            yield from removed
+        if not dry_run and not waiting:
             journal.forget(found)
 
 
@@ -88,7 +91,9 @@ def _of_this_prism(all_found: Iterator[Found], settings: Settings) -> Iterator[F
 
 
 def _may_still_come(pending: Pending) -> bool:
-    return not pending.ext_id and time.time() - pending.intent.since < SETTLING
+    intent = pending.intent
+    unanswered = not pending.ext_id and intent.kind not in {Kind.SESSION, Kind.FOLDER}
+    return unanswered and time.time() - intent.since < SETTLING
 
 
 @attrs.frozen
