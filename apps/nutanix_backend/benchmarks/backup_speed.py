@@ -31,6 +31,7 @@ from nutanix_backend.jobs.plan import plan_disks
 from nutanix_backend.parameters import parse
 from nutanix_backend.regions import Region, RegionList
 from nutanix_backend.streams import StreamSender, image_pieces
+from nutanix_backend.transport import choose
 from prism_lab import Lab
 from ptcomm import (
     Ack,
@@ -163,7 +164,9 @@ def thin(folder: Path) -> None:
         disks = [plan.snapshot.disk_recovery_point_ext_id]
         group = stack.enter_context(VolumeGroupGuard(snapshot, disks, initiator_name(), chap=True))
         portal = iscsi_attach.Portal(lab.data_services_ip)
-        session = stack.enter_context(IscsiSessionGuard(group, portal)).attachment
+        session = stack.enter_context(
+            IscsiSessionGuard(group, portal, choose("userspace"))
+        ).attachment
         device = session.open(session.luns[0].lun)
         everything = RegionList(SIZE, [Region(0, SIZE)])
         seconds = in_turns(

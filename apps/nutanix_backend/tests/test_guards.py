@@ -19,6 +19,7 @@ from nutanix_backend.guards import (
     _target_of,
     push_undo,
 )
+from nutanix_backend.transport import choose
 from prism_client import Consistency, ServerError, Task, TaskFailed, VolumeGroup
 
 if TYPE_CHECKING:
@@ -254,13 +255,13 @@ def test_a_guard_can_only_be_built_on_an_open_one(prism: FakePrism, vm: Vm, log:
     with snapshot:
         group = VolumeGroupGuard(snapshot, [], INITIATOR, chap=False)
         with pytest.raises(SourceError, match="the volume group is not open"):
-            IscsiSessionGuard(group, portal)
+            IscsiSessionGuard(group, portal, choose("userspace"))
         with group:
-            session = IscsiSessionGuard(group, portal)
+            session = IscsiSessionGuard(group, portal, choose("userspace"))
             with pytest.raises(SourceError, match="the iSCSI session is not open"):
                 session.attachment  # noqa: B018 - the look is the test
         with pytest.raises(SourceError, match="the volume group is not open"):
-            IscsiSessionGuard(group, portal)
+            IscsiSessionGuard(group, portal, choose("userspace"))
     with pytest.raises(SourceError, match="the recovery point is not open"):
         VolumeGroupGuard(snapshot, [], INITIATOR, chap=False)
 

@@ -26,6 +26,7 @@ import prism_client
 
 from nutanix_backend.errors import Cancelled, SourceError
 from nutanix_backend.journal import Kind
+from nutanix_backend.transport import is_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from nutanix_backend.journal import Entry, Journal
+    from nutanix_backend.transport import Transport
 
 log = logging.getLogger(__name__)
 
@@ -251,13 +253,16 @@ class IscsiSessionGuard(Guard):
 
     kind = Kind.SESSION
 
-    def __init__(self, group: VolumeGroupGuard, portal: iscsi_attach.Portal) -> None:
+    def __init__(
+        self, group: VolumeGroupGuard, portal: iscsi_attach.Portal, transport: Transport
+    ) -> None:
         """Prepare to log in to the target of `group` at the data services address."""
         group.require_open()
         self._group = group
         self.journal = group.journal
         self.name = group.volume_group.target_name
         self._portal = portal
+        self._transport = transport
         self._attachment: iscsi_attach.Attachment | None = None
 
     @property
@@ -273,11 +278,11 @@ class IscsiSessionGuard(Guard):
     def _acquire(self) -> None:
         group = self._group
         chap = iscsi_attach.Chap(group.initiator, group.secret) if group.secret else None
-        found = iscsi_attach.discover(self._portal, initiator=group.initiator, chap=chap)
+        found = self._transport.discover(self._portal, group.initiator, chap)
         target = iscsi_attach.Target(
             self._portal, _target_of(group.volume_group, [t.iqn for t in found]), chap
         )
-        self._attachment = iscsi_attach.attach(target, initiator=group.initiator)
+        self._attachment = self._transport.attach(target, group.initiator)
 
     def _undo(self) -> bool:
         if self._attachment is not None:
@@ -378,9 +383,8 @@ class FolderGuard(Guard):
 
 def _target_of(group: prism_client.VolumeGroup, iqns: Sequence[str]) -> str:
     """The discovered target of a group; Prism names it without the prefix of an IQN."""
-    wanted = group.target_name.rpartition(":")[2]
     for iqn in iqns:
-        if wanted and iqn.rpartition(":")[2].startswith(wanted):
+        if is_target(iqn, group.target_name):
             return iqn
     raise SourceError(
         f"volume group {group.name} is not offered at the data services address: "

@@ -51,7 +51,19 @@ def new_interface(name: str) -> list[str]:
 
 def name_interface(name: str, initiator: str) -> list[str]:
     """Give an interface record an initiator name of its own."""
-    return ["iscsiadm", "-m", "iface", "-I", name, "--op", "update", "-n", INITIATOR, "-v", initiator]
+    return [
+        "iscsiadm",
+        "-m",
+        "iface",
+        "-I",
+        name,
+        "--op",
+        "update",
+        "-n",
+        INITIATOR,
+        "-v",
+        initiator,
+    ]
 
 
 def delete_interface(name: str) -> list[str]:

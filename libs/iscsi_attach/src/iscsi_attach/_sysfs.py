@@ -100,9 +100,7 @@ def _session(link: Path) -> KernelSession | None:
     host = folder.parent.name.removeprefix("host")
     if not iqn or not host.isdecimal():
         return None
-    return KernelSession(
-        int(link.name.removeprefix("session")), iqn, initiator, int(host), folder
-    )
+    return KernelSession(int(link.name.removeprefix("session")), iqn, initiator, int(host), folder)
 
 
 def _disk(folder: Path, block: Path) -> KernelDisk | None:

@@ -11,9 +11,10 @@ import fcntl
 import os
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import attrs
 
@@ -48,6 +49,7 @@ DEFAULT_REPLACEMENT = 15.0
 INTERFACE = "iscsi_attach"
 """The interface record through which we discover under our own name."""
 DATABASES = ("etc/iscsi", "var/lib/iscsi")  # Debian's, and Red Hat's
+LOCKS = "run/lock/iscsi_attach"
 COMMAND_TIMEOUT = 60.0  # of a command that waits for nobody but iscsid
 PAUSE = 0.02
 
@@ -131,22 +133,26 @@ def attach(
         return KernelAttachment(target, host, disks, stack.pop_all())
 
 
-def recover(
-    *, initiator: str, timeout: float = DEFAULT_TIMEOUT, host: Host = THIS_HOST
-) -> list[str]:
-    """End what processes of ours left when they died; returns the targets' IQNs.
-
-    Targets that a living process is attached to are left alone.
-    """
+def abandoned(*, initiator: str, host: Host = THIS_HOST) -> list[str]:
+    """The targets, by IQN, of which processes of ours left something here when they died."""
+    if os.geteuid() != 0:
+        return []  # they would have needed root
     ours = {s.iqn for s in host.sysfs.sessions() if s.initiator == initiator}
-    ours |= {r.iqn for r in _records(host) if r.initiator == initiator}
-    cleared = []
-    for iqn in sorted(ours):
-        login = Login(host, Target(Portal(""), iqn), initiator, timeout)
-        with suppress(TargetInUse), login.locked(wait=0):
-            login.clear()
-            cleared.append(iqn)
-    return cleared
+    ours |= {record.iqn for record in _records(host) if record.initiator == initiator}
+    ours |= {unquote(lock.name) for lock in (host.root / LOCKS).glob("iqn.*")}
+    return [iqn for iqn in sorted(ours) if _is_free(host, iqn)]
+
+
+def recover(
+    iqn: str, *, initiator: str, timeout: float = DEFAULT_TIMEOUT, host: Host = THIS_HOST
+) -> None:
+    """End what a process of ours left of its attachment to a target; harmless if there is nothing.
+
+    Raises TargetInUse when that process is alive, or another AttachError.
+    """
+    login = Login(host, Target(Portal(""), iqn), initiator, timeout)
+    with login.locked(wait=0):
+        login.clear()
 
 
 @attrs.define
@@ -163,7 +169,7 @@ class Login:
     def locked(self, wait: float | None = None) -> Iterator[None]:
         """Keep other processes of ours off this target."""
         patience = self.timeout if wait is None else wait
-        name = quote(self.target.iqn, safe="")
+        name = _lock_name(self.target.iqn)
         with _locked(self.host, name, "lock", str(self.target), patience) as inherited:
             self._inherited = inherited
             yield
@@ -325,7 +331,7 @@ class KernelAttachment:
         self._closed = True
         with self._undo:
             for path in self._written:  # a removed device takes what is in the page cache along
-                push_undo(self._undo, "written data", lambda path=path: _flush(path))
+                push_undo(self._undo, "written data", partial(_flush, path))
             for device in self._devices:
                 push_undo(self._undo, "device", device.close)
 
@@ -335,7 +341,9 @@ class KernelAttachment:
             raise AttachError("already detached", step="open", target=where)
         if lun not in self._disks:
             there = ", ".join(map(str, self._disks)) or "none"
-            raise LunNotFound(f"no disk at LUN {lun} (disks at: {there})", step="open", target=where)
+            raise LunNotFound(
+                f"no disk at LUN {lun} (disks at: {there})", step="open", target=where
+            )
         if not self._disks[lun].folder.exists():
             raise SessionLost("somebody logged the session out", step="open", target=where)
         return self._disks[lun]
@@ -439,7 +447,7 @@ def _locked(host: Host, name: str, step: str, where: str, wait: float) -> Iterat
 
     The file goes with the lock, so that one which is there and free was left by a dead process.
     """
-    folder = host.root / "run/lock/iscsi_attach"
+    folder = host.root / LOCKS
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     deadline = time.monotonic() + wait
@@ -457,6 +465,23 @@ def _locked(host: Host, name: str, step: str, where: str, wait: float) -> Iterat
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _is_free(host: Host, iqn: str) -> bool:
+    """Whether no living process of ours is at a target; the mark of a dead one stays."""
+    path = host.root / LOCKS / _lock_name(iqn)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        return _is_taken(descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
+def _lock_name(iqn: str) -> str:
+    return quote(iqn, safe="")
 
 
 def _is_taken(descriptor: int, path: Path) -> bool:

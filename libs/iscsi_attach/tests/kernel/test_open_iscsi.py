@@ -254,7 +254,7 @@ def test_a_session_of_somebody_else_is_left_alone(served: Served) -> None:
     before = traces()
     with pytest.raises(TargetInUse, match="session .* is not ours"):
         attach(served.target("plain"))
-    assert kernel.recover(initiator=INITIATOR) == []
+    assert kernel.abandoned(initiator=INITIATOR) == []
     assert traces() == before
     subprocess.run([*node, "--logout"], check=True, capture_output=True)
     subprocess.run([*node, "--op", "delete"], check=True, capture_output=True)
@@ -278,13 +278,14 @@ def test_what_a_killed_process_left_is_ours_to_end(served: Served, how: str) -> 
     ) as holder:
         assert holder.stdout
         assert holder.stdout.readline() == "attached\n"
-        assert kernel.recover(initiator=INITIATOR) == [], "its process lives"
+        assert kernel.abandoned(initiator=INITIATOR) == [], "its process lives"
         with pytest.raises(TargetInUse, match="another process"):
             attach(served.target("plain"), timeout=0.5)
         holder.send_signal(signal.SIGKILL)
     assert len(traces()) > 3
+    assert kernel.abandoned(initiator=INITIATOR) == [PREFIX + "plain"]
     if how == "recover":
-        assert kernel.recover(initiator=INITIATOR) == [PREFIX + "plain"]
+        kernel.recover(PREFIX + "plain", initiator=INITIATOR)
         assert traces() == set()
         return
     with attach(served.target("plain")) as attachment:
@@ -311,6 +312,8 @@ def test_a_disk_that_multipath_holds_is_refused(served: Served) -> None:
 def test_a_speed_that_is_worth_it(served: Served) -> None:
     with attach(served.target("plain")) as attachment, attachment.open(1) as device:
         began = time.monotonic()
-        moved = sum(len(view) for _, view in read_extents(device, [Extent(0, device.size)], unit=UNIT))
+        moved = sum(
+            len(view) for _, view in read_extents(device, [Extent(0, device.size)], unit=UNIT)
+        )
         assert moved == SIZES[0]
         assert moved / (time.monotonic() - began) > MIB
