@@ -251,13 +251,17 @@ def test_a_session_of_somebody_else_is_left_alone(served: Served) -> None:
     assert traces() == before
     served.tgtd._admin(1, "target", "bind", "-Q", "iqn.2026-01.example:guest")
     subprocess.run([*node, "--login"], check=True, capture_output=True)
-    before = traces()
-    with pytest.raises(TargetInUse, match="session .* is not ours"):
-        attach(served.target("plain"))
-    assert kernel.abandoned(initiator=INITIATOR) == []
-    assert traces() == before
-    subprocess.run([*node, "--logout"], check=True, capture_output=True)
-    subprocess.run([*node, "--op", "delete"], check=True, capture_output=True)
+    try:
+        while len(list(Path("/dev").glob("sd*"))) < len(SIZES):  # this login scans, at its leisure
+            time.sleep(0.05)
+        before = traces()
+        with pytest.raises(TargetInUse, match=r"session .* is not ours"):
+            attach(served.target("plain"))
+        assert kernel.abandoned(initiator=INITIATOR) == []
+        assert traces() == before
+    finally:
+        subprocess.run([*node, "--logout"], check=True, capture_output=True)
+        subprocess.run([*node, "--op", "delete"], check=True, capture_output=True)
 
 
 HOLDER = """
