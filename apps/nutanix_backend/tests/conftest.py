@@ -940,8 +940,12 @@ class FaultyProduct(Product):
 
     def let_an_hour_pass(self) -> None:
         """Forget the creates without an answer that sweeps still look for, an hour long."""
-        for path in (self.root / "state" / "journal").glob("*"):
+        for path in self.journals():
             path.unlink()
+
+    def journals(self) -> list[Path]:
+        """The journals that are left for a sweep."""
+        return list((self.root / "state" / "journal").glob("*"))
 
     def assert_chain_restores(self, guest: Guest) -> None:
         """The newest good job restores to what the disks hold now."""

@@ -3,10 +3,11 @@
     prepared_backend.py serve SOCKET                has imported everything; forks backends
     prepared_backend.py job SOCKET REPORT [ORDER]   asks it for one: what the runner starts
 
-An order is JSON: the "place" of a call (prism, iscsi, state, pipe), which one ("call", from 1), "when" (before or after its effect), and the "act": it fails, or the process is killed.
-"lasting" lets all later calls fail too, "errno" is the number of an error of state. The report gets
-a line when that has happened. "shadow" names a folder in which is kept what would still be there
-after a power cut, "timer" kills after so many seconds.
+An order is JSON: the "place" of a call (prism, iscsi, state, pipe), which one ("call", from 1),
+"when" (before or after its effect), and the "act": it fails, or the process is killed. "lasting"
+lets all later calls fail too, "errno" is the number of an error of state. The report gets a line
+when that has happened. "shadow" names a folder in which is kept what would still be there after a
+power cut; "timer" kills so many seconds after the first read of a disk.
 """
 
 # ruff: noqa: PTH105, PTH115, PTH116, PTH118, PTH123, PTH208 - a fault layer is near to os
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+CHANGES = ("open", "write", "fsync", "replace", "unlink", "mkdir")
 WITHOUT_EFFECT = {"GET", "OPTIONS", "open", "receive", "discover", "submit_read"}
 
 
@@ -80,10 +82,6 @@ def backend(order: dict[str, Any], descriptors: list[int]) -> int:
         os.dup2(descriptor, number)
         os.close(descriptor)
     Trap(order).install()
-    if "timer" in order:
-        kill = threading.Timer(order["timer"], os.kill, (os.getpid(), signal.SIGKILL))
-        kill.daemon = True
-        kill.start()
     sys.argv = ["nutanix_backend"]
     from nutanix_backend.__main__ import main
 
@@ -94,6 +92,7 @@ class Trap:
     """Counts the calls to one place, and springs at the one ordered."""
 
     def __init__(self, order: dict[str, Any]) -> None:
+        self.order = order
         self.place = order.get("place", "")
         self.left = order.get("call", 0)
         self.when = order.get("when", "before")
@@ -134,6 +133,19 @@ class Trap:
 
         return counted
 
+    def starting_the_timer(self, call: Any) -> Any:
+        """The call, with the first of which the time until we die begins."""
+        self.kills = True
+        doom = threading.Timer(self.order["timer"], self.spring, ("timer", TimeoutError()))
+        doom.daemon = True
+
+        def watched(*args: Any, **options: Any) -> Any:
+            if not doom.is_alive() and not doom.finished.is_set():
+                doom.start()
+            return call(*args, **options)
+
+        return watched
+
     def install(self) -> None:
         """Put ourselves below the product: on its HTTP, its iSCSI, its files, and its pipes."""
         import iscsi_attach
@@ -155,26 +167,26 @@ class Trap:
         def gone() -> Exception:
             return PeerGone("ordered by the test")
 
-        _clock.SystemClock.sleep = lambda _, s: time.sleep(min(s, 0.01))
-        Http.send = self.around("prism", "", Http.send, no_answer)
-        for name in ("discover", "attach"):
-            call = getattr(iscsi_attach, name)
-            setattr(iscsi_attach, name, self.around("iscsi", name, call, lost))
-        session, device = (
-            iscsi_attach.userspace.UserspaceAttachment,
-            iscsi_attach.userspace.LunDevice,
-        )
-        for owner, name in ((session, "open"), (session, "close"), (device, "submit_read")):
-            setattr(owner, name, self.around("iscsi", name, getattr(owner, name), lost))
-        disk = types.SimpleNamespace(**vars(os))
+        iscsi: Any = iscsi_attach
+        session, device = iscsi.userspace.UserspaceAttachment, iscsi.userspace.LunDevice
+        disk: Any = types.SimpleNamespace(**vars(os))
         if self.shadow:
             disk.fsync = Shadow(self.shadow).fsync
-        for name in ("open", "write", "fsync", "replace", "unlink", "mkdir"):
-            setattr(disk, name, self.around("state", name, getattr(disk, name), full))
-        durable.os = disk
-        for name in ("send", "receive"):
-            call = getattr(Endpoint, name)
-            setattr(Endpoint, name, self.around("pipe", name, call, gone))
+        calls: list[tuple[str, Any, str, Callable[[], Exception]]] = [
+            ("prism", Http, "send", no_answer),
+            *(("iscsi", iscsi, name, lost) for name in ("discover", "attach")),
+            *(("iscsi", session, name, lost) for name in ("open", "close")),
+            ("iscsi", device, "submit_read", lost),
+            *(("state", disk, name, full) for name in CHANGES),
+            *(("pipe", Endpoint, name, gone) for name in ("send", "receive")),
+        ]
+        for place, owner, name, error in calls:
+            setattr(owner, name, self.around(place, name, getattr(owner, name), error))
+        if "timer" in self.order:
+            device.submit_read = self.starting_the_timer(device.submit_read)
+        vars(durable)["os"] = disk
+        clock: Any = _clock.SystemClock
+        clock.sleep = lambda _, seconds: time.sleep(min(seconds, 0.01))
 
 
 class Shadow:

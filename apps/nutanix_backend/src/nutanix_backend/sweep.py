@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from prism_client import NotFound, PrismError
 
-from nutanix_backend import journal, state
+from nutanix_backend import journal, state, transport
 from nutanix_backend.errors import BackendError
 from nutanix_backend.journal import Kind
 from nutanix_backend.names import OURS, STAGING
@@ -107,8 +107,8 @@ class Sweeper:
     def remove(self, job: str, pending: Pending) -> Iterator[Removed]:
         """Remove what there is of an intent: found by its id, or by its name if none is known.
 
-        A session over the user-space transport ended with its process. A VM is whole once it is
-        there, and may be in use by now: it is only reported.
+        A session in user space ended with its process, one of the kernel did not. A VM is whole
+        once it is there, and may be in use by now: it is only reported.
         """
         intent = pending.intent
         for ext_id in self._find(pending):
@@ -135,11 +135,11 @@ class Sweeper:
                 return [
                     vm.ext_id for vm in client.vms.find(intent.name) if intent.key in vm.description
                 ]
+            case Kind.SESSION:
+                return transport.abandoned(intent.initiator, intent.name)
             case Kind.FOLDER:
                 path = Path(intent.name)
                 return [intent.name] if path.name.startswith(STAGING) and path.is_dir() else []
-            case _:
-                return []
 
     def _delete(self, intent: Intent, ext_id: str) -> None:
         client = self._client
@@ -151,6 +151,8 @@ class Sweeper:
                 client.recovery_points.delete(ext_id)
             case Kind.IMAGE:
                 client.images.delete(ext_id)
+            case Kind.SESSION:
+                transport.end(intent.initiator, ext_id)
             case _:
                 shutil.rmtree(ext_id)
 
