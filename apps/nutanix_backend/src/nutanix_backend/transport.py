@@ -1,4 +1,4 @@
-"""How disks are reached over iSCSI: by the kernel's initiator or in user space, and at which address."""
+"""How disks are reached over iSCSI: by the kernel or in user space, and at which address."""
 
 from __future__ import annotations
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from nutanix_backend.runner import jobs
 from nutanix_backend.runner.catalog import Status
+from nutanix_backend.runner.errors import RunnerError
 from ptcomm import Level, Severity
 
 if TYPE_CHECKING:
@@ -73,3 +78,34 @@ def test_a_target_that_dies_under_the_kernel_fails_the_job(
     fatal = [m.text for m in result.log if m.severity is Severity.FATAL]
     assert len(fatal) == 1
     assert "/dev/sd" in fatal[0]
+
+
+def test_what_a_killed_backend_left_on_host_and_cluster_is_swept(
+    product: Product, kernel_guest: Guest
+) -> None:
+    """kill -9 leaves session, disks and node record too; the next job ends them first."""
+    product.watcher.on_data = kill_backend
+    with suppress(RunnerError):
+        jobs.backup(
+            product.store,
+            "job",
+            Level.FULL,
+            product.settings(vm=kernel_guest.name, transport="kernel"),
+        )
+    assert len(traces()) > 4
+    assert product.lab.state()["sessions"]
+
+    product.watcher.on_data = lambda: None
+    result = product.good_backup(Level.FULL, kernel_guest, transport="kernel")
+    swept = [m.text for m in result.log if m.text.startswith("removed: ")]
+    kinds = ("iSCSI session", "volume group", "recovery point")
+    assert [any(f"removed: {kind}" in text for text in swept) for kind in kinds] == [True] * 3
+    product.assert_restores(result, kernel_guest)
+
+
+def kill_backend() -> None:
+    """SIGKILL the backend that this process runs."""
+    for thread in Path("/proc/self/task").iterdir():
+        for child in (thread / "children").read_text().split():
+            if b"nutanix_backend" in Path(f"/proc/{child}/cmdline").read_bytes():
+                os.kill(int(child), signal.SIGKILL)

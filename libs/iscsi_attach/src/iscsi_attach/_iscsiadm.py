@@ -1,7 +1,7 @@
 """The language of iscsiadm: arguments, output, node records, exit codes. Pure functions, no IO.
 
-Exit codes and texts were measured with open-iscsi 2.1.8. No argument ever holds a CHAP secret, since
-command lines are public on a host: the secret is written into the node record, which is root's.
+Exit codes and texts were measured with open-iscsi 2.1.8. No argument ever holds a CHAP secret,
+since command lines are public on a host: it is written into the node record, which is root's.
 """
 
 from __future__ import annotations

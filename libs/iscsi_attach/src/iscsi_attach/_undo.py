@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 def push_undo(stack: ExitStack, what: str, undo: Callable[[], object]) -> None:
     """Run ``undo`` when the stack unwinds, before what was pushed earlier; first error first.
 
-    ``undo`` may run twice: what is no error (a cancel from a signal handler) and comes in the
-    middle of it is raised after a second try.
+    ``undo`` may run at any time and again: when it fails it is tried once more; what is no error
+    (a cancel from a signal handler) and comes in the middle of it is raised after a second try.
     """
 
     def step(
@@ -37,7 +37,11 @@ def push_undo(stack: ExitStack, what: str, undo: Callable[[], object]) -> None:
 
 def _try_undo(what: str, undo: Callable[[], object], active: BaseException | None) -> None:
     try:
-        undo()
+        try:
+            undo()
+        except Exception as error:  # noqa: BLE001 - logged, and raised when it stays
+            log.info("trying again to undo: %s (%s)", what, error)
+            undo()
     except Exception as error:
         if active is None:
             error.add_note(f"while undoing: {what}")

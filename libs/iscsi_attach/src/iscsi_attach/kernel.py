@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +60,8 @@ class Host:
 
     root: Path = Path("/")
     run: Runner = _run.run
-    sysfs: Sysfs = Sysfs()
+    sysfs: Sysfs = attrs.field(factory=Sysfs)
+    user: int = attrs.field(factory=os.geteuid)
 
 
 THIS_HOST = Host()
@@ -68,7 +69,7 @@ THIS_HOST = Host()
 
 def unavailable(host: Host = THIS_HOST) -> str:
     """Why the kernel transport cannot be used here; empty when it can."""
-    if os.geteuid() != 0:
+    if host.user != 0:
         return "it needs root"
     if host.run(_iscsiadm.version(), timeout=COMMAND_TIMEOUT).status:
         return "iscsiadm is not installed (Debian package open-iscsi)"
@@ -135,7 +136,7 @@ def attach(
 
 def abandoned(*, initiator: str, host: Host = THIS_HOST) -> list[str]:
     """The targets, by IQN, of which processes of ours left something here when they died."""
-    if os.geteuid() != 0:
+    if host.user != 0:
         return []  # they would have needed root
     ours = {s.iqn for s in host.sysfs.sessions() if s.initiator == initiator}
     ours |= {record.iqn for record in _records(host) if record.initiator == initiator}
@@ -228,7 +229,7 @@ class Login:
         deadline = time.monotonic() + self.timeout
         while sessions := self._sessions():
             for session in sessions:
-                done = self._try(_iscsiadm.log_out(session.number))
+                done = self.host.run(_iscsiadm.log_out(session.number), timeout=COMMAND_TIMEOUT)
                 if done.status and time.monotonic() > deadline and self._sessions():
                     raise _iscsiadm.failure(done, step="logout", target=str(self.target))
             if self._sessions():
@@ -260,10 +261,21 @@ class Login:
         deadline = time.monotonic() + self.timeout
         while left := [d for s in self._sessions() for d in self.host.sysfs.devices(s)]:
             for device in left:
-                with suppress(FileNotFoundError):  # gone by itself
-                    self.host.sysfs.remove(device)
+                self._remove(device)
             if any(device.exists() for device in left):
                 self._wait(deadline, "remove", f"{left[0].name} does not go away: see dmesg")
+
+    def _remove(self, device: Path) -> None:
+        try:
+            self.host.sysfs.remove(device)
+        except FileNotFoundError:
+            pass  # gone by itself
+        except OSError as error:
+            raise AttachError(
+                f"{device.name} cannot be removed: {error.strerror}",
+                step="remove",
+                target=str(self.target),
+            ) from error
 
     def _sessions(self) -> list[KernelSession]:
         found = self.host.sysfs.sessions()
@@ -275,11 +287,8 @@ class Login:
     def _records(self) -> list[Record]:
         return [record for record in _records(self.host) if record.iqn == self.target.iqn]
 
-    def _command(self, argv: list[str], step: str, accepted: tuple[int, ...] = ()) -> _run.Done:
-        return _command(self.host, argv, step, str(self.target), accepted, timeout=self.timeout)
-
-    def _try(self, argv: list[str]) -> _run.Done:
-        return self.host.run(argv, timeout=COMMAND_TIMEOUT + self.timeout)
+    def _command(self, argv: list[str], step: str, accepted: tuple[int, ...] = ()) -> None:
+        _command(self.host, argv, step, str(self.target), accepted, timeout=self.timeout)
 
     def _wait(self, deadline: float, step: str, trouble: str) -> None:
         if time.monotonic() > deadline:
@@ -410,8 +419,8 @@ def _replace(path: Path, text: str) -> None:
     nodes = next(folder for folder in path.parents if folder.name == "nodes")
     new = nodes.parent / f".{INTERFACE}.{os.getpid()}"
     try:
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(text)
+        new.touch(mode=0o600)
+        new.write_text(text)
         new.replace(path)
     except BaseException:
         new.unlink(missing_ok=True)

@@ -20,7 +20,6 @@ from iscsi_attach import (
     DeviceBusy,
     DeviceError,
     Extent,
-    IscsiAttachError,
     LoginFailed,
     LunNotFound,
     Portal,
@@ -33,10 +32,13 @@ from iscsi_attach import (
     kernel,
     read_extents,
 )
+from iscsi_attach._run import run
 from iscsi_attach.testing import ServedTarget, Tgtd, free_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from iscsi_attach._run import Done
 
 INITIATOR = "iqn.2026-01.local.test:kernel"
 CHAP = Chap("bk", "secretsecret12")
@@ -101,8 +103,12 @@ def children() -> set[str]:
     return programs - {"tgtd"}
 
 
-def attach(target: Target, **options: float) -> kernel.KernelAttachment:
-    return kernel.attach(target, initiator=INITIATOR, **options)
+def attach(
+    target: Target, *, timeout: float = 10.0, replacement_timeout: float = 15.0
+) -> kernel.KernelAttachment:
+    return kernel.attach(
+        target, initiator=INITIATOR, timeout=timeout, replacement_timeout=replacement_timeout
+    )
 
 
 def digest(attachment: kernel.KernelAttachment, lun: int) -> str:
@@ -151,16 +157,16 @@ def test_writes_arrive(served: Served) -> None:
 
 
 def test_chap_through_a_redirect_with_the_secret_in_no_argument(
-    served: Served, monkeypatch: pytest.MonkeyPatch
+    served: Served,
 ) -> None:
     commands: list[str] = []
 
-    def run(argv: list[str], *, timeout: float) -> kernel._run.Done:
+    def recorded(argv: Sequence[str], *, timeout: float) -> Done:
         commands.append(" ".join(argv))
-        return kernel._run.run(argv, timeout=timeout)
+        return run(argv, timeout=timeout)
 
     target = served.target("chap", CHAP, served.front)
-    host = kernel.Host(run=run)
+    host = kernel.Host(run=recorded)
     with kernel.attach(target, initiator=INITIATOR, host=host) as attachment:
         assert digest(attachment, 1) == digest_of(served.disks[1])
         (record,) = (p for p in Path("/etc/iscsi/nodes").rglob("*") if p.is_file())
@@ -189,12 +195,12 @@ def test_nobody_at_the_portal() -> None:
 
 
 def test_thirty_attachments_leave_nothing(served: Served) -> None:
-    descriptors, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    descriptors, threads = len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
     for _ in range(30):
         with attach(served.target("chap", CHAP)) as attachment, attachment.open(1) as device:
             device.read_into(0, memoryview(bytearray(4096)))
     assert traces() == set()
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
     assert threading.active_count() == threads
     assert served.tgtd.sessions() == 0
 
@@ -224,7 +230,7 @@ def test_a_dead_target_is_an_error_within_the_replacement_time(served: Served) -
         next(reader)
         served.tgtd.kill()
         began = time.monotonic()
-        with pytest.raises(DeviceError, match="failed|incomplete"):
+        with pytest.raises(DeviceError, match=r"failed|incomplete"):
             for _ in reader:
                 pass
         assert time.monotonic() - began < 20
@@ -246,7 +252,7 @@ def test_a_session_of_somebody_else_is_left_alone(served: Served) -> None:
     node = ["iscsiadm", "-m", "node", "-T", PREFIX + "plain", "-p", str(served.portal)]
     subprocess.run([*node, "--op", "new"], check=True, capture_output=True)
     before = traces()
-    with pytest.raises(TargetInUse, match="the node record .* is not ours"):
+    with pytest.raises(TargetInUse, match=r"the node record .* is not ours"):
         attach(served.target("plain"))
     assert traces() == before
     served.tgtd._admin(1, "target", "bind", "-Q", "iqn.2026-01.example:guest")
