@@ -14,8 +14,9 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -302,6 +303,12 @@ class Product:
         assert not any(left.values()), left
         assert not list((self.root / "working").glob("*")), "files are left in the working folder"
 
+    def clear_away(self) -> None:
+        """Remove what was left behind, so that nothing else fails because of it."""
+        for group in list(self.lab._world.volume_groups.values()):
+            group.clients.clear()
+            self.lab._groups.delete(group)
+
     def _keep_point(self, result: Result, guest: Guest) -> None:
         name = f"podheitor {result.job_name} {guest.ext_id}"
         points = [p["ext_id"] for p in self.lab.state()["recovery_points"] if p["name"] == name]
@@ -342,10 +349,18 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture
 def product(lab: Lab, tmp_path: Path) -> Iterator[Product]:
     """The product on a fresh host; afterwards the faults ordered must all have happened."""
-    yield Product(lab, tmp_path / "host")
+    running = Product(lab, tmp_path / "host")
+    yield running
     unused = lab.faults.pending()
     lab.faults.clear()
+    running.clear_away()
     assert not unused, f"faults that never happened: {unused}"
+
+
+@pytest.fixture(scope="session")
+def make_product() -> Callable[[Lab, Path], Product]:
+    """For tests that need a cluster of another kind."""
+    return Product
 
 
 @pytest.fixture
@@ -384,7 +399,8 @@ class Daemon:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.stdin = os.dup(self.process.stdin.fileno())
-        self._wire = Endpoint(Role.PLUGIN, os.dup(self.process.stdout.fileno()), os.dup(self.stdin))
+        self.stdout = os.dup(self.process.stdout.fileno())
+        self._wire = Endpoint(Role.PLUGIN, self.stdout, os.dup(self.stdin))
         self.process.stdin.close()
         self.process.stdout.close()
         self.messages: list[Message] = []
@@ -416,6 +432,7 @@ class Daemon:
             if not isinstance(event, Message):
                 return event
             self.messages.append(event)
+            assert event.severity is not Severity.FATAL, event.text
 
     def hear(self, expected: type[E]) -> E:
         """The next event, which must be of this kind."""
@@ -443,6 +460,20 @@ class Daemon:
         if self.stdin >= 0:
             os.close(self.stdin)
             self.stdin = -1
+
+    def hang_up(self) -> None:
+        """Close both pipes, as a daemon that dies."""
+        self.close_input()
+        self._wire.close()
+
+    def read_to_end(self) -> bytes:
+        """All that is left of what the backend says, as bytes."""
+        pieces = []
+        while True:
+            assert self._wire.pending(PATIENCE), "the backend hangs"
+            pieces.append(os.read(self.stdout, MIB))
+            if not pieces[-1]:
+                return b"".join(pieces)
 
     def end(self) -> None:
         """Close the backend's input and hear it out: it ends with 0 and nothing on stderr."""
@@ -490,13 +521,26 @@ class Daemon:
         job = Job("by-hand.2", 78, JobType.RESTORE, where=str(where), working_dir=str(self.folder))
         self.start(Phase.RESTORE, job, pairs)
 
-    def give_object(self, name: str, content: bytes) -> None:
-        """Hand a restore object over."""
-        self.say(RestoreObject(name, len(content)), Data(content), DataEnd())
+    def offer_object(self, name: str, content: bytes) -> None:
+        """Send a restore object."""
+        view = memoryview(content)
+        self.say(RestoreObject(name, len(content)))
+        self.say(*(Data(view[at : at + 65_536]) for at in range(0, len(view), 65_536)), DataEnd())
+
+    def give_manifests(self, *backups: MadeUp) -> None:
+        """Hand the manifests of all jobs over."""
+        for backup in backups:
+            for saved in backup.manifests:
+                self.offer_object(saved.object_name, saved.encode())
+                self.hear(Reply)
+
+    def offer_file(self, name: str, size: int = 1) -> None:
+        """Announce a file."""
+        self.say(File(name, Stat(FileType.REGULAR, size), Times(1, 1, 1)))
 
     def give_file(self, name: str, content: bytes) -> Answer:
         """Hand a file over, unless the backend skips it; returns the last answer."""
-        self.say(File(name, Stat(FileType.REGULAR, len(content)), Times(1, 1, 1)))
+        self.offer_file(name, len(content))
         answer = self.hear(Reply).answer
         if answer is not Answer.OK:
             return answer
@@ -521,21 +565,34 @@ class Daemon:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Callable[[], Daemon]]:
+def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     """Start backends, each with a daemon to talk to; none outlives the test."""
     with ExitStack() as stack:
-        yield lambda: stack.enter_context(Daemon(tmp_path / f"daemon-{next(_numbers)}"))
+
+        def start(command: tuple[str, ...] = BACKEND) -> Daemon:
+            folder = tmp_path / f"daemon-{next(_numbers)}"
+            return stack.enter_context(Daemon(folder, command))
+
+        yield start
 
 
 # --- a small Prism in memory ---------------------------------------------------------------------
 
 
+class When(Enum):
+    """When a call raises: with no effect at all, once it had its effect, or long before it has."""
+
+    BEFORE = "before the effect"
+    AFTER = "after the effect"
+    EARLY = "before the effect, which comes later"
+
+
 @attrs.frozen
 class Fault:
-    """What a call raises: before it has its effect, or after it had it."""
+    """What a call raises, and when."""
 
     error: BaseException
-    after_effect: bool = False
+    when: When = When.BEFORE
 
 
 class FakePrism:
@@ -545,10 +602,13 @@ class FakePrism:
         self.points: dict[str, RecoveryPoint] = {}
         self.groups: dict[str, VolumeGroup] = {}
         self.attached: set[tuple[str, str]] = set()
+        self.made: dict[UUID, str] = {}
+        """What each idempotency key made."""
         self.regions: dict[tuple[str, str | None], list[ChangedRegion] | Exception] = {}
         self.calls: list[str] = []
         self.faults: dict[str | int, Fault] = {}
         """By the name of the call, or by its number counted from 0; each happens once."""
+        self._to_come: list[Callable[[], object]] = []
         self.recovery_points = FakeRecoveryPoints(self)
         self.volume_groups = FakeVolumeGroups(self)
         self.changed_regions = FakeChangedRegions(self)
@@ -558,16 +618,24 @@ class FakePrism:
         """Itself, as what it plays."""
         return cast("PrismClient", self)
 
-    @contextmanager
-    def call(self, name: str) -> Iterator[None]:
-        """Around the effect of a call."""
+    def call(self, name: str, effect: Callable[[], E]) -> E:
+        """One call."""
         fault = self.faults.pop(len(self.calls), None) or self.faults.pop(name, None)
         self.calls.append(name)
-        if fault and not fault.after_effect:
-            raise fault.error
-        yield
-        if fault:
-            raise fault.error
+        if fault is None:
+            return effect()
+        if fault.when is When.AFTER:
+            effect()
+        elif fault.when is When.EARLY:
+            self._to_come.append(effect)
+        raise fault.error
+
+    def let_time_pass(self) -> None:
+        """Let what was asked for come at last, unless that came to nothing in the meantime."""
+        for effect in self._to_come:
+            with suppress(NotFound):
+                effect()
+        self._to_come.clear()
 
     def add_point(self, vm: str, name: str = "", disks: tuple[str, ...] = ()) -> RecoveryPoint:
         """A recovery point with a snapshot `<disk>@<point>` of each disk."""
@@ -589,36 +657,39 @@ class FakeRecoveryPoints:
     def create(
         self, vm: str, *, name: str, expires: datetime, consistency: Consistency, request_id: UUID
     ) -> RecoveryPoint:
-        """Make one; the server knows when it expires."""
-        with self.prism.call("create point"):
-            made = self.prism.add_point(vm, name)
-            point = attrs.evolve(made, expires=expires, consistency=consistency)
-            self.prism.points[point.ext_id] = point
-        return point
+        """Make one, unless the key has made one; the server knows when it expires."""
+
+        def make() -> RecoveryPoint:
+            if request_id not in self.prism.made:
+                made = self.prism.add_point(vm, name)
+                point = attrs.evolve(made, expires=expires, consistency=consistency)
+                self.prism.points[point.ext_id] = point
+                self.prism.made[request_id] = point.ext_id
+            return _found(self.prism.points, self.prism.made[request_id])
+
+        return self.prism.call("create point", make)
 
     def get(self, ext_id: str) -> RecoveryPoint:
         """One of them."""
-        with self.prism.call("get point"):
-            return _found(self.prism.points, ext_id)
+        return self.prism.call("get point", lambda: _found(self.prism.points, ext_id))
 
     def list(self, *, vm_ext_id: str, name: str) -> Iterator[RecoveryPoint]:
         """Those of a VM and a name; lazily, as the client does."""
-        with self.prism.call("list points"):
-            found = [
-                p for p in self.prism.points.values() if (p.vm_ext_id, p.name) == (vm_ext_id, name)
-            ]
-        yield from found
+        found = self.prism.call("list points", lambda: [*self.prism.points.values()])
+        yield from (p for p in found if (p.vm_ext_id, p.name) == (vm_ext_id, name))
 
     def set_expiration(self, ext_id: str, expires: datetime) -> None:
         """Move the end of one."""
-        with self.prism.call("prolong point"):
+
+        def move() -> None:
             point = _found(self.prism.points, ext_id)
             self.prism.points[ext_id] = attrs.evolve(point, expires=expires)
 
+        self.prism.call("prolong point", move)
+
     def delete(self, ext_id: str) -> bool:
         """Delete one."""
-        with self.prism.call("delete point"):
-            gone = self.prism.points.pop(ext_id, None)
+        gone = self.prism.call("delete point", lambda: self.prism.points.pop(ext_id, None))
         return gone is not None
 
 
@@ -637,39 +708,50 @@ class FakeVolumeGroups:
         chap_secret: str | None,
         request_id: UUID,
     ) -> VolumeGroup:
-        """Make one."""
-        with self.prism.call("create group"):
-            ext_id = f"group-{next(_numbers)}"
-            group = VolumeGroup(ext_id, name, cluster, f"target-{ext_id}", ())
-            self.prism.groups[ext_id] = group
-        return group
+        """Make one, unless the key has made one."""
+
+        def make() -> VolumeGroup:
+            if request_id not in self.prism.made:
+                ext_id = self.prism.made[request_id] = f"group-{next(_numbers)}"
+                group = VolumeGroup(ext_id, name, cluster, f"target-{ext_id}", ())
+                self.prism.groups[ext_id] = group
+            return _found(self.prism.groups, self.prism.made[request_id])
+
+        return self.prism.call("create group", make)
 
     def list(self, *, name: str) -> Iterator[VolumeGroup]:
         """Those of a name."""
-        with self.prism.call("list groups"):
-            found = [group for group in self.prism.groups.values() if group.name == name]
-        yield from found
+        found = self.prism.call("list groups", lambda: [*self.prism.groups.values()])
+        yield from (group for group in found if group.name == name)
 
     def attach_client(self, group: str, initiator: str, *, chap_secret: str | None) -> str:
         """Let an initiator in."""
-        with self.prism.call("attach client"):
+
+        def attach() -> str:
             _found(self.prism.groups, group)
             self.prism.attached.add((group, initiator))
-        return initiator
+            return initiator
+
+        return self.prism.call("attach client", attach)
 
     def detach_client(self, group: str, initiator: str) -> bool:
         """Keep it out again."""
-        with self.prism.call("detach client"):
+
+        def detach() -> bool:
             known = (group, initiator) in self.prism.attached
             self.prism.attached.discard((group, initiator))
-        return known
+            return known
+
+        return self.prism.call("detach client", detach)
 
     def delete(self, group: str) -> bool:
         """Delete one."""
-        with self.prism.call("delete group"):
+
+        def remove() -> bool:
             assert not any(group == attached for attached, _ in self.prism.attached)
-            gone = self.prism.groups.pop(group, None)
-        return gone is not None
+            return self.prism.groups.pop(group, None) is not None
+
+        return self.prism.call("delete group", remove)
 
 
 @attrs.frozen
@@ -683,8 +765,8 @@ class FakeChangedRegions:
     ) -> list[ChangedRegion]:
         """What was put there for a snapshot and its reference."""
         old = reference.disk_recovery_point_ext_id if reference else None
-        with self.prism.call("list regions"):
-            found = self.prism.regions[disk.disk_recovery_point_ext_id, old]
+        key = disk.disk_recovery_point_ext_id, old
+        found = self.prism.call("list regions", lambda: self.prism.regions[key])
         if isinstance(found, Exception):
             raise found
         return found
@@ -731,9 +813,9 @@ def prism() -> FakePrism:
 
 
 @pytest.fixture(scope="session")
-def fault() -> type[Fault]:
-    """To order faults with."""
-    return Fault
+def fault() -> Callable[..., Fault]:
+    """To order faults with; `when` is one of "before", "after" and "early"."""
+    return lambda error, when="before": Fault(error, When[when.upper()])
 
 
 @pytest.fixture(scope="session")
@@ -751,6 +833,10 @@ class Recorder:
     def send(self, *events: Event) -> None:
         """Keep what is sent."""
         self.sent += events
+
+    def pending(self) -> bool:
+        """The daemon has nothing to say."""
+        return False
 
     def texts(self, severity: Severity) -> list[str]:
         """The messages of one kind."""

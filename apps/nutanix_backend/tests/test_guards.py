@@ -140,15 +140,15 @@ def test_a_prolonged_recovery_point_that_was_not_recorded_goes(
 
 
 @pytest.mark.parametrize("call", CREATES)
-@pytest.mark.parametrize("after_effect", [False, True])
+@pytest.mark.parametrize("when", ["before", "after"])
 def test_a_create_that_fails_leaves_nothing_even_when_it_had_its_effect(
     prism: FakePrism,
     backup: Callable[..., SnapshotGuard],
     fault: Callable[..., Fault],
     call: str,
-    after_effect: bool,
+    when: str,
 ) -> None:
-    prism.faults[call] = fault(server_error(), after_effect)
+    prism.faults[call] = fault(server_error(), when)
     with pytest.raises(ServerError):
         backup(nothing)
     assert is_clean(prism)
@@ -161,19 +161,32 @@ def test_a_cancel_at_any_moment_leaves_nothing(
     fault: Callable[..., Fault],
     body: Callable[[SnapshotGuard], None],
 ) -> None:
-    """Before and after the effect of each call in turn, those of undoing among them."""
+    """At each call in turn, those of undoing among them: before its effect, after it, or while the
+    cluster is still busy with it."""
     whole = make_prism()
     backup_of(whole, body)
     kept_from = whole.calls.index("prolong point") if body is keep else len(whole.calls)
     for moment in range(len(whole.calls)):
-        for after_effect in (False, True):
+        for when in ("before", "after", "early"):
             prism = make_prism()
-            prism.faults[moment] = fault(Cancelled("now"), after_effect)
+            prism.faults[moment] = fault(Cancelled("now"), when)
             with pytest.raises(Cancelled):
                 backup_of(prism, body)
+            prism.let_time_pass()
             assert not prism.groups
             assert not prism.attached
-            assert len(prism.points) == (moment > kept_from), (whole.calls[moment], after_effect)
+            assert len(prism.points) == (moment > kept_from), (whole.calls[moment], when)
+
+
+def test_a_cancel_stays_a_cancel_when_prism_does_not_answer_any_more(
+    prism: FakePrism, backup: Callable[..., SnapshotGuard], fault: Callable[..., Fault]
+) -> None:
+    prism.faults[0] = fault(Cancelled("now"))
+    prism.faults[1] = fault(server_error("out of order"))
+    with pytest.raises(Cancelled):
+        backup(nothing)
+    assert prism.calls == ["create point", "create point", "list points"]
+    assert is_clean(prism)
 
 
 def test_an_interrupt_is_undone_like_an_error(
@@ -235,12 +248,12 @@ def test_a_cancel_in_the_middle_of_undoing_wins_over_what_goes_wrong_then(
 def test_app_or_crash_tries_both_and_leaves_no_half_made_one(
     prism: FakePrism, backup: Callable[..., SnapshotGuard], fault: Callable[..., Fault]
 ) -> None:
-    prism.faults["create point"] = fault(task_failed(), True)
+    prism.faults["create point"] = fault(task_failed(), "after")
     snapshot = backup(keep, "app_or_crash")
     assert list(prism.points) == [snapshot.recovery_point.ext_id]
     assert snapshot.recovery_point.consistency is Consistency.CRASH
 
-    prism.faults["create point"] = fault(task_failed(), True)
+    prism.faults["create point"] = fault(task_failed(), "after")
     with pytest.raises(TaskFailed):
         backup(keep, "app", "podheitor job.2")
     assert len(prism.points) == 1

@@ -299,6 +299,40 @@ runpy.run_module("nutanix_backend", run_name="__main__")
 """The backend, ready to wait two seconds for a lost session, where the product waits longer."""
 
 
+def test_a_clean_up_that_fails_does_not_spoil_the_backup(product: Product, lab: Lab) -> None:
+    """All of it was sent: the VM is backed up, and what is left on the cluster is reported."""
+    guest = product.guest(MIB)
+    lab.faults.fail_task("DELETE */volume-groups/*", message="it is busy", after_effect=False)
+    result = jobs.backup(product.store, "job", FULL, product.settings(vm=guest.name))
+    assert result.status is Status.WARNINGS
+    report = texts(result.log, Severity.NONFATAL)
+    assert report.startswith(f"VM {guest.name} is backed up, but something is left of it: ")
+    assert "it is busy" in report
+    assert "while undoing: volume group" in report
+    assert len(lab.state()["volume_groups"]) == 1
+    product.clear_away()
+    guest.write(0, 0, 66 * KIB)
+    product.assert_restores(product.good_backup(INCREMENTAL, guest), guest)
+
+
+def test_a_whole_disk_in_an_incremental_must_not_hide_an_older_one_for_nothing(
+    product: Product, lab: Lab
+) -> None:
+    """It has the name of the older one, which the catalog would give up for it: the job fails."""
+    guests = [product.guest(MIB), product.guest(MIB)]
+    full = product.good_backup(FULL, *guests)
+    del lab._world.recovery_points[guests[0].recovery_points()[0]]
+    lab.faults.status("POST */set-expiration-time", 422)
+    failed = product.backup(INCREMENTAL, *guests)
+    assert failed.status is Status.FAILED
+    assert not guests[0].recovery_points()
+    product.assert_restores(full, *guests)
+
+    lab.faults.status("POST */set-expiration-time", 422)
+    again = product.backup(FULL, *guests)
+    assert again.status is Status.WARNINGS, "in a full nothing older is hidden"
+
+
 def test_a_reference_that_is_gone_costs_a_full_and_says_so(product: Product, lab: Lab) -> None:
     guest = product.guest(2 * MIB)
     product.good_backup(FULL, guest)

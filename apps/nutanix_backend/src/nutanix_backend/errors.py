@@ -18,9 +18,9 @@ nothing that carries on after an error (a logger, the loop over the VMs) may car
 from __future__ import annotations
 
 
-def with_notes(error: BaseException) -> str:
-    """An error and what was noted about it later, as one line."""
-    return "; ".join([str(error), *getattr(error, "__notes__", ())])
+def with_notes(error: BaseException, text: str = "") -> str:
+    """An error, or a `text` in its place, and what was noted about it later, as one line."""
+    return "; ".join([text or str(error), *getattr(error, "__notes__", ())])
 
 
 class BackendError(Exception):

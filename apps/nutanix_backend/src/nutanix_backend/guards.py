@@ -118,6 +118,9 @@ class Guard(ABC):
     def _try_to_acquire(self) -> None:
         try:
             self._acquire()
+        except Cancelled:
+            self._catch_up()
+            raise
         except Exception as error:
             self._answered = not isinstance(error, NO_ANSWER)
             raise
@@ -134,8 +137,25 @@ class Guard(ABC):
     @abstractmethod
     def _undo(self) -> bool: ...
 
+    def _catch_up(self) -> None:  # noqa: B027 - most things are there at once or not at all
+        """After a cancel: return when what was asked for is there for `_undo`, or never will be."""
 
-class SnapshotGuard(Guard):
+
+class ClusterGuard(Guard):
+    """A thing on the cluster, which comes some time after it was asked for."""
+
+    def _catch_up(self) -> None:
+        """Ask again with the same key: the cluster answers with the task that it had begun."""
+        try:
+            self._acquire()
+        except prism_client.PrismError as error:
+            self._answered = not isinstance(error, NO_ANSWER)
+            log.warning("%s did not come after the cancel: %s", self.kind.value, error)
+        else:
+            self._answered = True
+
+
+class SnapshotGuard(ClusterGuard):
     """A recovery point of a VM; deleted at the end unless it became the new reference."""
 
     kind = Kind.RECOVERY_POINT
@@ -175,6 +195,7 @@ class SnapshotGuard(Guard):
             self._undo()  # the task may have failed after its effect
             self.entry.close()
             self.entry = self._intend()
+            self._consistency = "crash"
             self.recovery_point = self._create(application=False)
 
         self.entry.made(self.recovery_point.ext_id)
@@ -202,7 +223,7 @@ class SnapshotGuard(Guard):
         return bool(found)
 
 
-class VolumeGroupGuard(Guard):
+class VolumeGroupGuard(ClusterGuard):
     """A volume group whose disks are clones of the snapshot's, open to one initiator."""
 
     kind = Kind.VOLUME_GROUP

@@ -114,12 +114,13 @@ def _fail(endpoint: Endpoint, text: str) -> None:
 
 def _line(error: Exception) -> str:
     """An error as one line for the administrator; what is not an error of ours says so."""
-    text = with_notes(error)
     if isinstance(error, BackendError) or type(error).__module__.partition(".")[0] in LIBRARIES:
-        return text
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return f"internal error, please report with the log: {type(error).__name__}: {text}"
+        text = str(error)
+    elif isinstance(error, OSError) and error.filename:
+        text = f"{error.filename}: {error.strerror}"
+    else:
+        text = f"internal error, please report with the log: {type(error).__name__}: {error}"
+    return with_notes(error, text)
 
 
 LIBRARIES = ("prism_client", "iscsi_attach", "phcbt01")

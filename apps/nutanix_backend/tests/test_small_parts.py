@@ -1,0 +1,166 @@
+"""Small parts that a job passes by only when something is odd."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import attrs
+import phcbt01
+import pytest
+from iscsi_attach import UNIT
+from nutanix_backend import metadata, progress, qemu_img, transport
+from nutanix_backend.cluster import Source
+from nutanix_backend.errors import RestoreRefused, SourceError, StateError, ToolFailed
+from nutanix_backend.jobs.backup import VmBackup
+from nutanix_backend.serve import _line
+from nutanix_backend.streams import SMALL, StreamSender, _take
+from prism_client import Cluster, Nic, ServerError, Vm, VmDisk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ptcomm import Data
+
+    from apps.nutanix_backend.tests.conftest import FakePrism, JobByHand
+
+# --- the configuration of a VM -------------------------------------------------------------------
+
+
+def test_a_configuration_comes_back_as_it_was(vm: Vm) -> None:
+    full = attrs.evolve(
+        vm,
+        disks=(VmDisk("slot", "disk", "SCSI", 0, 512, None),),
+        nics=(Nic("nic", "50:6b:8d:00:00:01", None, connected=True, model="VIRTIO"),),
+        raw={"name": "web01", "nested": {"a": [1, None, True, 1.5, "ü"]}},
+    )
+    config = metadata.from_vm(full)
+    assert metadata.decode(config.encode()) == config
+    assert json.loads(config.encode())["prism"] == full.raw
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda content: content[:-3], "the VM configuration in the backup is damaged: "),
+        (lambda content: b"[]", "the VM configuration in the backup is damaged: "),
+        (lambda content: content.replace(b'"schema":1', b'"schema":9'), "has schema 9, this plu"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_says_so(
+    vm: Vm, damage: Callable[[bytes], bytes], words: str
+) -> None:
+    with pytest.raises(RestoreRefused, match=words):
+        metadata.decode(damage(metadata.from_vm(vm).encode()))
+
+
+# --- progress ------------------------------------------------------------------------------------
+
+
+def test_progress_speaks_when_it_is_time_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    progress.Progress(said.append, "disk-0", 4096).advance(1024)
+    assert not said
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
+    slow = progress.Progress(said.append, "disk-0", 4096)
+    slow.advance(1024)
+    slow.advance(1024)
+    assert said == ["disk-0: 25 % (1.0 KiB of 4.0 KiB)", "disk-0: 50 % (2.0 KiB of 4.0 KiB)"]
+    progress.Progress(said.append, "nothing", 0).advance(0)
+    assert said[-1] == "nothing: 0 % (0 B of 0 B)"
+
+
+def test_sizes_are_for_people() -> None:
+    sizes = [progress.size(1023 * 1024**power) for power in range(6)]
+    assert sizes == [
+        "1023 B",
+        "1023.0 KiB",
+        "1023.0 MiB",
+        "1023.0 GiB",
+        "1023.0 TiB",
+        "1047552.0 TiB",
+    ]
+
+
+# --- qemu-img ------------------------------------------------------------------------------------
+
+
+def test_qemu_img_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ToolFailed, match=r"cannot convert nowhere\.raw: .*No such file"):
+        qemu_img.convert_to_qcow2(tmp_path / "nowhere.raw", tmp_path / "out.qcow2")
+
+
+def test_qemu_img_that_is_missing_names_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ToolFailed, match="qemu-img is not installed: install qemu-utils"):
+        qemu_img.convert_to_qcow2(tmp_path / "a.raw", tmp_path / "a.qcow2")
+
+
+# --- errors as lines -----------------------------------------------------------------------------
+
+
+def noted(error: Exception) -> Exception:
+    """An error after which something else went wrong."""
+    error.add_note("then: more")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (StateError("ours"), "ours"),
+        (noted(StateError("ours")), "ours; then: more"),
+        (noted(ServerError("theirs", status=500)), "theirs; then: more"),
+        (phcbt01.ApplyError("cannot write"), "cannot write"),
+        (PermissionError(13, "Permission denied", "/x"), "/x: Permission denied"),
+        (noted(PermissionError(13, "Denied", "/x")), "/x: Denied; then: more"),
+        (
+            KeyError("x"),
+            "internal error, please report with the log: KeyError: 'x'",
+        ),
+        (
+            OSError("no name"),
+            "internal error, please report with the log: OSError: no name",
+        ),
+    ],
+)
+def test_every_error_becomes_a_line(error: Exception, line: str) -> None:
+    assert _line(error) == line
+
+
+# --- streams -------------------------------------------------------------------------------------
+
+
+def test_small_pieces_travel_together() -> None:
+    sent: list[Data] = []
+    sender = StreamSender(sent.append)
+    pieces = 3 * UNIT // 1000
+    for _ in range(pieces):
+        sender.put(bytes(1000))
+    sender.finish()
+    assert sum(len(data) for data in sent) == pieces * 1000
+    assert all(UNIT - SMALL <= len(data) <= UNIT for data in sent[:-1])
+
+
+def test_pieces_that_do_not_end_where_regions_end_are_a_defect_and_never_data() -> None:
+    for pieces in ([b"abc"], [b"a"], []):
+        views = iter([memoryview(piece) for piece in pieces])
+        with pytest.raises(SourceError, match="was not read as planned"):
+            list(_take(views, 2))
+
+
+def test_a_file_that_is_shorter_than_announced_fails_the_job(
+    job_by_hand: Callable[..., JobByHand], prism: FakePrism, vm: Vm, tmp_path: Path
+) -> None:
+    cluster = Cluster("cluster-1", "lab", "7", False, None, None)
+    job = job_by_hand(parameters=(("state_dir", str(tmp_path)),)).context
+    with job.journal() as journal:
+        reach = transport.choose("userspace")
+        backup = VmBackup(job, prism.client, journal, Source(vm, cluster), reach)
+    assert not backup.spoils_the_job
+    with pytest.raises(SourceError, match="5 bytes were read where 10 were announced"):
+        backup._send_stream("name", 10, (piece for piece in (b"short",)))
+    assert backup.spoils_the_job
