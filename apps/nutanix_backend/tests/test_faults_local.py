@@ -25,7 +25,7 @@ KIB, MIB = 1 << 10, 1 << 20
 ORDERED = "ordered by the test"
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("place", ["prism", "iscsi", "state", "pipe"])
 @pytest.mark.parametrize("job", ["full", "incremental", "restore"])
 def test_every_call_may_fail(

@@ -108,7 +108,7 @@ def killing(faulty: FaultyProduct, tell: Callable[[str], None]) -> Killing:
     return Killing(faulty, guest, tell)
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("place", PLACES)
 def test_killed_at_every_step(killing: Killing, place: str) -> None:
     for when in ("before", "after"):
@@ -118,7 +118,7 @@ def test_killed_at_every_step(killing: Killing, place: str) -> None:
     killing.report(f"killed at every step / {place}")
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(900)
 def test_killed_at_random_moments_of_the_data(killing: Killing) -> None:
     for _ in range(RANDOM):
         killing.case(timer=killing.random.uniform(0.0, 0.05))
@@ -128,7 +128,7 @@ def test_killed_at_random_moments_of_the_data(killing: Killing) -> None:
 # --- power cuts ----------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(900)
 def test_a_power_cut_at_every_step(killing: Killing, tmp_path: Path) -> None:
     """What was not synced is gone, or in every other case only some of it: the same promise."""
     disk = Disk(killing.product.root / "state", tmp_path / "shadow")
