@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import iscsi_attach
+from nutanix_backend import journal
 from nutanix_backend.cluster import connect
 from nutanix_backend.guards import IscsiSessionGuard, SnapshotGuard, VolumeGroupGuard
 from nutanix_backend.jobs.backup import initiator_name
@@ -30,6 +31,7 @@ from nutanix_backend.jobs.plan import plan_disks
 from nutanix_backend.parameters import parse
 from nutanix_backend.regions import Region, RegionList
 from nutanix_backend.streams import StreamSender, image_pieces
+from nutanix_backend.transport import choose
 from prism_lab import Lab
 from ptcomm import (
     Ack,
@@ -156,12 +158,15 @@ def thin(folder: Path) -> None:
             connect(parse([*connection.items(), ("ca", str(lab.ca_file))]))
         )
         vm = client.vms.get(vm_id)
-        snapshot = stack.enter_context(SnapshotGuard(client, vm, "bench", "crash"))
+        intents = stack.enter_context(journal.opened(folder / "state", "bench", lab.pc_host))
+        snapshot = stack.enter_context(SnapshotGuard(client, intents, vm, "bench", "crash"))
         (plan,) = plan_disks(client, vm.disks, snapshot.recovery_point, None, sys.exit)
         disks = [plan.snapshot.disk_recovery_point_ext_id]
         group = stack.enter_context(VolumeGroupGuard(snapshot, disks, initiator_name(), chap=True))
         portal = iscsi_attach.Portal(lab.data_services_ip)
-        session = stack.enter_context(IscsiSessionGuard(group, portal)).attachment
+        session = stack.enter_context(
+            IscsiSessionGuard(group, portal, choose("userspace"))
+        ).attachment
         device = session.open(session.luns[0].lun)
         everything = RegionList(SIZE, [Region(0, SIZE)])
         seconds = in_turns(

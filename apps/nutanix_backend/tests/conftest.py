@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import filecmp
 import io
+import json
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import attrs
 import pytest
+from nutanix_backend import cluster, state, sweep
 from nutanix_backend.jobs.job import JobContext
 from nutanix_backend.manifest import DiskEntry, Manifest
 from nutanix_backend.names import VmFolder
@@ -199,6 +203,7 @@ class Product:
             "password": self.lab.password,
             "ca": self.lab.ca_file,
             "state_dir": self.root / "state",
+            "transport": "userspace",  # the kernel's needs a guest of its own, see tests/kernel
             **others,
         }
         pairs = (
@@ -720,9 +725,7 @@ class FakeVolumeGroups:
         found = self.prism.call("list groups", lambda: [*self.prism.groups.values()])
         yield from (group for group in found if group.name == name)
 
-    def attach_client(
-        self, group: str, initiator: str, *, chap_secret: str | None, request_id: UUID
-    ) -> str:
+    def attach_client(self, group: str, initiator: str, *, chap_secret: str | None) -> str:
         """Let an initiator in."""
 
         def attach() -> str:
@@ -945,3 +948,138 @@ class MadeUp:
 def made_up() -> type[MadeUp]:
     """To make backups up with."""
     return MadeUp
+
+
+# --- backends in which one call goes wrong -------------------------------------------------------
+
+
+@attrs.define
+class FaultyProduct(Product):
+    """The product with backends that start at once, and in which one call goes wrong as ordered.
+
+    See prepared_backend.py for what can be ordered.
+    """
+
+    door: Path = Path()
+
+    def order(self, **order: object) -> None:
+        """Let the next jobs go wrong like this; without words, not at all."""
+        self._report.unlink(missing_ok=True)
+        head = (sys.executable, "-I", "-S", str(PREPARED), "job", str(self.door))
+        self.command = (*head, str(self._report), json.dumps(order))
+
+    @property
+    def _report(self) -> Path:
+        return self.door.with_name("report")
+
+    def sprung(self) -> str:
+        """What went wrong in the last job; empty when it made fewer calls than that."""
+        self.wait_for_backend()
+        return self._report.read_text().strip() if self._report.exists() else ""
+
+    def wait_for_backend(self) -> None:
+        """Until the last backend is gone, and the cluster has done all that it was asked for."""
+        with socket.socket(socket.AF_UNIX) as wire:
+            wire.settimeout(PATIENCE)
+            wire.connect(str(self.door))
+            wire.shutdown(socket.SHUT_WR)
+            assert not wire.recv(1)
+        deadline = time.monotonic() + PATIENCE
+        while self.lab.state()["tasks"]:
+            assert time.monotonic() < deadline, "a task hangs"
+            time.sleep(0.005)
+
+    def job(self, level: Level, guest: Guest, **parameters: object) -> Result:
+        """Back up, with no expectation of how it ends."""
+        return jobs.backup(self.store, "job", level, self.settings(vm=guest.name, **parameters))
+
+    def parallel_job(self, guest: Guest) -> Result:
+        """A full backup of another Director, into another store."""
+        watcherless = attrs.evolve(self, watcher=Watcher())
+        settings = watcherless.settings(vm=guest.name)
+        return jobs.backup(Store(self.root / "store-2"), "job", Level.FULL, settings)
+
+    def restore_without_checks(self, name: str) -> Result:
+        """Restore to a new VM, with no expectation of how it ends."""
+        return jobs.restore(self.store, "job", self.settings(restore_vm_name=name))
+
+    def take_vm(self, name: str) -> bool:
+        """Remove a VM from the cluster; whether it was there."""
+        vms = self.lab._world.vms
+        found = [vm.ext_id for vm in vms.values() if vm.name == name]
+        for ext_id in found:
+            del vms[ext_id]
+        return bool(found)
+
+    def sweep(self) -> list[str]:
+        """Sweep as the next job would."""
+        settings = parse(self.parameters())
+        with cluster.connect(settings) as client:
+            return [str(removed) for removed in sweep.sweep(client, settings)]
+
+    def assert_clean(self, guest: Guest) -> None:
+        """Nothing is left but references, each of which the state knows; at most two of a VM."""
+        self.assert_nothing_left()
+        points = guest.recovery_points()
+        assert set(points) <= set(state.recorded_points(self.root / "state"))
+        assert len(points) <= 2, "more references than a chain can need"
+        self.let_an_hour_pass()
+
+    def let_an_hour_pass(self) -> None:
+        """Forget the creates without an answer that sweeps still look for, an hour long."""
+        for path in self.journals():
+            path.unlink()
+
+    def journals(self) -> list[Path]:
+        """The journals that are left for a sweep."""
+        return list((self.root / "state" / "journal").glob("*"))
+
+    def assert_chain_restores(self, guest: Guest) -> None:
+        """The newest good job restores to what the disks hold now."""
+        self.order()
+        where = self.root / "restored"
+        self.good_restore(where)
+        for index in range(len(guest.disk_ids())):
+            assert same(self.restored(where, guest, index), guest.disk(index))
+        shutil.rmtree(where)
+
+
+PREPARED = Path(__file__).with_name("prepared_backend.py")
+
+
+@pytest.fixture(scope="module")
+def prepared_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where backends start at once."""
+    door = tmp_path_factory.mktemp("door") / "socket"
+    command = [sys.executable, str(PREPARED), "serve", str(door)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+        assert server.stdout
+        assert server.stdout.readline() == b"ready\n"
+        yield door
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def quick_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A cluster whose tasks do not wait."""
+    with Lab.start(tmp_path_factory.mktemp("quick"), task_seconds=0) as running:
+        yield running
+
+
+@pytest.fixture
+def faulty(quick_lab: Lab, prepared_door: Path, tmp_path: Path) -> FaultyProduct:
+    """The product on a fresh host, with backends in which calls can go wrong."""
+    product = FaultyProduct(quick_lab, tmp_path / "host", door=prepared_door)
+    product.order()
+    return product
+
+
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Print a line past pytest's capture: what was tried and found."""
+
+    def write(text: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"{text}\n")
+
+    return write

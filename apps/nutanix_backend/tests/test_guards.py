@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import iscsi_attach
 import pytest
+from nutanix_backend import journal
 from nutanix_backend.errors import Cancelled, SourceError
 from nutanix_backend.guards import (
     REFERENCE,
@@ -18,11 +19,14 @@ from nutanix_backend.guards import (
     _target_of,
     push_undo,
 )
+from nutanix_backend.transport import choose
 from prism_client import Consistency, ServerError, Task, TaskFailed, VolumeGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
+    from nutanix_backend.journal import Journal
     from prism_client import Vm
 
     from apps.nutanix_backend.tests.conftest import FakePrism, Fault
@@ -46,7 +50,20 @@ def task_failed() -> TaskFailed:
 
 
 @pytest.fixture
-def backup_of(vm: Vm) -> Callable[..., SnapshotGuard]:
+def state_dir(tmp_path: Path) -> Path:
+    """Where the journal is."""
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def log(state_dir: Path) -> Iterator[Journal]:
+    """The journal of a job."""
+    with journal.opened(state_dir, "job.1", "prism:9440") as opened:
+        yield opened
+
+
+@pytest.fixture
+def backup_of(vm: Vm, log: Journal) -> Callable[..., SnapshotGuard]:
     """Open a snapshot and a volume group, run a body, unwind."""
 
     def run(
@@ -56,7 +73,7 @@ def backup_of(vm: Vm) -> Callable[..., SnapshotGuard]:
         name: str = "podheitor job.1",
     ) -> SnapshotGuard:
         with ExitStack() as stack:
-            guard = SnapshotGuard(prism.client, vm, name, consistency)
+            guard = SnapshotGuard(prism.client, log, vm, name, consistency)
             snapshot = stack.enter_context(guard)
             group = VolumeGroupGuard(snapshot, ["d1@p"], INITIATOR, chap=True)
             assert len(stack.enter_context(group).secret or "") >= 12, "iSCSI wants 12 characters"
@@ -242,12 +259,24 @@ def test_app_or_crash_tries_both_and_leaves_no_half_made_one(
     assert len(prism.points) == 1
 
 
-def test_a_session_is_not_there_before_it_is_open(prism: FakePrism, vm: Vm) -> None:
-    snapshot = SnapshotGuard(prism.client, vm, "n", "crash")
-    group = VolumeGroupGuard(snapshot, [], INITIATOR, chap=False)
-    session = IscsiSessionGuard(group, iscsi_attach.Portal("127.0.0.1"))
-    with pytest.raises(SourceError, match="not open"):
-        session.attachment  # noqa: B018 - the look is the test
+def test_a_guard_can_only_be_built_on_an_open_one(prism: FakePrism, vm: Vm, log: Journal) -> None:
+    """The order of the guards is a property of the code: another order does not run."""
+    portal = iscsi_attach.Portal("127.0.0.1")
+    snapshot = SnapshotGuard(prism.client, log, vm, "n", "crash")
+    with pytest.raises(SourceError, match="the recovery point is not open"):
+        VolumeGroupGuard(snapshot, [], INITIATOR, chap=False)
+    with snapshot:
+        group = VolumeGroupGuard(snapshot, [], INITIATOR, chap=False)
+        with pytest.raises(SourceError, match="the volume group is not open"):
+            IscsiSessionGuard(group, portal, choose("userspace"))
+        with group:
+            session = IscsiSessionGuard(group, portal, choose("userspace"))
+            with pytest.raises(SourceError, match="the iSCSI session is not open"):
+                session.attachment  # noqa: B018 - the look is the test
+        with pytest.raises(SourceError, match="the volume group is not open"):
+            IscsiSessionGuard(group, portal, choose("userspace"))
+    with pytest.raises(SourceError, match="the recovery point is not open"):
+        VolumeGroupGuard(snapshot, [], INITIATOR, chap=False)
 
 
 def group_called(target: str) -> VolumeGroup:

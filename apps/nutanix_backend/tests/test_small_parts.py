@@ -9,7 +9,7 @@ import attrs
 import phcbt01
 import pytest
 from iscsi_attach import UNIT
-from nutanix_backend import metadata, progress, qemu_img
+from nutanix_backend import metadata, progress, qemu_img, transport
 from nutanix_backend.cluster import Source
 from nutanix_backend.errors import RestoreRefused, SourceError, StateError, ToolFailed
 from nutanix_backend.jobs.backup import VmBackup
@@ -153,10 +153,13 @@ def test_pieces_that_do_not_end_where_regions_end_are_a_defect_and_never_data() 
 
 
 def test_a_file_that_is_shorter_than_announced_fails_the_job(
-    job_by_hand: Callable[..., JobByHand], prism: FakePrism, vm: Vm
+    job_by_hand: Callable[..., JobByHand], prism: FakePrism, vm: Vm, tmp_path: Path
 ) -> None:
     cluster = Cluster("cluster-1", "lab", "7", False, None, None)
-    backup = VmBackup(job_by_hand().context, prism.client, Source(vm, cluster))
+    job = job_by_hand(parameters=(("state_dir", str(tmp_path)),)).context
+    with job.journal() as journal:
+        reach = transport.choose("userspace")
+        backup = VmBackup(job, prism.client, journal, Source(vm, cluster), reach)
     assert not backup.spoils_the_job
     with pytest.raises(SourceError, match="5 bytes were read where 10 were announced"):
         backup._send_stream("name", 10, (piece for piece in (b"short",)))

@@ -28,6 +28,7 @@ def main() -> int:
 def _command(arguments: list[str]) -> int:
     import argparse  # noqa: PLC0415
 
+    from nutanix_backend import upkeep  # noqa: PLC0415
     from nutanix_backend.doctor import command as doctor  # noqa: PLC0415
     from nutanix_backend.runner import command as job  # noqa: PLC0415
 
@@ -36,7 +37,7 @@ def _command(arguments: list[str]) -> int:
         description="Without arguments: the backend that bacula-fd starts.",
     )
     commands = parser.add_subparsers(required=True)
-    for command in (job, doctor):
+    for command in (job, doctor, upkeep):
         command.add_parser(commands)
     args = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = args.run

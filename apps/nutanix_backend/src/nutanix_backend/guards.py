@@ -5,28 +5,36 @@ IscsiSessionGuard from an open VolumeGroupGuard, so that unwinding is always log
 volume group, delete the snapshot. Every undo is registered before its step is tried, and is written
 so that it may run when the step did nothing, half of it, or all of it. A failing undo never hides
 the first error, and a cancel in the middle of an undo does not keep it from being done.
+
+What `kill -9` leaves is found through the journal: each guard writes its intent before it makes
+anything, and that it is settled after it has undone it.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
+import shutil
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Self
-from uuid import uuid4
 
+import attrs
 import iscsi_attach
 import prism_client
 
 from nutanix_backend.errors import Cancelled, SourceError
+from nutanix_backend.journal import Kind
+from nutanix_backend.transport import is_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
     from types import TracebackType
-    from uuid import UUID
+
+    from nutanix_backend.journal import Entry, Journal
+    from nutanix_backend.transport import Transport
 
 log = logging.getLogger(__name__)
 
@@ -63,21 +71,30 @@ def _try_undo(what: str, undo: Callable[[], object], active: BaseException | Non
         active.add_note(f"then undo failed: {what}: {error}")
 
 
-class Guard(ABC):
-    """A thing that exists while the guard is open; `_undo` copes with a half-done `_acquire`."""
+NO_ANSWER = (prism_client.TransportError, prism_client.TaskTimeout)
+"""A create that ends so may still be at work on the server."""
 
-    what: str
+
+class Guard(ABC):
+    """A thing that exists while the guard is open.
+
+    `_undo` copes with a half-done `_acquire`, and tells whether there was something to undo.
+    """
+
+    kind: Kind
+    name: str
+    journal: Journal
+    is_open = False
+    _answered = False
 
     def __enter__(self) -> Self:
         """Make the thing; when that fails, undo whatever of it happened."""
+        self.entry = self._intend()
         with ExitStack() as stack:
-            push_undo(stack, self.what, self._undo)
-            try:
-                self._acquire()
-            except Cancelled:
-                self._settle()
-                raise
+            push_undo(stack, self.kind.value, self._settle)
+            self._try_to_acquire()
             self._stack = stack.pop_all()
+        self.is_open = True
         return self
 
     def __exit__(
@@ -87,45 +104,74 @@ class Guard(ABC):
         traceback: TracebackType | None,
     ) -> bool | None:
         """Undo the thing."""
+        self.is_open = False
         return self._stack.__exit__(kind, error, traceback)
+
+    def require_open(self) -> None:
+        """Raise SourceError when the thing is not there: what is built on it needs it."""
+        if not self.is_open:
+            raise SourceError(f"the {self.kind.value} is not open")
+
+    def _intend(self) -> Entry:
+        return self.journal.intend(self.kind, self.name)
+
+    def _try_to_acquire(self) -> None:
+        try:
+            self._acquire()
+        except Cancelled:
+            self._catch_up()
+            raise
+        except Exception as error:
+            self._answered = not isinstance(error, NO_ANSWER)
+            raise
+        self._answered = True
+
+    def _settle(self) -> None:
+        """Undo. What was not answered and is not found may still come: let sweeps look again."""
+        if self._undo() or self._answered:
+            self.entry.close()
 
     @abstractmethod
     def _acquire(self) -> None: ...
 
     @abstractmethod
-    def _undo(self) -> None: ...
+    def _undo(self) -> bool: ...
 
-    def _settle(self) -> None:  # noqa: B027 - most things are there at once or not at all
+    def _catch_up(self) -> None:  # noqa: B027 - most things are there at once or not at all
         """After a cancel: return when what was asked for is there for `_undo`, or never will be."""
 
 
 class ClusterGuard(Guard):
     """A thing on the cluster, which comes some time after it was asked for."""
 
-    def __init__(self) -> None:
-        """Choose the keys of what will be asked for: asked again, it is not made again."""
-        self._keys: defaultdict[str, UUID] = defaultdict(uuid4)
-
-    def _settle(self) -> None:
-        """Ask again: the cluster answers with the task that it had begun, and we wait for it."""
+    def _catch_up(self) -> None:
+        """Ask again with the same key: the cluster answers with the task that it had begun."""
         try:
             self._acquire()
         except prism_client.PrismError as error:
-            log.warning("%s did not come after the cancel: %s", self.what, error)
+            self._answered = not isinstance(error, NO_ANSWER)
+            log.warning("%s did not come after the cancel: %s", self.kind.value, error)
+        else:
+            self._answered = True
 
 
 class SnapshotGuard(ClusterGuard):
     """A recovery point of a VM; deleted at the end unless it became the new reference."""
 
-    what = "recovery point"
+    kind = Kind.RECOVERY_POINT
     recovery_point: prism_client.RecoveryPoint
 
     def __init__(
-        self, client: prism_client.PrismClient, vm: prism_client.Vm, name: str, consistency: str
+        self,
+        client: prism_client.PrismClient,
+        journal: Journal,
+        vm: prism_client.Vm,
+        name: str,
+        consistency: str,
     ) -> None:
         """Prepare to snapshot `vm` under our unique `name`."""
-        super().__init__()
         self.client = client
+        self.journal = journal
         self.vm = vm
         self.name = name
         self._consistency = consistency
@@ -147,7 +193,15 @@ class SnapshotGuard(ClusterGuard):
             if self._consistency != "app_or_crash":
                 raise
             self._undo()  # the task may have failed after its effect
+            self.entry.close()
+            self.entry = self._intend()
+            self._consistency = "crash"
             self.recovery_point = self._create(application=False)
+
+        self.entry.made(self.recovery_point.ext_id)
+
+    def _intend(self) -> Entry:
+        return self.journal.intend(self.kind, self.name, vm_id=self.vm.ext_id)
 
     def _create(self, *, application: bool) -> prism_client.RecoveryPoint:
         kinds = prism_client.Consistency
@@ -156,65 +210,80 @@ class SnapshotGuard(ClusterGuard):
             name=self.name,
             expires=datetime.now(UTC) + TEMPORARY,
             consistency=kinds.APP if application else kinds.CRASH,
-            request_id=self._keys["app" if application else "crash"],
+            request_id=self.entry.key,
         )
 
-    def _undo(self) -> None:
+    def _undo(self) -> bool:
         if self._kept:
-            return
+            return True
         points = self.client.recovery_points
-        for point in list(points.list(vm_ext_id=self.vm.ext_id, name=self.name)):
+        found = list(points.list(vm_ext_id=self.vm.ext_id, name=self.name))
+        for point in found:
             points.delete(point.ext_id)
+        return bool(found)
 
 
 class VolumeGroupGuard(ClusterGuard):
     """A volume group whose disks are clones of the snapshot's, open to one initiator."""
 
-    what = "volume group"
+    kind = Kind.VOLUME_GROUP
     volume_group: prism_client.VolumeGroup
 
     def __init__(
         self, snapshot: SnapshotGuard, disks: Sequence[str], initiator: str, *, chap: bool
     ) -> None:
         """Prepare to offer `disks` (disk recovery points of `snapshot`) to `initiator`."""
-        super().__init__()
+        snapshot.require_open()
         self.snapshot = snapshot
+        self.journal = snapshot.journal
+        self.name = snapshot.name
         self.initiator = initiator
         self.secret = secrets.token_hex(8) if chap else None
         self._disks = disks
 
+    def _intend(self) -> Entry:
+        return self.journal.intend(self.kind, self.name, initiator=self.initiator)
+
     def _acquire(self) -> None:
         groups = self.snapshot.client.volume_groups
         self.volume_group = groups.create(
-            self.snapshot.name,
+            self.name,
             self.snapshot.vm.cluster_ext_id,
             self._disks,
             chap_secret=self.secret,
-            request_id=self._keys["create"],
+            request_id=self.entry.key,
         )
+        self.entry.made(self.volume_group.ext_id)
         groups.attach_client(
             self.volume_group.ext_id,
             self.initiator,
             chap_secret=self.secret,
-            request_id=self._keys["attach"],
         )
 
-    def _undo(self) -> None:
+    def _undo(self) -> bool:
         groups = self.snapshot.client.volume_groups
-        for group in list(groups.list(name=self.snapshot.name)):
+        found = list(groups.list(name=self.name))
+        for group in found:
             groups.detach_client(group.ext_id, self.initiator)
             groups.delete(group.ext_id)
+        return bool(found)
 
 
 class IscsiSessionGuard(Guard):
     """An iSCSI session to the target of a volume group."""
 
-    what = "iSCSI session"
+    kind = Kind.SESSION
 
-    def __init__(self, group: VolumeGroupGuard, portal: iscsi_attach.Portal) -> None:
+    def __init__(
+        self, group: VolumeGroupGuard, portal: iscsi_attach.Portal, transport: Transport
+    ) -> None:
         """Prepare to log in to the target of `group` at the data services address."""
+        group.require_open()
         self._group = group
+        self.journal = group.journal
+        self.name = group.volume_group.target_name
         self._portal = portal
+        self._transport = transport
         self._attachment: iscsi_attach.Attachment | None = None
 
     @property
@@ -224,25 +293,119 @@ class IscsiSessionGuard(Guard):
             raise SourceError("the iSCSI session is not open")
         return self._attachment
 
+    def _intend(self) -> Entry:
+        return self.journal.intend(self.kind, self.name, initiator=self._group.initiator)
+
     def _acquire(self) -> None:
         group = self._group
         chap = iscsi_attach.Chap(group.initiator, group.secret) if group.secret else None
-        found = iscsi_attach.discover(self._portal, initiator=group.initiator, chap=chap)
+        found = self._transport.discover(self._portal, group.initiator, chap)
         target = iscsi_attach.Target(
             self._portal, _target_of(group.volume_group, [t.iqn for t in found]), chap
         )
-        self._attachment = iscsi_attach.attach(target, initiator=group.initiator)
+        self._attachment = self._transport.attach(target, group.initiator)
 
-    def _undo(self) -> None:
+    def _undo(self) -> bool:
         if self._attachment is not None:
             self._attachment.close()
+        return True
+
+
+class ImageGuard(Guard):
+    """An image that carries a disk to a new VM, which has copied it when it is made."""
+
+    kind = Kind.IMAGE
+    image: prism_client.Image
+
+    def __init__(
+        self,
+        client: prism_client.PrismClient,
+        journal: Journal,
+        name: str,
+        upload: Callable[[str], prism_client.Image],
+    ) -> None:
+        """Prepare to `upload` an image under our unique `name`."""
+        self.journal = journal
+        self.name = name
+        self._client = client
+        self._upload = upload
+
+    def _acquire(self) -> None:
+        self.image = self._upload(self.name)
+        self.entry.made(self.image.ext_id)
+
+    def _undo(self) -> bool:
+        images = self._client.images
+        found = list(images.list(name=self.name))
+        for image in found:
+            images.delete(image.ext_id)
+        return bool(found)
+
+
+class VmGuard(Guard):
+    """A restored VM; it stays unless it, or what must follow, fails.
+
+    Its name is the user's choice and need not be unique: a VM is ours by its description.
+    """
+
+    kind = Kind.VM
+    vm: prism_client.Vm
+
+    def __init__(
+        self, client: prism_client.PrismClient, journal: Journal, spec: prism_client.VmSpec
+    ) -> None:
+        """Prepare to make a VM to this specification, but for its description."""
+        self.journal = journal
+        self.name = spec.name
+        self._client = client
+        self._spec = spec
+        self._kept = False
+
+    def keep(self) -> None:
+        """Let the VM outlive the guard."""
+        self._kept = True
+
+    def _acquire(self) -> None:
+        spec = attrs.evolve(self._spec, description=f"{self._spec.description} ({self.entry.key})")
+        self.vm = self._client.vms.create(spec, request_id=self.entry.key)
+        self.entry.made(self.vm.ext_id)
+
+    def _undo(self) -> bool:
+        if self._kept:
+            return True
+        vms = self._client.vms
+        found = [vm for vm in vms.find(self.name) if str(self.entry.key) in vm.description]
+        for vm in found:
+            vms.delete(vm.ext_id)
+        return bool(found)
+
+
+class FolderGuard(Guard):
+    """A folder for what is only on its way."""
+
+    kind = Kind.FOLDER
+
+    def __init__(self, journal: Journal, path: Path) -> None:
+        """Prepare to make a folder that is not there."""
+        self.journal = journal
+        self.name = str(path)
+        self.path = path
+        self._made = False
+
+    def _acquire(self) -> None:
+        self.path.mkdir(parents=True, mode=0o700)
+        self._made = True
+
+    def _undo(self) -> bool:
+        if self._made:
+            shutil.rmtree(self.path)
+        return True
 
 
 def _target_of(group: prism_client.VolumeGroup, iqns: Sequence[str]) -> str:
     """The discovered target of a group; Prism names it without the prefix of an IQN."""
-    wanted = group.target_name.rpartition(":")[2]
     for iqn in iqns:
-        if wanted and iqn.rpartition(":")[2].startswith(wanted):
+        if is_target(iqn, group.target_name):
             return iqn
     raise SourceError(
         f"volume group {group.name} is not offered at the data services address: "

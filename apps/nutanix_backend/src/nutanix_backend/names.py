@@ -23,6 +23,10 @@ from nutanix_backend.errors import RestoreRefused
 if TYPE_CHECKING:
     from datetime import datetime
 
+OURS = "podheitor "
+"""With this begins the name of everything that a job makes on a cluster."""
+STAGING = "podheitor-nutanix-"
+"""With this begins the name of a folder for what is only on its way."""
 NAMESPACE = "@nutanix"
 _ID = r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}"
 _METADATA = {

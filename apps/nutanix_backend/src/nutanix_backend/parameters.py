@@ -56,7 +56,21 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("prism_insecure", Kind.FLAG, "do not verify Prism's certificate", "no"),
     Parameter("timeout", Kind.SECONDS, "longest wait for one answer of Prism", "30"),
     # where we run
+    Parameter(
+        "proxy_mode",
+        Kind.TEXT,
+        "whether this host is a VM of the cluster, which reaches its data services address",
+        "in_cluster",
+        ("external", "in_cluster"),
+    ),
     Parameter("dsip", Kind.TEXT, "data services address, when not the cluster's own"),
+    Parameter(
+        "transport",
+        Kind.TEXT,
+        "iSCSI by the kernel (open-iscsi, root), in user space (libiscsi), or the first that works",
+        "auto",
+        ("auto", "kernel", "userspace"),
+    ),
     Parameter("chap", Kind.FLAG, "protect iSCSI sessions with one-time CHAP secrets", "yes"),
     Parameter(
         "state_dir", Kind.PATH, "where the chain of each VM is kept", "/var/lib/podheitor-nutanix"
@@ -118,7 +132,9 @@ class Settings:
     fingerprint: str
     prism_insecure: bool
     timeout: float
+    proxy_mode: str
     dsip: str
+    transport: str
     chap: bool
     state_dir: Path
     vm: tuple[str, ...]
@@ -159,6 +175,12 @@ def require_connection(settings: Settings) -> None:
         raise ParameterError(
             "no credentials for Prism: give user and password_file (or password), or api_key"
         )
+
+
+def prism_address(settings: Settings) -> str:
+    """Prism as host:port, however it was given."""
+    host, _, port = settings.prism.partition(":")
+    return f"{host.lower()}:{port or 9440}"
 
 
 def _collect(items: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

@@ -7,14 +7,13 @@ lost or damaged costs a full backup, and says so.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import attrs
 
-from nutanix_backend import records
+from nutanix_backend import durable, records
 from nutanix_backend.errors import StateError
 
 if TYPE_CHECKING:
@@ -135,25 +134,19 @@ class StateFile:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the VM against other jobs; raise StateError when one is running."""
-        lock = self._path.with_suffix(".lock")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            durable.make_folder(self._path.parent)
+            descriptor = durable.open_locked(self._path.with_suffix(".lock"))
+        except BlockingIOError as error:
+            raise StateError(f"another job is backing up VM {self._vm_id}: wait for it") from error
         except OSError as error:
             raise StateError(
                 f"state_dir is not usable: {error}: check its path and rights"
             ) from error
         try:
-            self._lock(descriptor)
             yield
         finally:
             os.close(descriptor)
-
-    def _lock(self, descriptor: int) -> None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StateError(f"another job is backing up VM {self._vm_id}: wait for it") from error
 
     def load(self) -> tuple[VmState, str]:
         """The recorded state and an empty text, or an empty state and why nothing could be used."""
@@ -170,24 +163,18 @@ class StateFile:
 
     def save(self, state: VmState) -> None:
         """Replace the state, durable before this returns; raise StateError."""
-        temporary = self._path.with_suffix(".new")
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(records.dump(state))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
-            _sync_folder(self._path.parent)
+            durable.replace(self._path, records.dump(state))
         except OSError as error:
             raise StateError(
                 f"the state of the VM cannot be saved: {error}: free space?"
             ) from error
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def recorded_points(state_dir: Path) -> dict[str, str]:
+    """The recovery points that are references of some VM on this host, and of which job."""
+    found: dict[str, str] = {}
+    for path in (state_dir / "bitmap").glob("*/*.json"):
+        known, _ = StateFile(path, path.stem).load()
+        found |= {_point(r.reference): r.job for r in known.jobs if r.reference}
+    return found

@@ -4,15 +4,19 @@
 both give a BlockDevice, which ``read_extents`` reads ahead of its consumer.
 """
 
+from iscsi_attach import kernel
 from iscsi_attach.device import Attachment, BlockDevice
 from iscsi_attach.direct import open_direct
 from iscsi_attach.errors import (
     AttachError,
+    CommandFailed,
     DeviceBusy,
     DeviceClosed,
     DeviceError,
+    DeviceNotFound,
     IoFailed,
     IscsiAttachError,
+    KernelUnavailable,
     LibraryMissing,
     LoginFailed,
     LunNotFound,
@@ -22,6 +26,7 @@ from iscsi_attach.errors import (
     ReadOnlyDevice,
     SessionLost,
     ShortRead,
+    TargetInUse,
     TargetNotFound,
 )
 from iscsi_attach.extents import UNIT, read_extents
@@ -34,13 +39,16 @@ __all__ = [
     "Attachment",
     "BlockDevice",
     "Chap",
+    "CommandFailed",
     "DeviceBusy",
     "DeviceClosed",
     "DeviceError",
+    "DeviceNotFound",
     "DiscoveredTarget",
     "Extent",
     "IoFailed",
     "IscsiAttachError",
+    "KernelUnavailable",
     "LibraryMissing",
     "LoginFailed",
     "LunInfo",
@@ -53,9 +61,11 @@ __all__ = [
     "SessionLost",
     "ShortRead",
     "Target",
+    "TargetInUse",
     "TargetNotFound",
     "attach",
     "discover",
+    "kernel",
     "open_direct",
     "read_extents",
     "require_library",

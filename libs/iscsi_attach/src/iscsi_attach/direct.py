@@ -43,14 +43,19 @@ def open_direct(path: Path, *, writable: bool = False) -> DirectDevice:
     A block device that is opened for writing is claimed: DeviceBusy when it is mounted, or held by
     device mapper, RAID, swap or another claim. Raises NotABlockDevice or DeviceError.
     """
+    return open_device(path, writable=writable, claim=writable, name=str(path))
+
+
+def open_device(path: Path, *, writable: bool, claim: bool, name: str) -> DirectDevice:
+    """open_direct, with a choice to claim a block device, and a name for messages."""
     flags = os.O_DIRECT | os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY)
     try:
         mode = path.stat().st_mode
         if not stat.S_ISBLK(mode) and not stat.S_ISREG(mode):
             raise NotABlockDevice("neither a block device nor a regular file", device=str(path))
-        if writable and stat.S_ISBLK(mode):
+        if claim and stat.S_ISBLK(mode):
             flags |= os.O_EXCL
-        return DirectDevice(path, os.open(path, flags), writable=writable)
+        return DirectDevice(name, os.open(path, flags), writable=writable)
     except OSError as exc:
         raise _open_error(path, exc) from exc
 
@@ -71,8 +76,8 @@ def _open_error(path: Path, exc: OSError) -> DeviceError:
 class DirectDevice:
     """An open file or device (see BlockDevice); it owns the descriptor."""
 
-    def __init__(self, path: Path, descriptor: int, *, writable: bool) -> None:
-        self.name = str(path)
+    def __init__(self, name: str, descriptor: int, *, writable: bool) -> None:
+        self.name = name
         self._fd = descriptor
         self._plain_fd = -1
         self._writable = writable
@@ -85,7 +90,7 @@ class DirectDevice:
         except BaseException:
             os.close(descriptor)
             raise
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix=f"read {path.name}")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix=f"read {name}")
 
     def submit_read(self, offset: int, buffer: memoryview) -> Future[None]:
         """Start to fill the buffer in one of the reader threads."""

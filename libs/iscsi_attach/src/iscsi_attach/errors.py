@@ -7,7 +7,11 @@
     │   ├── LoginFailed                the target refused us: wrong CHAP, initiator not admitted
     │   ├── TargetNotFound             the portal does not know the target, or hides it from us
     │   ├── LunNotFound                the target has no such disk
-    │   └── SessionLost                the session broke and did not come back in time
+    │   ├── SessionLost                the session broke and did not come back in time
+    │   ├── KernelUnavailable          this host cannot use the kernel's initiator
+    │   ├── TargetInUse                somebody else of this host is logged in, or will be
+    │   ├── DeviceNotFound             the kernel shows no block device for a disk
+    │   └── CommandFailed(status)      iscsiadm failed in a way that has no type of its own
     └── DeviceError(device)            reading, writing or opening one block device
         ├── DeviceClosed               used after close()
         ├── DeviceBusy                 mounted, or held by another user of the device
@@ -62,6 +66,26 @@ class LunNotFound(AttachError):
 
 class SessionLost(AttachError):
     """The session broke and could not be restored within its deadline."""
+
+
+class KernelUnavailable(AttachError):
+    """The kernel transport cannot work here: not root, no open-iscsi, no module, no iscsid."""
+
+
+class TargetInUse(AttachError):
+    """The target has a session or node record on this host which is not ours to touch."""
+
+
+class DeviceNotFound(AttachError):
+    """The session is there, and the kernel makes no block device of a disk in time."""
+
+
+class CommandFailed(AttachError):
+    """iscsiadm ended with ``status``, for a reason that has no type here."""
+
+    def __init__(self, *, status: int, said: str, step: str, target: str) -> None:
+        super().__init__(f"iscsiadm failed with {status}: {said}", step=step, target=target)
+        self.status = status
 
 
 class DeviceError(IscsiAttachError):

@@ -25,12 +25,13 @@ from ptcomm import (
     Times,
 )
 
-from nutanix_backend import cluster, metadata, state
+from nutanix_backend import cluster, metadata, state, sweep, transport
 from nutanix_backend.chain import Chain
 from nutanix_backend.errors import BackendError, SourceError, with_notes
 from nutanix_backend.guards import IscsiSessionGuard, SnapshotGuard, VolumeGroupGuard
 from nutanix_backend.jobs.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
 from nutanix_backend.manifest import SCHEMA, DiskEntry, Manifest
+from nutanix_backend.names import OURS
 from nutanix_backend.progress import Progress, size
 from nutanix_backend.streams import StreamSender, delta_pieces, image_pieces
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ptcomm.events import Buffer
 
     from nutanix_backend.jobs.job import JobContext
+    from nutanix_backend.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -49,25 +51,30 @@ VM_ERRORS = (BackendError, prism_client.PrismError, iscsi_attach.IscsiAttachErro
 
 def run(job: JobContext) -> None:
     """Back up every VM asked for; one that fails is reported, and fails the job if all do."""
-    with cluster.connect(job.settings) as client:
+    chosen = transport.choose(job.settings.transport)
+    job.say(str(chosen))
+    with cluster.connect(job.settings) as client, job.journal() as journal:
+        sweep.before_job(job, client)
         sources = cluster.select(client, job.settings)
-        failures = [error for source in sources if (error := _attempt(job, client, source))]
+        failures = [
+            error
+            for source in sources
+            if (error := _attempt(job, VmBackup(job, client, journal, source, chosen)))
+        ]
     if len(failures) == len(sources):
         raise failures[-1]
     job.endpoint.send(NoMoreFiles())
 
 
-def _attempt(
-    job: JobContext, client: prism_client.PrismClient, source: cluster.Source
-) -> Exception | None:
-    backup = VmBackup(job, client, source)
+def _attempt(job: JobContext, backup: VmBackup) -> Exception | None:
+    name = backup.source.vm.name
     try:
         backup.run()
     except VM_ERRORS as error:
         if backup.spoils_the_job or job.settings.abort_on_error:
             raise
-        log.warning("VM %s failed", source.vm.name, exc_info=error)
-        job.report(f"VM {source.vm.name} is not backed up: {with_notes(error)}")
+        log.warning("VM %s failed", name, exc_info=error)
+        job.report(f"VM {name} is not backed up: {with_notes(error)}")
         return error
     return None
 
@@ -76,12 +83,19 @@ class VmBackup:
     """The backup of one VM: what to stand on, what to read, and the files sent."""
 
     def __init__(
-        self, job: JobContext, client: prism_client.PrismClient, source: cluster.Source
+        self,
+        job: JobContext,
+        client: prism_client.PrismClient,
+        journal: Journal,
+        source: cluster.Source,
+        reach: transport.Transport,
     ) -> None:
-        """Prepare the backup of `source` within `job`."""
+        """Prepare the backup of `source` within `job`, whose journal learns what it makes."""
         self._job = job
         self._client = client
-        self._source = source
+        self._journal = journal
+        self.source = source
+        self._transport = reach
         self._started = datetime.now(UTC)
         self._in_file = False
         self._hides_older = False
@@ -102,8 +116,8 @@ class VmBackup:
 
     def run(self) -> None:
         """Back the VM up under its lock; record what it left, or that it failed."""
-        vm = self._source.vm
-        folder = self._job.settings.state_dir / "bitmap" / self._source.folder.cluster
+        vm = self.source.vm
+        folder = self._job.settings.state_dir / "bitmap" / self.source.folder.cluster
         file = state.StateFile(folder / f"{vm.ext_id}.json", vm.ext_id)
         with file.locked():
             chain = Chain(self._job, self._client, file)
@@ -132,10 +146,10 @@ class VmBackup:
         began = time.monotonic()
         with ExitStack() as stack:
             snapshot = stack.enter_context(self._snapshot())
-            vm = self._client.vms.get(self._source.vm.ext_id)
+            vm = self._client.vms.get(self.source.vm.ext_id)
             plans = self._plan(chain, vm, snapshot.recovery_point, base)
             devices = self._open_disks(stack, snapshot, plans)
-            self._send_file(self._source.folder.metadata(), metadata.from_vm(vm).encode())
+            self._send_file(self.source.folder.metadata(), metadata.from_vm(vm).encode())
             entries = tuple(self._send_disk(plan, devices.get(plan.index)) for plan in plans)
             manifest = self._manifest(snapshot.recovery_point, entries)
             snapshot.prolong()
@@ -146,9 +160,10 @@ class VmBackup:
         self._summarise(manifest, time.monotonic() - began)
 
     def _snapshot(self) -> SnapshotGuard:
-        vm = self._source.vm
-        name = f"podheitor {self._job.info.name} {vm.ext_id}"
-        return SnapshotGuard(self._client, vm, name, self._job.settings.consistency)
+        vm = self.source.vm
+        name = f"{OURS}{self._job.info.name} {vm.ext_id}"
+        consistency = self._job.settings.consistency
+        return SnapshotGuard(self._client, self._journal, vm, name, consistency)
 
     def _plan(
         self,
@@ -173,27 +188,19 @@ class VmBackup:
         wanted = [plan for plan in plans if plan.regions.data_bytes]
         if not wanted:
             return {}
-        portal = iscsi_attach.Portal(self._data_services_address())
+        settings, warn = self._job.settings, self._job.warn
+        portal = transport.portal(settings, self.source.cluster, warn)
         disks = [plan.snapshot.disk_recovery_point_ext_id for plan in wanted]
         group = stack.enter_context(
-            VolumeGroupGuard(snapshot, disks, initiator_name(), chap=self._job.settings.chap)
+            VolumeGroupGuard(snapshot, disks, initiator_name(), chap=settings.chap)
         )
-        session = stack.enter_context(IscsiSessionGuard(group, portal))
+        session = stack.enter_context(IscsiSessionGuard(group, portal, self._transport))
         return dict(_devices(session.attachment, wanted))
-
-    def _data_services_address(self) -> str:
-        address = self._job.settings.dsip or self._source.cluster.data_services_ip
-        if not address:
-            raise SourceError(
-                f"cluster {self._source.cluster.name} has no data services IP: set one in Prism "
-                "Element (cluster details), or give dsip="
-            )
-        return address
 
     # --- the files
 
     def _send_disk(self, plan: DiskPlan, device: iscsi_attach.BlockDevice | None) -> DiskEntry:
-        folder, disk = self._source.folder, plan.disk
+        folder, disk = self.source.folder, plan.disk
         spans = sum(1 for _ in plan.regions.spans())
         if plan.base:
             name = folder.delta(plan.index, disk.disk_ext_id, self._started)
@@ -255,10 +262,10 @@ class VmBackup:
             job=info.name,
             job_id=info.job_id,
             level=info.level.value if info.level else "F",
-            cluster=self._source.folder.cluster,
-            cluster_id=self._source.cluster.ext_id,
-            vm_id=self._source.vm.ext_id,
-            vm_name=self._source.vm.name,
+            cluster=self.source.folder.cluster,
+            cluster_id=self.source.cluster.ext_id,
+            vm_id=self.source.vm.ext_id,
+            vm_name=self.source.vm.name,
             consistency_asked=self._job.settings.consistency,
             consistency_got=point.consistency.value,
             recovery_point="" if self._is_v3 else point.ext_id,

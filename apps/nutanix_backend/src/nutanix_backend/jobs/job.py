@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 import attrs
 from ptcomm import Message, Severity
 
+from nutanix_backend import journal
 from nutanix_backend.errors import Cancelled
+from nutanix_backend.parameters import prism_address
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import ptcomm
     from ptcomm.stdio import Endpoint
 
@@ -28,6 +32,10 @@ class JobContext:
         """Raise Cancelled when it gave the job up: while we send it has nothing else to say."""
         if self.endpoint.pending():
             raise Cancelled(f"the daemon gave up: it sent {type(self.endpoint.receive()).__name__}")
+
+    def journal(self) -> AbstractContextManager[journal.Journal]:
+        """Open the journal of this job; raise StateError."""
+        return journal.opened(self.settings.state_dir, self.info.name, prism_address(self.settings))
 
     def say(self, text: str) -> None:
         """An information line in the job log."""

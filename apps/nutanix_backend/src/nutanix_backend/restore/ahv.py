@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import prism_client
 
 from nutanix_backend import cluster, metadata, qemu_img
-from nutanix_backend.errors import RestoreRefused
-from nutanix_backend.guards import push_undo
+from nutanix_backend.errors import RestoreRefused, with_notes
+from nutanix_backend.guards import ImageGuard, VmGuard
+from nutanix_backend.names import OURS
 from nutanix_backend.progress import Progress, size
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from prism_client import PrismClient
 
     from nutanix_backend.jobs.job import JobContext
+    from nutanix_backend.journal import Journal
     from nutanix_backend.metadata import VmConfig
     from nutanix_backend.restore.plan import VmPlan
     from nutanix_backend.restore.writer import DiskWriter
@@ -46,49 +48,59 @@ def refuse_unfit(client: PrismClient, job: JobContext, plan: VmPlan) -> None:
 def create_vm(
     client: PrismClient,
     job: JobContext,
+    journal: Journal,
     plan: VmPlan,
     configuration: bytes,
     disks: Sequence[DiskWriter],
 ) -> None:
-    """Upload every disk as an image, create the VM from them, remove the images."""
+    """Upload every disk as an image, create the VM from them, remove the images.
+
+    A VM that is made stays: what fails behind that is reported, and does not cost the restore.
+    """
     config = metadata.decode(configuration)
     name = vm_name(job, plan)
-    with ExitStack() as stack:
-        images = {
-            disk.chain.newest.disk_id: _upload(client, job, stack, name, disk) for disk in disks
-        }
-        vm = client.vms.create(_specification(config, name, images))
-    if job.settings.restore_powerstate == "on":
-        client.vms.power_on(vm.ext_id)
+    description = f"restored by job {job.info.name} from {plan.manifest.job}"
+    guard = None
+    try:
+        with ExitStack() as stack:
+            images = {
+                disk.chain.newest.disk_id: stack.enter_context(
+                    _image(client, job, journal, disk)
+                ).image.ext_id
+                for disk in disks
+            }
+            guard = stack.enter_context(
+                VmGuard(client, journal, _specification(config, name, description, images))
+            )
+            guard.keep()
+        if job.settings.restore_powerstate == "on":
+            client.vms.power_on(guard.vm.ext_id)
+    except prism_client.PrismError as error:
+        if guard is None:
+            raise
+        job.report(f"VM {name} is restored, but: {with_notes(error)}")
     job.say(
         f"VM {plan.manifest.vm_name} as of job {plan.manifest.job} is restored as {name} "
-        f"({vm.ext_id}) with {len(images)} of {len(config.disks)} disks, "
-        f"powered {job.settings.restore_powerstate}"
+        f"({guard.vm.ext_id}) with {len(disks)} of {len(config.disks)} disks"
     )
 
 
-def _upload(
-    client: PrismClient, job: JobContext, stack: ExitStack, name: str, disk: DiskWriter
-) -> str:
+def _image(client: PrismClient, job: JobContext, journal: Journal, disk: DiskWriter) -> ImageGuard:
+    """A disk as an image; of its copies here none is left."""
     entry = disk.chain.newest
     qcow2 = disk.path.with_suffix(".qcow2")
+
+    def upload(name: str) -> prism_client.Image:
+        length = qcow2.stat().st_size
+        job.say(f"disk {entry.index}: uploading {size(length)}")
+        progress = Progress(job.say, f"disk {entry.index} upload", length)
+        image = client.images.upload(name, qcow2, sha256=_sha256(qcow2), progress=progress.advance)
+        qcow2.unlink()
+        return image
+
     qemu_img.convert_to_qcow2(disk.path, qcow2)
     disk.path.unlink()
-    length = qcow2.stat().st_size
-    job.say(f"disk {entry.index}: uploading {size(length)}")
-    image_name = f"podheitor {name} disk {entry.index}"
-    push_undo(stack, f"image {image_name}", lambda: _delete_images(client, image_name))
-    progress = Progress(job.say, f"disk {entry.index} upload", length)
-    image = client.images.upload(
-        image_name, qcow2, sha256=_sha256(qcow2), progress=progress.advance
-    )
-    qcow2.unlink()
-    return image.ext_id
-
-
-def _delete_images(client: PrismClient, name: str) -> None:
-    for image in list(client.images.list(name=name)):
-        client.images.delete(image.ext_id)
+    return ImageGuard(client, journal, f"{OURS}{job.info.name} disk {entry.disk_id}", upload)
 
 
 def _sha256(path: Path) -> str:
@@ -96,10 +108,13 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _specification(config: VmConfig, name: str, images: dict[str, str]) -> prism_client.VmSpec:
+def _specification(
+    config: VmConfig, name: str, description: str, images: dict[str, str]
+) -> prism_client.VmSpec:
     """The old hardware under a new name; new UUID and MAC addresses, for the source may live."""
     return prism_client.VmSpec(
         name=name,
+        description=description,
         cluster_ext_id=config.cluster_id,
         sockets=config.sockets,
         cores_per_socket=config.cores_per_socket,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nutanix_backend import cluster
+from nutanix_backend import cluster, sweep
 from nutanix_backend.errors import RestoreRefused
+from nutanix_backend.guards import FolderGuard
+from nutanix_backend.names import STAGING
 from nutanix_backend.progress import size
 from nutanix_backend.restore import ahv
 from nutanix_backend.restore.writer import DiskWriter, refuse_full_disk, refuse_unfit, write_whole
@@ -115,9 +116,10 @@ class NewVm(Destination):
         """Connect to Prism and make the staging folder; `stack` undoes both."""
         super().__init__(job)
         self._client = stack.enter_context(cluster.connect(job.settings))
-        self._staging = Path(job.info.working_dir) / f"podheitor-nutanix-{job.info.job_id}"
-        self._staging.mkdir(parents=True, mode=0o700)
-        stack.callback(shutil.rmtree, self._staging)
+        self._journal = stack.enter_context(job.journal())
+        sweep.before_job(job, self._client)
+        staging = Path(job.info.working_dir) / f"{STAGING}{job.info.job_id}"
+        self._staging = stack.enter_context(FolderGuard(self._journal, staging)).path
         self._configurations: dict[str, bytes] = {}
 
     def refuse_unfit(self, plan: VmPlan) -> None:
@@ -142,7 +144,7 @@ class NewVm(Destination):
                 "select it too, or restore the disks with where=/a/folder"
             )
         complete = [writer for writer in writers.values() if writer.complete]
-        ahv.create_vm(self._client, self.job, plan, content, complete)
+        ahv.create_vm(self._client, self.job, self._journal, plan, content, complete)
 
 
 def choose(job: JobContext, stack: ExitStack, first: VirtualFile) -> Destination:
