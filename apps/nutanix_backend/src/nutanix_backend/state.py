@@ -176,5 +176,5 @@ def recorded_points(state_dir: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in (state_dir / "bitmap").glob("*/*.json"):
         known, _ = StateFile(path, path.stem).load()
-        found |= {_point(r.reference): r.job for r in known.jobs if r.reference}
+        found |= {r.reference.point: r.job for r in known.jobs if r.reference}
     return found
