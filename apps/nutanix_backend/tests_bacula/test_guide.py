@@ -165,6 +165,7 @@ def test_walk_through(own: Site) -> None:
             return transcripts.keep(transcript, terminal.type(*lines))
 
         assert "podheitor-nutanix" in show("status", "status client=client")
+        restore = f"restore client=client fileset={name} restorejob=restore"
         plugin = f'plugin="{site.plugin}"'
         assert "web01" in show("ls", f".ls client=client {plugin} path=/lab-cluster")
         assert "name=web02" in show("query", f".query client=client {plugin} parameter=vms")
@@ -182,7 +183,7 @@ def test_walk_through(own: Site) -> None:
 
         shown = show(
             "restore-to-folder",
-            f"restore client=client fileset={name} restorejob=restore where={where} select current all done yes",
+            f"{restore} where={where} select current all done yes",
         )
         assert "queued" in shown
         done = site.console.wait(incremental.job_id + 1)
@@ -193,7 +194,7 @@ def test_walk_through(own: Site) -> None:
 
         shown = show(
             "restore-older",
-            f"restore client=client fileset={name} restorejob=restore where={where}/older "
+            f"{restore} where={where}/older "
             f'before="{before:%Y-%m-%d %H:%M:%S}" select all done yes',
         )
         assert "queued" in shown
@@ -205,7 +206,7 @@ def test_walk_through(own: Site) -> None:
         offered = site.console.plugin_options(f"{full.job_id},{incremental.job_id}")
         shown = show(
             "restore-to-ahv",
-            f"restore client=client fileset={name} restorejob=restore where=/ select current all done",
+            f"{restore} where=/ select current all done",
             *("mod", "13", "mod", str(offered.index("restore_vm_name") + 1), "web01-rescued"),
             *("yes", "yes"),
         )
