@@ -38,6 +38,8 @@ EDGE = 64 * MIB
 """Bytes at the beginning and at the end that are not timed."""
 ROUNDS = 3
 GOAL = 1.3
+PATIENCE = 60.0
+"""Seconds after which a job that moves no data hangs."""
 FILESET = """
 FileSet {{
   Name = "{name}"
@@ -97,9 +99,9 @@ class Bench:
         pid = self._site.daemons.pid("bacula-fd")
         before = _counter(pid, counter)
         job_id = start()
-        times = []
+        times, deadline = [], time.perf_counter() + PATIENCE
         for mark in (before + EDGE, before + SIZE - EDGE):
-            while _counter(pid, counter) < mark and self._site.console.status(job_id) in "CR":
+            while _counter(pid, counter) < mark and time.perf_counter() < deadline:
                 time.sleep(0.005)
             times.append(time.perf_counter())
         job = self._site.console.wait(job_id)

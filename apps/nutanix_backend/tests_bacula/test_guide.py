@@ -88,9 +88,17 @@ class LogFile:
     path: Path
 
     def text(self, job: BaculaJob) -> str:
-        """What it says of a job, which has just ended."""
+        """What it says of a job that has ended: a moment later the Director writes the rest."""
+        deadline = time.monotonic() + PATIENCE
+        while "End auto prune" not in (text := self._of(job.job_id)):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the log of job {job.job_id} has no end:\n{text}")
+            time.sleep(0.1)
+        return text
+
+    def _of(self, job_id: int) -> str:
         blocks = re.split(r"^(?=\d\d-\w{3} \d\d:\d\d )", self.path.read_text(), flags=re.MULTILINE)
-        return "".join(block for block in blocks if f" JobId {job.job_id}: " in block)
+        return "".join(block for block in blocks if f" JobId {job_id}: " in block)
 
 
 @attrs.define
@@ -157,6 +165,7 @@ def test_walk_through(own: Site) -> None:
             return transcripts.keep(transcript, terminal.type(*lines))
 
         assert "podheitor-nutanix" in show("status", "status client=client")
+        restore = f"restore client=client fileset={name} restorejob=restore"
         plugin = f'plugin="{site.plugin}"'
         assert "web01" in show("ls", f".ls client=client {plugin} path=/lab-cluster")
         assert "name=web02" in show("query", f".query client=client {plugin} parameter=vms")
@@ -174,7 +183,7 @@ def test_walk_through(own: Site) -> None:
 
         shown = show(
             "restore-to-folder",
-            f"restore client=client fileset={name} where={where} select current all done yes",
+            f"{restore} where={where} select current all done yes",
         )
         assert "queued" in shown
         done = site.console.wait(incremental.job_id + 1)
@@ -185,7 +194,7 @@ def test_walk_through(own: Site) -> None:
 
         shown = show(
             "restore-older",
-            f"restore client=client fileset={name} where={where}/older "
+            f"{restore} where={where}/older "
             f'before="{before:%Y-%m-%d %H:%M:%S}" select all done yes',
         )
         assert "queued" in shown
@@ -197,7 +206,7 @@ def test_walk_through(own: Site) -> None:
         offered = site.console.plugin_options(f"{full.job_id},{incremental.job_id}")
         shown = show(
             "restore-to-ahv",
-            f"restore client=client fileset={name} where=/ select current all done",
+            f"{restore} where=/ select current all done",
             *("mod", "13", "mod", str(offered.index("restore_vm_name") + 1), "web01-rescued"),
             *("yes", "yes"),
         )

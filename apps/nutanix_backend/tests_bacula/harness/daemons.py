@@ -32,6 +32,7 @@ PATIENCE = 60.0
 """Seconds after which a daemon that does not answer hangs."""
 PORTS = {"bacula-dir": 9101, "bacula-fd": 9102, "bacula-sd": 9103}
 TEMPLATES = Path(__file__).with_name("etc")
+WITH_US = ("setpriv", "--pdeathsig", "KILL")  # no daemon outlives who started it
 IN_NAMESPACE = (
     *("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c"),
     '"$0" "$@" & while sleep 0.2; do :; done',  # outlives the daemon, so that orphans can be seen
@@ -102,7 +103,7 @@ class Daemons:
         environment = {**self.installation.environment, "SMALL_DISK": str(self.work / "small")}
         with (self.work / f"{name}.out").open("ab") as output:
             self.processes[name] = subprocess.Popen(
-                [*around, *command],
+                [*WITH_US, *around, *command],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
             )  # fmt: skip
         self._wait_for(name)

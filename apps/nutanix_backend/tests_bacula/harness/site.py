@@ -9,11 +9,13 @@ import filecmp
 import random
 import re
 import subprocess
+from itertools import count
 from typing import TYPE_CHECKING
 
 import attrs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from prism_lab import Lab
@@ -88,6 +90,9 @@ class Site:
     report: Report
     guests: dict[str, Guest] = attrs.field(factory=dict)
     jobs: list[BaculaJob] = attrs.field(factory=list)
+    references: int = 2
+    """How many recovery points of a VM may stay after a job."""
+    _numbers: Iterator[int] = attrs.field(factory=count)
 
     # --- the cluster
 
@@ -108,7 +113,7 @@ class Site:
         left = {kind: state[kind] for kind in ("volume_groups", "images", "sessions", "tasks")}
         assert not any(left.values()), left
         for guest in self.guests.values():
-            assert len(guest.recovery_points()) <= 2, "recovery points are left"
+            assert len(guest.recovery_points()) <= self.references, "recovery points are left"
 
     # --- the Director
 
@@ -205,7 +210,7 @@ class Site:
     def assert_restores(self, *jobs: BaculaJob) -> None:
         """A restore of each job to a folder gives what the guests had, bit for bit."""
         for job in jobs:
-            where = self.folder / f"restored-{job.job_id}"
+            where = self.folder / f"restored-{next(self._numbers)}"
             done = self.restore(job, where)
             assert done.status == "T", done.words
             assert_quiet(done)
