@@ -164,7 +164,8 @@ class Guest:
 
     def recovery_points(self) -> list[str]:
         """What is left of this VM on the cluster, oldest first."""
-        points = self.lab.state()["recovery_points"]
+        state = self.lab.state()
+        points = state["recovery_points"] + state["vm_snapshots"]
         return [point["ext_id"] for point in points if self.ext_id in point["vms"]]
 
 
@@ -311,7 +312,9 @@ class Product:
 
     def _keep_point(self, result: Result, guest: Guest) -> None:
         name = f"podheitor {result.job_name} {guest.ext_id}"
-        points = [p["ext_id"] for p in self.lab.state()["recovery_points"] if p["name"] == name]
+        state = self.lab.state()
+        all_points = state["recovery_points"] + state["vm_snapshots"]
+        points = [point["ext_id"] for point in all_points if point["name"] == name]
         if not points:
             return
         (point,) = points
