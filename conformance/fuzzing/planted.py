@@ -19,7 +19,7 @@ import phcbt01.decode
 import phcbt01.index
 import phcbt01.testing
 import prism_client._fields
-import prism_client._v4.changed_regions
+import prism_client._regions
 import ptcomm._commands
 import ptcomm.packets
 
@@ -86,13 +86,13 @@ def merge() -> None:
 
 def prism_v4() -> None:
     """The end of a region may lie one block behind the disk."""
-    real = prism_client._v4.changed_regions.RegionListing._region
+    real = prism_client._regions.RegionListing._region
 
-    def unclipped(self: Any, item: Any, listed: int, where: str) -> Any:
-        region = real(self, item, listed, where)
+    def unclipped(self: Any, item: Any, listed: int, page: Any) -> Any:
+        region = real(self, item, listed, page)
         return attrs.evolve(region, length=int(item["length"]))
 
-    prism_client._v4.changed_regions.RegionListing._region = unclipped
+    prism_client._regions.RegionListing._region = unclipped
 
 
 def prism_v3() -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import attrs
 import prism_client as pc
 import pytest
+from nutanix_backend import journal
 from nutanix_backend.errors import BackendError, with_notes
 from nutanix_backend.guards import SnapshotGuard, VolumeGroupGuard, push_undo
 from nutanix_backend.jobs.plan import plan_disks
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from nutanix_backend.journal import Journal
     from prism_lab.faults import Faults
 
 MIB = 1 << 20
@@ -76,6 +78,7 @@ class Site:
 
     lab: Lab
     client: pc.PrismClient
+    journal: Journal
     vm: pc.Vm
     before: pc.RecoveryPoint
     after: pc.RecoveryPoint
@@ -109,7 +112,7 @@ def select(site: Site) -> None:
 
 
 def take_a_snapshot(site: Site) -> None:
-    with SnapshotGuard(site.client, site.vm, site.fresh_name(), "crash") as guard:
+    with SnapshotGuard(site.client, site.journal, site.vm, site.fresh_name(), "crash") as guard:
         site.client.vms.get(site.vm.ext_id)
         assert len(site.left("recovery_points") + site.left("vm_snapshots")) == 1
         guard.prolong()
@@ -141,7 +144,8 @@ def drop_a_reference(site: Site) -> None:
 
 
 def offer_the_disks(site: Site) -> None:
-    snapshot = SnapshotGuard(site.client, site.vm, site.fresh_name(), "crash")
+    snapshot = SnapshotGuard(site.client, site.journal, site.vm, site.fresh_name(), "crash")
+    snapshot.is_open = True  # it stands for site.after, which is there
     sources = [disk.ext_id for disk in site.after.disks if disk.disk_ext_id]
     with VolumeGroupGuard(snapshot, sources, "iqn.2026-11.com.example:matrix", chap=False):
         assert len(site.left("volume_groups")) == 1
@@ -224,7 +228,10 @@ def site(
                     file.seek(block * 65536)
                     file.write(b"x" * 65536)
                 points.append(_point(client, vm))
-            yield Site(lab, client, client.vms.get(vm), points[0], points[1], image, points[0])
+            with journal.opened(root / "state", "matrix", lab.pc_host) as intents:
+                yield Site(
+                    lab, client, intents, client.vms.get(vm), points[0], points[1], image, points[0]
+                )
 
 
 def calls_of(site: Site, step: Callable[[Site], None], tally: Counter[str]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 import attrs
 from prism_client import PrismError
 from prism_client._http import Answer
+from prism_client._v3.api import Api
 from prism_client._v3.images import Uploader
 
 if TYPE_CHECKING:
@@ -55,6 +56,6 @@ class Server:
 def check(data: bytes) -> None:
     """Upload to a server whose answers are the lines of the input."""
     server = Server(data.split(b"\n"))
-    upload = Uploader(cast("Http", server), Clock(), deadline=5.0)
+    upload = Uploader(Api(cast("Http", server), Clock(), deadline=5.0))
     with suppress(PrismError):
         upload("fuzz", Path(_NAME), sha256="00")

@@ -135,10 +135,10 @@ class VmBackup:
                 )
 
     def _warn_of_a_policy(self) -> None:
-        policy = self._client.protection_policies.of_vm(self._source.vm)
+        policy = self._client.protection_policies.of_vm(self.source.vm)
         if policy is not None:
             self._job.warn(
-                f"VM {self._source.vm.name} is also under a protection policy of Prism ({policy}): "
+                f"VM {self.source.vm.name} is also under a protection policy of Prism ({policy}): "
                 "its recovery points and ours share the cluster's space, and its limits"
             )
 
