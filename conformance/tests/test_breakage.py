@@ -34,7 +34,7 @@ def _first(test: dict[str, str], seen: set[str]) -> bool:
 
 
 def failures(how: str, root: Path) -> list[str]:
-    with Program([sys.executable, str(BROKEN), how], patience=1.5) as testee:
+    with Program([sys.executable, str(BROKEN), how], patience=6) as testee:
         return runner.run(testee, root=root, suites=[SUITE]).failures
 
 

@@ -13,8 +13,11 @@ from vectortool.vectors import ROOT
 def fuzz(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fuzzing", *arguments]
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False
     )
+
+
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vectortool.runner import Report
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("suite", vectors.SUITES)
 @pytest.mark.parametrize("testee", ["python", "c"], indirect=True)
 def test_every_vector(testee: Program, suite: str, reports: list[Report]) -> None:

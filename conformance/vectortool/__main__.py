@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     running = commands.add_parser("run", help="all suites, or some, against a testee")
     running.add_argument("suites", nargs="*", metavar="suite", help=", ".join(vectors.SUITES))
     running.add_argument("--testee", metavar="COMMAND", help="how the testee is started")
-    running.add_argument("--patience", type=float, default=20, metavar="SECONDS")
+    running.add_argument("--patience", type=float, default=60, metavar="SECONDS")
     running.add_argument("--cross", nargs=2, metavar=("A", "B"), help="two testees, models")
     running.add_argument("--seed", type=int, default=0)
     running.add_argument("--count", type=int, default=200, help="models for --cross")

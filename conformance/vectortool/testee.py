@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Json: TypeAlias = Any
 
 MIB = 1 << 20
+START = 60.0  # seconds that a testee may take to say hello, on a busy machine
 GROWTH = 256 * MIB  # address space that one case may cost, beside 64 times its request
 CEILING = 4096 * MIB  # beyond it the system refuses: protects the machine, not the verdict
 
@@ -29,7 +30,7 @@ CEILING = 4096 * MIB  # beyond it the system refuses: protects the machine, not 
 class Program:
     """One program under test, started anew after it was lost. A context manager."""
 
-    def __init__(self, command: Sequence[str], *, patience: float = 20.0) -> None:
+    def __init__(self, command: Sequence[str], *, patience: float = 60.0) -> None:
         """``patience``: seconds that one answer may take."""
         self._command = list(command)
         self._patience = patience
@@ -55,12 +56,15 @@ class Program:
 
     def ask(self, request: Json) -> Json:
         """The answer without its id, or {"lost": "crash" | "hang" | "allocation"}."""
+        if request["op"] != "hello" and self._process is None:
+            self.ask({"op": "hello"})
         process = self._process or self._start()
         self._number += request["op"] != "hello"
         number = 0 if request["op"] == "hello" else self._number
         line = json.dumps({"id": number, **request}).encode() + b"\n"
         try:
-            found = _answer(self._exchange(process, line), number)
+            patience = self._patience if number else max(self._patience, START)
+            found = _answer(self._exchange(process, line, patience), number)
         except TimeoutError:
             return self._lose("hang")
         except (ValueError, OSError):
@@ -109,12 +113,12 @@ class Program:
         self.stop()
         return {"lost": how}
 
-    def _exchange(self, process: subprocess.Popen[bytes], line: bytes) -> bytes:
+    def _exchange(self, process: subprocess.Popen[bytes], line: bytes, patience: float) -> bytes:
         if process.stdin is None or process.stdout is None:
             raise OSError("no pipes")
         to, back = process.stdin.fileno(), process.stdout.fileno()
         left, answer = memoryview(line), bytearray()
-        until = time.monotonic() + self._patience
+        until = time.monotonic() + patience
         while not answer.endswith(b"\n"):
             writing = [to] if left else []
             readable, writable, _ = select.select(

@@ -40,7 +40,7 @@ def test_what_the_daemon_adds_by_itself_is_no_unknown_parameter() -> None:
     ("items", "words"),
     [
         ([("vmm", "x")], "unknown parameter vmm"),
-        ([("config_file", "/a\0b")], "config_file holds a NUL byte"),
+        ([("config_file", "/a\0b")], "parameter config_file holds a NUL byte"),
         ([("consistency", "good")], "consistency=good is not one of crash, app, app_or_crash"),
         ([("overwrite", "maybe")], "overwrite=maybe is neither yes nor no"),
         ([("timeout", "0")], "timeout=0 is not a positive number of seconds"),

@@ -1,1 +1,0 @@
-"""Changes the codecs one place at a time and asks whether vectors or tests notice."""
