@@ -125,6 +125,21 @@ def test_a_job_that_the_director_lost_is_not_stood_on(host: Host, prism: FakePri
     assert host.recorded() == [full.point, again.point]
 
 
+@pytest.mark.parametrize("level", [FULL, DIFFERENTIAL])
+def test_while_a_job_is_not_proven_the_newest_reference_before_it_stays(
+    host: Host, level: Level
+) -> None:
+    """The Director may lose the job: the next incremental then stands on the one before."""
+    full = host.backup(FULL)
+    if level is FULL:
+        newest = host.backup(INCREMENTAL, full.name)
+        host.backup(FULL)
+    else:
+        newest = host.backup(DIFFERENTIAL, full.name)
+        host.backup(DIFFERENTIAL, full.name)
+    assert host.backup(INCREMENTAL, newest.name).base == newest.left
+
+
 def test_a_job_in_which_the_vm_failed_is_walked_past(host: Host) -> None:
     full = host.backup(FULL)
     failed = host.backup(INCREMENTAL, full.name, vm_fails=True)

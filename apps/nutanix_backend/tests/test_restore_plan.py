@@ -192,6 +192,13 @@ def test_a_manifest_that_contradicts_itself_is_not_ours(
         manifest.decode(altered(backup.manifests[0], **lie))
 
 
+def test_a_disk_that_occurs_twice_is_not_ours(backup: MadeUp) -> None:
+    saved = backup.manifests[0]
+    twice = attrs.evolve(saved, disks=(saved.disks[0], saved.disks[0]))
+    with pytest.raises(ManifestError, match="inconsistent about disk 0"):
+        manifest.decode(twice.encode())
+
+
 def test_a_delta_without_a_base_is_not_ours(backup: MadeUp) -> None:
     with pytest.raises(ManifestError, match="inconsistent about disk 0"):
         manifest.decode(altered(backup.manifests[1], base=""))
