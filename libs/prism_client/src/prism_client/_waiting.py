@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
-from prism_client.errors import TaskFailed, TaskTimeout
+from prism_client.errors import ApiError, BadAnswer, TaskFailed, TaskTimeout, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,20 +13,34 @@ if TYPE_CHECKING:
     from prism_client._clock import Clock
     from prism_client.model import Task
 
+log = logging.getLogger(__name__)
+
 _FIRST_PAUSE = 0.2  # seconds; a recovery point of a small VM takes a second or two
 _LONGEST_PAUSE = 5.0
+_MISSES = 3  # looks in a row that may fail
 _FAILURES = frozenset({"FAILED", "CANCELED"})
 
 
 def wait_for(look: Callable[[], Task], clock: Clock, limit: float) -> Task:
     """Return the task once SUCCEEDED; look again with growing pauses for `limit` seconds.
 
-    A status that is not known may still become a good one. Raises TaskFailed, TaskTimeout.
+    A status that is not known may still become a good one. A look that fails says nothing about the
+    task, which goes on: whoever undoes it needs it to have ended. Raises TaskFailed, TaskTimeout.
     """
     end = clock.monotonic() + limit
     pause = _FIRST_PAUSE
+    misses = 0
     while True:
-        task = look()
+        try:
+            task = look()
+        except (ApiError, BadAnswer, TransportError) as exc:
+            misses += 1
+            if misses == _MISSES:
+                raise
+            log.info("looking at a task again: %s", exc)
+            clock.sleep(pause)
+            continue
+        misses = 0
         if task.status == "SUCCEEDED":
             return task
         if task.status in _FAILURES:

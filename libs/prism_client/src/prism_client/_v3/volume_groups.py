@@ -8,15 +8,19 @@ import attrs
 
 from prism_client._v3 import wire
 from prism_client._v3.api import segment
-from prism_client.errors import BadAnswer, NotFound
+from prism_client.errors import BadAnswer, NotFound, TransportError
 
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Callable, Iterator, Sequence
     from uuid import UUID
 
+    from prism_client._v3.api import Api
     from prism_client._v3.elements import Elements
     from prism_client.model import Task, VolumeGroup
+
+_LOOKS = 5  # for a group whose making was asked for, and whose answer was lost
+_PAUSE = 1.0  # seconds between two looks
 
 
 @attrs.frozen
@@ -40,8 +44,13 @@ class VolumeGroups:
             for index, source in enumerate(sources)
         ]
         body = {"name": name, "is_shared": False, "disk_list": disks}
-        task = element.post_v2("volume_groups", body)
-        made = _made_by(task) if task else None
+        try:
+            task = element.post_v2("volume_groups", body)
+            made = _made_by(task) if task else None
+        except (TransportError, BadAnswer):
+            made = _appeared(element, name)  # sent again it would be a second group
+            if made is None:
+                raise
         if made is None:
             raise BadAnswer(f"volume group {name} was made, but its task does not name it")
         return wire.volume_group(element.get(_entity(made)))
@@ -117,6 +126,17 @@ def _made_by(task: Task) -> str | None:
     for kind, uuids in task.affected.items():
         if kind.replace("_", "").lower() == "volumegroup":
             return uuids[0]
+    return None
+
+
+def _appeared(element: Api, name: str) -> str | None:
+    """Return the only group of a name, which the caller made unique, once it is there."""
+    for _ in range(_LOOKS):
+        entities = element.list("volume_groups/list", "volume_group")
+        found = [wire.uuid_of(entity) for entity in entities if wire.name_of(entity) == name]
+        if len(found) == 1:
+            return found[0]
+        element.clock.sleep(_PAUSE)
     return None
 
 
