@@ -22,12 +22,18 @@ if TYPE_CHECKING:
     from apps.nutanix_backend.tests.conftest import FaultyProduct, Guest
 
 KIB, MIB = 1 << 10, 1 << 20
+PLACES = ("prism", "state", "pipe")
 ORDERED = "ordered by the test"
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("place", ["prism", "iscsi", "state", "pipe"])
-@pytest.mark.parametrize("job", ["full", "incremental", "restore"])
+@pytest.mark.parametrize(
+    ("job", "place"),
+    [
+        *((job, place) for job in ("full", "incremental") for place in (*PLACES, "iscsi")),
+        *(("restore", place) for place in PLACES),
+    ],
+)
 def test_every_call_may_fail(
     faulty: FaultyProduct, tell: Callable[[str], None], job: str, place: str
 ) -> None:
@@ -46,6 +52,7 @@ def test_every_call_may_fail(
             what = faulty.sprung()
             if not what:
                 assert result.status is Status.GOOD, said(result)
+                faulty.take_vm(f"{guest.name}-new")
                 break
             check(faulty, guest, job, result, what)
             tried[when] += 1
@@ -82,7 +89,8 @@ def check(faulty: FaultyProduct, guest: Guest, job: str, result: Result, what: s
         faulty.sweep()
     if job == "restore":
         made = faulty.take_vm(f"{guest.name}-new")
-        assert bool(made) == result.status.good, (what, log)
+        whole = "pipe" in what and made  # when the daemon goes after the VM is made, it stays
+        assert made == result.status.good or whole, (what, log)
     elif result.status is Status.GOOD:
         faulty.assert_chain_restores(guest)
     try:

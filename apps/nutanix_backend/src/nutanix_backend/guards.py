@@ -121,6 +121,9 @@ class Guard(ABC):
         except Cancelled:
             self._catch_up()
             raise
+        except prism_client.TransportError:
+            self._catch_up()
+            raise
         except Exception as error:
             self._answered = not isinstance(error, NO_ANSWER)
             raise
@@ -138,7 +141,7 @@ class Guard(ABC):
     def _undo(self) -> bool: ...
 
     def _catch_up(self) -> None:  # noqa: B027 - most things are there at once or not at all
-        """After a cancel: return when what was asked for is there for `_undo`, or never will be."""
+        """When no answer came: return when the thing is there for `_undo`, or never will be."""
 
 
 class ClusterGuard(Guard):
@@ -150,7 +153,7 @@ class ClusterGuard(Guard):
             self._acquire()
         except prism_client.PrismError as error:
             self._answered = not isinstance(error, NO_ANSWER)
-            log.warning("%s did not come after the cancel: %s", self.kind.value, error)
+            log.warning("%s did not come when asked again: %s", self.kind.value, error)
         else:
             self._answered = True
 
@@ -342,7 +345,7 @@ class ImageGuard(Guard):
         return bool(found)
 
 
-class VmGuard(Guard):
+class VmGuard(ClusterGuard):
     """A restored VM; it stays unless it, or what must follow, fails.
 
     Its name is the user's choice and need not be unique: a VM is ours by its description.
