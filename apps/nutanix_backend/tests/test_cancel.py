@@ -46,10 +46,14 @@ def incremental(product: Product, daemon: Callable[..., Daemon], guest: Guest) -
     return wire
 
 
-def assert_the_next_incremental_works(product: Product, guest: Guest) -> None:
-    """Nothing is left, and the chain goes on."""
+def assert_nothing_is_left(product: Product, guest: Guest) -> None:
+    """But the reference of the full."""
     product.assert_nothing_left()
     assert len(guest.recovery_points()) == 1
+
+
+def assert_the_next_incremental_works(product: Product, guest: Guest) -> None:
+    """The chain goes on."""
     last = product.good_backup(INCREMENTAL, guest)
     product.assert_restores(last, guest)
 
@@ -62,6 +66,7 @@ def test_a_signal_in_the_middle_of_a_disk(
     incremental.process.send_signal(number)
     incremental.process.send_signal(number)
     incremental.assert_ended_well()
+    assert_nothing_is_left(product, guest)
     assert_the_next_incremental_works(product, guest)
 
 
@@ -71,7 +76,7 @@ def test_the_end_of_input_in_the_middle_of_a_disk(
     incremental.close_input()
     incremental.read_to_end()
     incremental.assert_ended_well()
-    assert_the_next_incremental_works(product, guest)
+    assert_nothing_is_left(product, guest)
 
 
 def test_a_daemon_that_gives_the_job_up(
@@ -81,16 +86,14 @@ def test_a_daemon_that_gives_the_job_up(
     incremental.say(End())
     incremental.read_to_end()
     incremental.assert_ended_well()
-    product.assert_nothing_left()
-    assert len(guest.recovery_points()) == 1
+    assert_nothing_is_left(product, guest)
 
 
 def test_a_daemon_that_dies(product: Product, guest: Guest, incremental: Daemon) -> None:
     """Both pipes close at once."""
     incremental.hang_up()
     incremental.assert_ended_well()
-    product.assert_nothing_left()
-    assert len(guest.recovery_points()) == 1
+    assert_nothing_is_left(product, guest)
 
 
 def test_a_cancel_while_the_cluster_works_ends_the_whole_job(
