@@ -312,7 +312,8 @@ def test_a_disk_that_multipath_holds_is_refused(served: Served) -> None:
             with pytest.raises(DeviceBusy, match=r"held by dm-0 mpatha.*multipath\.conf"):
                 attachment.open(1)
         finally:
-            subprocess.run(["dmsetup", "remove", "--retry", "mpatha"], check=True, capture_output=True)
+            gone = ["dmsetup", "remove", "--retry", "mpatha"]  # udev may be looking at it
+            subprocess.run(gone, check=True, capture_output=True)
         with attachment.open(1):  # and while we have it, nobody else gets it
             done = subprocess.run(made, check=False, capture_output=True, text=True)
             assert done.returncode
