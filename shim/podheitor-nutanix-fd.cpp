@@ -75,7 +75,7 @@ const char *valid_params[] = {
    "prism", "user", "password", "password_file", "api_key", "config_file", "ca", "fingerprint",
    "prism_insecure", "timeout",
    // where we run
-   "dsip", "chap", "state_dir",
+   "proxy_mode", "dsip", "transport", "chap", "state_dir",
    // what
    "vm", "exclude_vm", "cluster", "consistency",
    // chain

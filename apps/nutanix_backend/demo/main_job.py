@@ -129,6 +129,7 @@ class Backup:
             f"password_file={password}",
             f"ca={lab['ca']}",
             f"state_dir={folder / 'state'}",
+            "transport=userspace",  # a demo leaves the kernel's initiator alone
         ]
 
     def back_up(self, level: str) -> dict[str, Any]:

@@ -200,7 +200,7 @@ def test_a_list_of_changes_that_lies_is_never_built_on(product: Product, lab: La
 
     lab.faults.edit("POST */compute-changed-regions", reverse)
     result = product.backup(INCREMENTAL, guest)
-    assert "out of order, overlapping, empty or out of bounds" in fatal_line(result)
+    assert "a page of the list is missing" in fatal_line(result)
     assert len(guest.recovery_points()) == 1
     guest.write(0, 0, 4 * KIB)
     product.assert_restores(product.good_backup(INCREMENTAL, guest), guest)
@@ -590,7 +590,7 @@ def test_files_that_the_plan_does_not_need_are_skipped(
 def test_names_that_are_not_of_a_backup(restoring: Daemon, backup: MadeUp, name: str) -> None:
     restoring.give_manifests(backup)
     restoring.offer_file(name)
-    assert restoring.fatal() == f"{name!r} is not a file of a Nutanix backup: leave it out"
+    assert restoring.fatal() == f"{name!r} is not a file of a VM backup: leave it out"
 
 
 def test_a_vm_cannot_be_made_without_its_configuration(product: Product) -> None:
