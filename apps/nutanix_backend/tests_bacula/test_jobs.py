@@ -130,6 +130,6 @@ def test_wrong_parameters(site: Site) -> None:
     site.define(f"vm={guest.name} password=wrong")
     job = site.backup("Full")
     assert job.status == "f", job.words
-    first = next(line for line in job.log if "podheitor-nutanix" in line)
+    first = next(line for line in job.log if "Fatal error: " in line)
     assert "answered 401; check user, password or key" in first
     assert not guest.recovery_points()
