@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,14 @@ def test_what_is_saved_is_loaded(file: StateFile, tmp_path: Path) -> None:
         assert file.load() == (STATE, "")
     assert path_of(tmp_path).stat().st_mode & 0o777 == 0o600
     assert not list(tmp_path.rglob("*.new"))
+
+
+def test_jobs_of_a_vm_never_begin_in_the_second_of_a_save(file: StateFile) -> None:
+    with file.locked():
+        for _ in range(2):
+            before = datetime.now(UTC)
+            file.save(STATE)
+            assert int(file.new_second().timestamp()) > int(before.timestamp())
 
 
 def test_a_vm_without_state_has_an_empty_one_and_a_reason(file: StateFile) -> None:

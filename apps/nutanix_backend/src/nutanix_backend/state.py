@@ -8,7 +8,9 @@ lost or damaged costs a full backup, and says so.
 from __future__ import annotations
 
 import os
+import time
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import attrs
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 SENT = "sent"
 FAILED = "failed"
+_SECOND = 1.01
+"""A second, and what the clock of a file system may lag behind."""
 
 
 @attrs.frozen
@@ -160,6 +164,20 @@ class StateFile:
         if state.vm_id != self._vm_id:
             return empty, f"the state file {self._path} is of another VM"
         return state, ""
+
+    def new_second(self) -> datetime:
+        """Now (UTC), more than a second after the last save.
+
+        Names of deltas carry seconds: two jobs of a VM within one would give two files one name, of
+        which the catalog keeps only the newer.
+        """
+        try:
+            age = time.time() - self._path.stat().st_mtime
+        except OSError:
+            return datetime.now(UTC)
+        if 0 <= age < _SECOND:
+            time.sleep(_SECOND - age)
+        return datetime.now(UTC)
 
     def save(self, state: VmState) -> None:
         """Replace the state, durable before this returns; raise StateError."""

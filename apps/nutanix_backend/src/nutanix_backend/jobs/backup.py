@@ -120,6 +120,7 @@ class VmBackup:
         folder = self._job.settings.state_dir / "bitmap" / self.source.folder.cluster
         file = state.StateFile(folder / f"{vm.ext_id}.json", vm.ext_id)
         with file.locked():
+            self._started = file.new_second()
             chain = Chain(self._job, self._client, file)
             try:
                 self._warn_of_a_policy()
