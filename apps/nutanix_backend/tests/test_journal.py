@@ -376,7 +376,7 @@ def test_a_read_only_state_folder_fails_the_job_before_anything_is_made(
 def test_a_second_job_on_the_same_vm_fails_clearly_and_disturbs_nothing(
     faulty: FaultyProduct,
 ) -> None:
-    guest = faulty.guest(MIB)
+    guest = faulty.guest(8 * MIB)  # more than the pipe holds: the first job has to wait for us
     second = attrs.evolve(faulty, command=(sys.executable, "-m", "nutanix_backend"))
     results: list[Result | None] = []
 
