@@ -79,8 +79,8 @@ def test_storage_is_full(site: Site) -> None:
 
 def test_restore_is_cancelled(site: Site) -> None:
     """No image that looks whole is left, nor any other file."""
-    guest = site.guest(24 * MIB)
-    guest.write(0, 0, 24 * MIB)
+    guest = site.guest(160 * MIB)
+    guest.write(0, 0, 160 * MIB)
     site.define(f"vm={guest.name}")
     full = site.good("Full")
     where = site.folder / "cancelled"
