@@ -10,6 +10,7 @@ The contestants take turns; the tables give medians. "wire" needs root, for the 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import resource
@@ -47,6 +48,7 @@ from ptcomm import (
     Times,
     encode_packet,
 )
+from ptcomm.stdio import PIPE_SIZE
 from rich.console import Console
 from rich.table import Table
 
@@ -68,6 +70,7 @@ def reader() -> Iterator[Callable[[Data], None]]:
     """A backup conversation in the middle of a file; `cat` reads the pipe and drops it."""
     incoming, daemon = os.pipe()
     wire, outgoing = os.pipe()
+    fcntl.fcntl(outgoing, fcntl.F_SETPIPE_SZ, PIPE_SIZE)  # as claim_stdio does in the backend
     for line in PROLOGUE.split("|"):
         command = encode_packet(Status.COMMAND, f"{line}\n".encode())
         os.writev(daemon, command if line else encode_packet(Status.END_OF_DATA))
