@@ -60,8 +60,9 @@ def main() -> int:
 
 
 def _check(name: str, match: str, jobs: int) -> int:
-    if _survivors(name, "", [_unchanged(name)], 1) != ["unchanged"]:
-        sys.stdout.write(f"{name}: the tests fail without any mutant\n")
+    _say(f"{name}, unchanged:")
+    if not _survivors(name, CODECS[name].modules[0], [_unchanged(name)], 1):
+        _say(f"{name}: the tests fail without any mutant")
         return 1
     known = set(re.findall(rf"^\* `({name}/.*)`$", KNOWN.read_text("utf-8"), re.MULTILINE))
     count, alive = 0, list[str]()
@@ -91,7 +92,6 @@ def _unchanged(name: str) -> Mutant:
 def _survivors(name: str, module: str, found: list[Mutant], jobs: int) -> list[str]:
     """The names of those that nobody notices, so many judged at a time."""
     library = CODECS[name]
-    module = module or library.modules[0]
     path = LIBRARIES / name / "src" / name / f"{module}.py"
     tests = [f"libs/{name}/tests/test_{test}.py" for test in library.tests]
     running: dict[int, Mutant] = {}
@@ -110,6 +110,7 @@ def _survivors(name: str, module: str, found: list[Mutant], jobs: int) -> list[s
         mutant = running.pop(child)
         if status == 0:
             alive.append(mutant.name)
+            _say(f"survives: {mutant.name}")
     return alive
 
 
