@@ -31,7 +31,6 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.And: ast.Or,
     ast.Or: ast.And,
 }
-_TEXTS = ("Error", "_refusal", "refuse", "_bad_length", "IllegalEvent", "BadCommand", "Fault")
 
 
 @attrs.frozen
@@ -73,14 +72,14 @@ def _left_alone(node: ast.AST) -> Iterator[ast.AST]:
         yield from ast.walk(node)
     if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
         yield from ast.walk(node)
-    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(_TEXTS):
-        yield from (
-            arg for arg in node.args if isinstance(arg, ast.Constant) and " " in str(arg.value)
-        )
 
 
 def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    """Say whether that is a docstring or a message: those begin with a small letter."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant)
+    text = node.value if isinstance(node, ast.Constant) else None
+    return isinstance(text, str) and " " in text and text[0].islower()
 
 
 def _count(node: ast.AST) -> int:
