@@ -4,7 +4,9 @@
  *
  *     cc -std=c11 -O2 -Wall -Wextra -Werror -o testee testee.c
  *
- * Packets and sessions are decoded one byte at a time, so that pieces cannot matter there. */
+ * Packets and sessions are decoded one byte at a time, so that pieces cannot matter there. A third
+ * of this file is memory, JSON and the loop; the conversation, in both roles, is in session.h: its
+ * tables are those of the page, and half of the rest is for events of several lines. */
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
