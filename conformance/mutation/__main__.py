@@ -35,7 +35,7 @@ CODECS = {
     "ptcomm": Library(
         ("_layout", "packets", "_commands", "_reader", "_writer", "_state", "session"),
         ("ptcomm-packets", "ptcomm-sessions"),
-        ("packets", "commands", "state", "session", "laws"),
+        ("documents", "packets", "commands", "state", "session", "laws"),
     ),
     "phcbt01": Library(
         ("_layout", "_sequence", "decode", "encode", "index", "model"),

@@ -70,7 +70,7 @@ def _left_alone(node: ast.AST) -> Iterator[ast.AST]:
         yield from ast.walk(node)
     if isinstance(node, ast.Call) and ast.unparse(node.func) in {"lru_cache", "TypeVar"}:
         yield from ast.walk(node)
-    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+    if isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "TypeAlias":
         yield from ast.walk(node)
 
 

@@ -287,7 +287,6 @@ static int hear_end(void) {
 }
 static int hear_call(void) { /* after a fatal message: what wants an answer, and the answer */
     Part line = all(s.in.payload);
-    s.kind = NULL;
     if (!lost()) return 1;
     if (s.in.header[0] == 'F' && after(s.peer, "Ack")) return hear_bare("Ack");
     if (s.in.header[0] != 'C' || !suffixed(&line, "\n")) return 1;
@@ -335,6 +334,7 @@ static int hear_message(void) {
 }
 static int heard(void) { /* a packet; 0: it is wrong */
     char status = (char)s.in.header[0];
+    if (ignored()) s.kind = NULL;
     if (!strchr("CDFT", status)) return hear_message();
     if (status == 'T') return ignored() && !after(s.peer, "Terminate") ? 1 : hear_bare("Terminate");
     if (ignored()) return hear_call();

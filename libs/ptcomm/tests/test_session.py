@@ -344,3 +344,13 @@ def test_a_pair_closes_a_side() -> None:
     for who, event in script:
         assert pair.send(who, event) == [event]
     assert pair.close(P) == [EndOfInput()]
+
+
+def test_what_is_refused_says_what_was_expected(session_in: SessionIn) -> None:
+    with pytest.raises(
+        LocalProtocolError,
+        match=r"^Finish from the plugin in PREPARED; expected plugin: Phase.BACKUP, p",
+    ):
+        session_in(P, State.PREPARED).send(Finish())
+    with pytest.raises(LocalProtocolError, match=r"expected nothing but the end of input$"):
+        session_in(P, State.TERMINATED).send(Finish())

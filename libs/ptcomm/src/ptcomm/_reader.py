@@ -95,14 +95,15 @@ class Reader:
         raise RemoteProtocolError("truncated", self.received, what)
 
     def _event(self, packet: Packet) -> Event | None:
+        if ignored := self._conversation.ignores(self._sender):
+            self._forget_block()
         severity = _SEVERITIES.get(packet.status.value)
         if severity is not None:
             text = bytes(packet.payload).decode("utf-8", "backslashreplace")
             return self._unless_ignored(Message(severity, text))
         if packet.status is Status.TERMINATE:
             return self._unless_ignored(Terminate())
-        if self._conversation.ignores(self._sender):
-            self._forget_block()
+        if ignored:
             return self._call(packet)
         if packet.status is Status.COMMAND:
             return self._command(_commands.to_line(bytes(packet.payload), self._sender), packet)
