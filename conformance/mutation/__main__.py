@@ -49,7 +49,7 @@ def main() -> int:
     """Judge every mutant; 1 when one survives that is not listed, or a listed one is noticed."""
     parser = argparse.ArgumentParser(prog="python -m mutation", description=__doc__)
     parser.add_argument("library", nargs="?", choices=[*CODECS])
-    parser.add_argument("--match", default="", help="only mutants with this in their name")
+    parser.add_argument("--match", default="", help="only mutants whose name has this expression")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
     os.chdir(CONFORMANCE.parent)
@@ -69,7 +69,7 @@ def _check(name: str, match: str, jobs: int) -> int:
     for module in CODECS[name].modules:
         file = f"{name}/{module}.py"
         source = (LIBRARIES / name / "src" / file).read_text("utf-8")
-        found = [mutant for mutant in mutants(file, source) if match in mutant.name]
+        found = [mutant for mutant in mutants(file, source) if re.search(match, mutant.name)]
         survivors = _survivors(name, module, found, jobs)
         _say(f"{file}: {len(found)} mutants, {len(survivors)} survive")
         count += len(found)
