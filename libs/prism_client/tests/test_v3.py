@@ -135,6 +135,41 @@ def test_without_reserved_uuids_a_create_is_sent_once(prism: Any, v3: Any) -> No
     assert len(prism.sent("POST", "/vm_snapshots$")) == 2
 
 
+def test_what_was_sent_without_an_answer_is_not_sent_again(prism: Any, v3: Any) -> None:
+    client, answers = v3
+    del answers["POST v3/idempotence_identifiers"]
+    key = uuid.uuid4()
+    answers["POST v3/vm_snapshots"] = [
+        prism.reply(422, {"message_list": [{"message": "no quota"}]}),
+        prism.reply(cut=-1),
+    ]
+    for kind in (pc.BadRequest, pc.Unreachable, pc.Timeout):  # a refusal is an answer
+        with pytest.raises(kind):
+            take(client, request_id=key)
+    assert len(prism.sent("POST", "/vm_snapshots$")) == 2
+
+
+def test_a_group_whose_answer_was_lost_is_looked_for_not_made_again(prism: Any, v3: Any) -> None:
+    client, answers = v3
+    answers["POST v2.0/volume_groups"] = prism.reply(cut=-1)
+    empty, key = prism.reply(body=listed()), uuid.uuid4()
+    group = {"metadata": {"uuid": POINT}, "status": {"name": "g", "resources": {}}}
+    answers["POST v3/volume_groups/list"] = empty
+    answers[f"GET v3/volume_groups/{POINT}"] = prism.reply(body=group)
+
+    def make() -> pc.VolumeGroup:
+        groups = client.volume_groups
+        return groups.create("g", "c1", [PATH], chap_secret=None, request_id=key)
+
+    with pytest.raises(pc.Unreachable):
+        make()
+    with pytest.raises(pc.Timeout, match="volume group g was asked for before"):
+        make()
+    answers["POST v3/volume_groups/list"] = prism.reply(body=listed(group))
+    assert make().ext_id == POINT
+    assert len(prism.sent("POST", "v2.0/volume_groups$")) == 1
+
+
 def test_a_snapshot_that_ends_in_error_says_why(prism: Any, v3: Any) -> None:
     client, answers = v3
     answers[f"GET v3/vm_snapshots/{RESERVED}"] = [

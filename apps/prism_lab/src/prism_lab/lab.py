@@ -215,6 +215,18 @@ class Lab:
             raise NotInLab(f"there is no volume group {volume_group}")
         self._groups.kill_target(group)
 
+    def made(self) -> dict[str, list[str]]:
+        """Name everything that was ever on the cluster, by kind as in `state`, in order."""
+        world = self._world
+        with world.lock:
+            return {
+                "vms": list(world.vms.history),
+                "recovery_points": list(world.recovery_points.history),
+                "vm_snapshots": list(world.vm_snapshots.history),
+                "volume_groups": list(world.volume_groups.history),
+                "images": list(world.images.history),
+            }
+
     def state(self) -> dict[str, list[dict[str, Any]]]:
         """List what is on the cluster now; tasks are those that have not ended."""
         _snapshots.purge_expired(self._world)

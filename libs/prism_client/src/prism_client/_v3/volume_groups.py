@@ -36,7 +36,7 @@ class VolumeGroups:
         sources: Sequence[str],
         *,
         chap_secret: str | None,  # noqa: ARG002 - v2 takes it with the client only
-        request_id: UUID | None = None,  # noqa: ARG002 - v2 has no idempotency: sent once
+        request_id: UUID | None = None,
     ) -> VolumeGroup:
         element = self.elements.of(cluster_ext_id)
         disks = [
@@ -45,8 +45,9 @@ class VolumeGroups:
         ]
         body = {"name": name, "is_shared": False, "disk_list": disks}
         try:
-            task = element.post_v2("volume_groups", body)
-            made = _made_by(task) if task else None
+            with element.once(request_id, f"volume group {name}"):
+                task = element.post_v2("volume_groups", body)
+                made = _made_by(task) if task else None
         except (TransportError, BadAnswer):
             made = _appeared(element, name)  # sent again it would be a second group
             if made is None:
