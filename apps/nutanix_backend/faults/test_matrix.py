@@ -140,9 +140,10 @@ class Site:
     def settled(self) -> bool:
         return self.journal.is_settled
 
-    def left(self, kind: str) -> list[str]:
-        """What the last run of a step left of one kind."""
-        return [item["ext_id"] for item in self.lab.state()[kind] if item["name"] == self.name]
+    def left(self, *kinds: str) -> list[str]:
+        """The ids of what the last run of a step left of some kinds."""
+        state = self.lab.state()
+        return [i["ext_id"] for kind in kinds for i in state[kind] if i["name"] == self.name]
 
     def sweep(self) -> list[str]:
         """Do what the next job does first; what that found."""
@@ -165,7 +166,7 @@ def select(site: Site) -> None:
 def take_a_snapshot(site: Site) -> None:
     with SnapshotGuard(site.client, site.journal, site.vm, site.name, "crash") as guard:
         site.client.vms.get(site.vm.ext_id)
-        assert len(site.left("recovery_points") + site.left("vm_snapshots")) == 1
+        assert len(site.left("recovery_points", "vm_snapshots")) == 1
         guard.prolong()
 
 
@@ -427,21 +428,20 @@ def wrong_words(error: Exception | None, fault: str) -> Iterator[str]:
 def wrong_traces(site: Site, error: Exception | None, tally: Counter[str]) -> Iterator[str]:
     """What is left and nobody knows of, or the next job does not remove; what was made twice."""
     text = "" if error is None else with_notes(error)
-    left = [kind for kind in TEMPORARY if site.left(kind)]
-    if left:
+    made = {kind: names.count(site.name) for kind, names in site.lab.made().items()}
+    for kind, count in made.items():
+        if count > 1:
+            yield f"{count} {kind} were made"
+    if not any(made.values()):
+        return
+    if site.left(*TEMPORARY):
         tally["left to the next job's sweep"] += 1
         if site.settled():
-            yield f"{left} are left, and nobody knows: {text or 'success'}"
+            yield f"something is left, and nobody knows: {text or 'success'}"
         site.sweep()
-        still = [kind for kind in TEMPORARY if site.left(kind)]
-        if still:
-            yield f"{still} are left after a sweep: {text or 'success'}"
-    if len(site.left("vms")) > (error is None or not isinstance(error, BackendError)):
-        yield f"{len(site.left('vms'))} VMs are left"
+        if site.left(*TEMPORARY):
+            yield f"something is left after a sweep: {text or 'success'}"
     remove_vms(site)
-    for kind, names in site.lab.made().items():
-        if names.count(site.name) > 1:
-            yield f"{names.count(site.name)} {kind} were made"
 
 
 # --- the steps are the whole of a job

@@ -276,9 +276,7 @@ def test_a_token_stands_for_the_login_where_prism_sends_us(prism: Any, dial: Any
     token = {"X-Redirect-Token": "NTNX_IGW_SESSION=the-token"}
     body = {"data": prism.lists["clustermgmt:config/clusters"][0]}
     prism.script("GET", "clusters/c1", prism.reply(302, headers={"Location": there, **token}))
-    prism.script(
-        "GET", "^/entity/c1", prism.reply(302, headers={"Location": "/entity/2", **token})
-    )
+    prism.script("GET", "^/entity/c1", prism.reply(302, headers={"Location": "/entity/2", **token}))
     prism.script("GET", "^/entity/2", prism.reply(body=body))
     prism.requests.clear()
     assert client.clusters.get("c1").name == "lab"

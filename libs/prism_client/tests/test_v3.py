@@ -223,6 +223,17 @@ def test_a_404_to_a_delete_has_to_be_said_twice(prism: Any, v3: Any) -> None:
     assert client.recovery_points.delete(POINT) is False
 
 
+def test_a_404_to_a_detach_has_to_be_said_twice(prism: Any, v3: Any) -> None:
+    client, answers = v3
+    missing = prism.reply(404, {"message_list": [{"message": "not just now"}]})
+    here = prism.reply(body={"metadata": {"uuid": POINT}, "spec": {"name": "g"}})
+    answers[f"GET v3/volume_groups/{POINT}"] = [missing, here]
+    with pytest.raises(pc.NotFound, match="not just now"):
+        client.volume_groups.detach_client(POINT, "iqn.x")
+    answers[f"GET v3/volume_groups/{POINT}"] = missing
+    assert client.volume_groups.detach_client(POINT, "iqn.x") is False
+
+
 def test_a_change_that_comes_too_late_is_made_anew(prism: Any, v3: Any) -> None:
     client, answers = v3
     until = datetime(2030, 1, 1, tzinfo=UTC)

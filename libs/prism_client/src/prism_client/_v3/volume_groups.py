@@ -101,8 +101,17 @@ class VolumeGroups:
         try:
             self._change(vg_ext_id, initiator_iqn, detach)
         except NotFound:
+            if self._exists(vg_ext_id):
+                raise
             return False
         return found
+
+    def _exists(self, ext_id: str) -> bool:
+        try:
+            self.elements.holder(_entity(ext_id))
+        except NotFound:
+            return False
+        return True
 
     def _change(
         self,
