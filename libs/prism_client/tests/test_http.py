@@ -151,6 +151,7 @@ def test_each_status_has_its_error(prism: Any, client: Any, status: int, kind: t
             "Bad Request; \\$limit is too large",
         ),
         ({"message_list": [{"message": "no such vm", "reason": "ENTITY_NOT_FOUND"}]}, "no such vm"),
+        ({"error_code": {"code": 1202}, "message": "no such group"}, "no such group"),
         (b"<html>proxy error</html>", "answered 400 \\(request id"),
         ([{"unheard": "of"}], "answered 400 \\(request id"),
         ({"data": {"error": [None, {"message": 7}]}, "message_list": 3}, "answered 400"),

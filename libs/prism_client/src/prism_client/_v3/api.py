@@ -62,6 +62,7 @@ class Api:
     deadline: float
     _reserved: dict[uuid.UUID, str] = attrs.field(factory=dict, init=False, repr=False)
     _unanswered: set[uuid.UUID] = attrs.field(factory=set, init=False, repr=False)
+    _made: dict[uuid.UUID, str] = attrs.field(factory=dict, init=False, repr=False)
 
     # --- reading
 
@@ -121,10 +122,20 @@ class Api:
     ) -> str:
         """Create an entity, wait until it is whole, return its uuid.
 
-        The uuid is reserved before, so that the same request sent again is the same entity.
+        The same request again is the same entity, whether its answer came or was lost.
         """
-        request_id = request_id or uuid.uuid4()
-        reserved = self._reserve(request_id)
+        key = request_id or uuid.uuid4()
+        task = None
+        if key not in self._made:
+            self._made[key], task = self._create(path, kind, spec, key)
+        self._until_whole(f"{path}/{segment(self._made[key])}", kind, task)
+        return self._made[key]
+
+    def _create(
+        self, path: str, kind: str, spec: Mapping[str, Any], key: uuid.UUID
+    ) -> tuple[str, str | None]:
+        """Ask for an entity, under a uuid that is reserved before; return its uuid and the task."""
+        reserved = self._reserve(key)
         metadata = {"kind": kind} | ({} if reserved is None else {"uuid": reserved})
         call = Call(
             "POST",
@@ -133,16 +144,13 @@ class Api:
             repeatable=reserved is not None,
         )
         try:
-            with self.once(None if reserved else request_id, f"a new {kind}"):
+            with self.once(None if reserved else key, f"a new {kind}"):
                 answer = self.http.send(call)
         except (Conflict, BadRequest):
             if reserved is None or not self.has(f"{path}/{segment(reserved)}"):
                 raise
-            made, task = reserved, None  # an earlier sending, whose answer was lost
-        else:
-            made, task = answer.json().need("metadata").text("uuid"), _task_of(answer)
-        self._until_whole(f"{path}/{segment(made)}", kind, task)
-        return made
+            return reserved, None  # an earlier sending, whose answer was lost
+        return answer.json().need("metadata").text("uuid"), _task_of(answer)
 
     @contextmanager
     def once(self, key: uuid.UUID | None, what: str) -> Iterator[None]:
