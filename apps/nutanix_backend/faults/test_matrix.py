@@ -94,6 +94,25 @@ class ShortPauses:
         time.sleep(min(seconds, 0.01))
 
 
+class NoTargets:
+    """The lab's iSCSI side, which no call of the matrix reaches: it is slow to start."""
+
+    iqn = ""
+
+    def create(self, _name: str) -> NoTargets:
+        return self
+
+    def change(self, *_what: object) -> None:
+        pass
+
+    add_disk = remove_disk = allow = forbid = remove = change
+
+    def sessions(self) -> list[object]:
+        return []
+
+    stop = change
+
+
 @attrs.frozen
 class Place:
     """A call that a step makes: its pattern, and how many calls before it look like it."""
@@ -106,6 +125,7 @@ class Place:
 class Site:
     """A lab, the client on it, and one VM with two recovery points and a change between them."""
 
+    personality: str
     lab: Lab
     client: pc.PrismClient
     clock: ShortPauses
@@ -288,6 +308,7 @@ def site(
         Lab.start(root / "lab", personality=request.param, task_seconds=0.0) as lab,
         connect(lab, clock) as client,
     ):
+        lab._groups._targets = NoTargets()  # type: ignore[assignment]
         vm = lab.create_vm("web01", (MIB,))
         lab.protect_vm(vm)
         points = [point(client, vm)]
@@ -298,6 +319,7 @@ def site(
             points.append(point(client, vm))
         settings = parameters.parse(parameters_of(lab, root))
         running = Site(
+            request.param,
             lab,
             client,
             clock,
@@ -460,25 +482,30 @@ class Silence:
         pass
 
 
-def test_a_job_makes_no_other_calls(site: Site, tally: Counter[str]) -> None:
+def test_a_job_makes_no_other_calls(site: Site, tally: Counter[str], tmp_path: Path) -> None:
     for step in STEPS:
         places_of(site, step, tally)
-    known = len(site.lab.requests)
-    store = Store(site.root / "store")
-    given = parameters_of(site.lab, site.root / "host")
+    with Lab.start(tmp_path / "lab", personality=site.personality) as lab:
+        lab.create_vm("web01", (MIB,))
+        lab.protect_vm("web01")
+        run_jobs(lab, tmp_path)
+        made = {f"{method} {_ID.sub('*', path)}" for method, path, _ in lab.requests}
+    assert len(made) > 25
+    assert made - site.kinds == set()
+
+
+def run_jobs(lab: Lab, root: Path) -> None:
+    store = Store(root / "store")
     settings = jobs.Settings(
         (sys.executable, "-m", "nutanix_backend"),
-        (*given, ("vm", "web01"), ("restore_powerstate", "on")),
-        site.root / "working",
+        (*parameters_of(lab, root), ("vm", "web01"), ("restore_powerstate", "on")),
+        root / "working",
         Silence(),
         timeout=60.0,
     )
     for level in (Level.FULL, Level.INCREMENTAL, Level.INCREMENTAL):
-        assert jobs.backup(store, "nightly", level, settings).status.good
-        with site.lab.disk_file("web01", 0).open("r+b") as file:
+        with lab.disk_file("web01", 0).open("r+b") as file:
             file.seek(5 * BLOCK)
             file.write(uuid.uuid4().bytes)
+        assert jobs.backup(store, "nightly", level, settings).status.good
     assert jobs.restore(store, "nightly", settings).status.good
-    made = {f"{method} {_ID.sub('*', path)}" for method, path, _ in site.lab.requests[known:]}
-    assert len(made) > 25
-    assert made - site.kinds == set()
