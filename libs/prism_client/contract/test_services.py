@@ -269,6 +269,26 @@ def test_what_changed_is_listed(prism: Any, snapshot: Any) -> None:
     assert regions(prism, vm, after, after) == []
 
 
+def test_a_token_or_session_that_expires_twice_on_the_way_is_renewed(
+    prism: Any, snapshot: Any
+) -> None:
+    if not prism.tracks_changes:
+        return  # there is no list to be on the way in
+    vm = prism.vm("long list")
+    written = set(range(1, 60, 3))
+    for block in written:
+        prism.write(vm, block * 64 * KIB, b"x" * 64 * KIB)
+    point = snapshot(vm)
+    discovered = len([1 for _, path, _ in prism.lab.requests if path.endswith("discover-cluster")])
+    for skip in (2, 5):
+        prism.lab.faults.expire_jwt("*changed?regions", skip=skip)
+    prism.lab.expire_sessions()
+    assert covered(regions(prism, vm, point, None), zeroed=False) == written
+    assert not prism.lab.faults.pending()
+    again = [1 for _, path, _ in prism.lab.requests if path.endswith("discover-cluster")]
+    assert len(again) - discovered >= (3 if prism.generation == "v4" else 0)
+
+
 def test_a_reference_that_is_gone_means_no_list(prism: Any, snapshot: Any) -> None:
     vm = prism.vm("forgotten")
     before, after = snapshot(vm), snapshot(vm)
