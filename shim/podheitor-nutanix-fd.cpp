@@ -79,7 +79,7 @@ const char *valid_params[] = {
    // what
    "vm", "exclude_vm", "cluster", "consistency",
    // chain
-   "fallback_to_full",
+   "fallback_to_full", "references",
    // restore
    "restore_to", "disk", "disk_path", "restore_vm_name", "overwrite", "restore_powerstate",
    // what every metaplugin has
