@@ -13,7 +13,7 @@ from nutanix_backend import records
 from nutanix_backend.errors import RestoreRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from prism_client import Vm, VmDisk
 
@@ -41,7 +41,10 @@ class ConfigNic:
 
 @attrs.frozen
 class VmConfig:
-    """A VM without its bytes; memory in bytes, firmware "legacy" or "uefi"."""
+    """A VM without its bytes; memory in bytes, firmware "legacy" or "uefi".
+
+    `categories` and `project` are ids of Prism; configurations of older backups have neither.
+    """
 
     schema: int
     vm_id: str
@@ -59,6 +62,8 @@ class VmConfig:
     disks: tuple[ConfigDisk, ...]
     nics: tuple[ConfigNic, ...]
     prism: dict[str, Any]
+    categories: tuple[str, ...] = ()
+    project: str = ""
 
     def encode(self) -> bytes:
         """The configuration as JSON."""
@@ -89,7 +94,15 @@ def from_vm(vm: Vm) -> VmConfig:
         disks=tuple(ConfigDisk(d.disk_ext_id, d.bus, d.index, d.size) for d in vm.disks),
         nics=tuple(ConfigNic(n.mac or "", n.subnet_ext_id or "", n.connected) for n in vm.nics),
         prism=dict(vm.raw),
+        categories=tuple(vm.category_ext_ids),
+        project=_project(vm.raw),
     )
+
+
+def _project(raw: Mapping[str, Any]) -> str:
+    """The project that Prism's answer names: in v4 beside the VM, in v3 in its metadata."""
+    found = raw.get("project") or (raw.get("metadata") or {}).get("project_reference") or {}
+    return str(found.get("extId") or found.get("uuid") or "")
 
 
 def decode(data: bytes) -> VmConfig:
