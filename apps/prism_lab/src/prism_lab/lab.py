@@ -156,6 +156,10 @@ class Lab:
         """
         return _vms.blank(self._world, name, disk_sizes, hardware).ext_id
 
+    def category_ids(self) -> list[str]:
+        """Return the ids of the categories that a VM may have."""
+        return list(self._world.categories)
+
     def grow_disk(self, vm: str, index: int, size: int) -> None:
         """Enlarge a disk to `size` bytes."""
         _storage.grow(self.disk_file(vm, index), size)
@@ -251,7 +255,16 @@ class Lab:
 
 
 def _vm_state(vm: Vm) -> dict[str, Any]:
-    disks = [{"ext_id": d.ext_id, "size": d.size, "file": str(d.file)} for d in vm.disks]
+    disks = [
+        {
+            "ext_id": d.ext_id,
+            "size": d.size,
+            "file": str(d.file),
+            "address": f"{d.bus}.{d.index}",
+            "container": d.container,
+        }
+        for d in vm.disks
+    ]
     return {"ext_id": vm.ext_id, "name": vm.name, "power": vm.power_state, "disks": disks}
 
 
@@ -268,7 +281,7 @@ def _new_world(root: Path, settings: Settings, addresses: Addresses) -> World:
     world = World(root, settings.cluster_name, addresses, settings)
     for shelf, records in (
         (world.subnets, [Named("lab-net"), Named("lab-net-2")]),
-        (world.containers, [Named("default-container")]),
+        (world.containers, [Named(name) for name in settings.containers]),
         (world.categories, [Named("Environment", value="Lab")]),
     ):
         shelf.update({record.ext_id: record for record in records})

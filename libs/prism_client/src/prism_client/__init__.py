@@ -31,6 +31,7 @@ from prism_client.model import (
     ApiKey,
     Basic,
     Boot,
+    Category,
     ChangedRegion,
     Cluster,
     Consistency,
@@ -51,6 +52,7 @@ from prism_client.model import (
     VmDisk,
     VmSpec,
     VolumeDisk,
+    VolumeDiskRef,
     VolumeGroup,
 )
 from prism_client.select import connect
@@ -66,6 +68,7 @@ __all__ = [
     "BadRequest",
     "Basic",
     "Boot",
+    "Category",
     "ChangeTrackingUnavailable",
     "ChangedRegion",
     "Cluster",
@@ -102,6 +105,7 @@ __all__ = [
     "VmDisk",
     "VmSpec",
     "VolumeDisk",
+    "VolumeDiskRef",
     "VolumeGroup",
     "connect",
 ]

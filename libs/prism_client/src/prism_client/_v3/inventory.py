@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from prism_client._v3.api import Api
     from prism_client._v3.elements import Elements
-    from prism_client.model import Cluster, StorageContainer, Subnet
+    from prism_client.model import Category, Cluster, StorageContainer, Subnet
 
 
 @attrs.frozen
@@ -56,3 +56,18 @@ class StorageContainers:
             for cluster_ext_id, element in self.elements.each()
             for item in element.get("storage_containers", V2).items("entities")
         ]
+
+    def free_bytes(self, ext_id: str) -> int | None:
+        for _, element in self.elements.each():
+            for item in element.get("storage_containers", V2).items("entities"):
+                if item.text("storage_container_uuid") == ext_id:
+                    return wire.free_bytes(item)
+        return None
+
+
+@attrs.frozen
+class Categories:
+    """services.Categories where there is no v4: v3 lists the values of each key one by one."""
+
+    def list(self) -> builtins.list[Category]:
+        return []

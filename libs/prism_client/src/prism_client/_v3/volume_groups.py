@@ -38,11 +38,38 @@ class VolumeGroups:
         chap_secret: str | None,  # noqa: ARG002 - v2 takes it with the client only
         request_id: UUID | None = None,  # noqa: ARG002 - v2 has no idempotency: sent once
     ) -> VolumeGroup:
-        element = self.elements.of(cluster_ext_id)
         disks = [
             {"index": index, "clone_config": {"disk_address": {"ndfs_filepath": source}}}
             for index, source in enumerate(sources)
         ]
+        return self._create(name, cluster_ext_id, disks)
+
+    def create_blank(
+        self,
+        name: str,
+        cluster_ext_id: str,
+        sizes: Sequence[int],
+        storage_container_ext_id: str,
+        *,
+        chap_secret: str | None,  # noqa: ARG002 - v2 takes it with the client only
+        request_id: UUID | None = None,  # noqa: ARG002 - v2 has no idempotency: sent once
+    ) -> VolumeGroup:
+        disks = [
+            {
+                "index": index,
+                "create_config": {
+                    "size": size,
+                    "storage_container_uuid": storage_container_ext_id,
+                },
+            }
+            for index, size in enumerate(sizes)
+        ]
+        return self._create(name, cluster_ext_id, disks)
+
+    def _create(
+        self, name: str, cluster_ext_id: str, disks: builtins.list[dict[str, Any]]
+    ) -> VolumeGroup:
+        element = self.elements.of(cluster_ext_id)
         body = {"name": name, "is_shared": False, "disk_list": disks}
         try:
             task = element.post_v2("volume_groups", body)
