@@ -168,6 +168,8 @@ def _disk_file(found: SourceFile, file: str) -> SourceFile:
     if not (match := _IMAGE.fullmatch(file)):
         return found
     form, stem, role = match["format"].lower(), match["stem"], Role.DISK
+    if form == "vmdk" and stem.endswith("-ctk"):  # VMware's own list of changes
+        return found
     if form == "vmdk" and (extent := _EXTENT.fullmatch(stem)):
         stem, role = extent["stem"], Role.EXTENT
     key, index = _numbered(stem)
