@@ -30,7 +30,7 @@ _MARKER = struct.Struct("<QI")
 _GRAIN_TABLE = 512  # entries, of 4 bytes
 _AT_END = (1 << 64) - 1
 _REDUNDANT, _ZEROED, _COMPRESSED, _MARKERS = 1 << 1, 1 << 2, 1 << 16, 1 << 17
-_MAX_DESCRIPTOR = 1 << 20
+_MAX_DESCRIPTOR, _MAX_LINE = 1 << 20, 4096
 _KINDS = {
     "monolithicsparse",
     "monolithicflat",
@@ -39,7 +39,6 @@ _KINDS = {
     "streamoptimized",
     "vmfs",
 }
-_SETTING = re.compile(r'\s*([A-Za-z][\w.]*)\s*=\s*"?(.*?)"?\s*')
 _EXTENT = re.compile(
     r"\s*(?P<access>RW|RDONLY|NOACCESS)\s+(?P<sectors>[0-9]{1,18})\s+(?P<type>[A-Za-z]+)"
     r'(?:\s+"(?P<file>[^"]*)"(?:\s+(?P<offset>[0-9]{1,18}))?)?(?:\s+\S+)*\s*'
@@ -206,12 +205,15 @@ def _descriptor(image: ImageFile, content: bytes) -> _Descriptor:
     settings: dict[str, str] = {}
     extents = []
     for line in text.splitlines():
+        if len(line) > _MAX_LINE:
+            raise image.refused("a line of its descriptor is longer than any")
         if found := _EXTENT.fullmatch(line):
             extents.append(_extent(image, found))
-        elif setting := _SETTING.fullmatch(line):
-            settings.setdefault(setting[1].lower(), setting[2])
-        elif line.split() and line.split()[0] in {"RW", "RDONLY", "NOACCESS"}:
+        elif line.split()[:1] in (["RW"], ["RDONLY"], ["NOACCESS"]):
             raise image.refused(f"its extent {line.strip()[:100]!r} cannot be understood")
+        else:
+            key, _, value = line.partition("=")
+            settings.setdefault(key.strip().lower(), value.strip().strip('"'))
     kind = settings.get("createtype", "")
     if "parentfilenamehint" in settings or settings.get("parentcid", "ffffffff") != "ffffffff":
         raise image.refused("it stands on another image: it is a snapshot or a linked clone")

@@ -21,7 +21,11 @@ def read(content: bytes) -> Machine:
         machine_type=config.machine_type,
         boot_order=config.boot_order,
         disks=tuple(MachineDisk(d.disk_id, d.bus, d.index, d.size) for d in config.disks),
-        nics=tuple(MachineNic(nic.mac, nic.subnet, connected=nic.connected) for nic in config.nics),
+        nics=tuple(
+            MachineNic(nic.mac, nic.network, connected=nic.connected, network_id=nic.subnet)
+            for nic in config.nics
+        ),
         categories=config.categories,
         project=config.project,
+        bios_uuid=str(config.prism.get("biosUuid") or ""),
     )
