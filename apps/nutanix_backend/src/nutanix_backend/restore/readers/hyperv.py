@@ -85,7 +85,7 @@ def read(content: bytes) -> Machine:
         memory=text.number(bank, "memory", largest=text.MAX_MEMORY // text.MIB) * text.MIB,
         firmware="uefi" if is_uefi else "legacy",
         secure_boot=is_uefi and root.find("secure_boot_enabled").lower() == "true",
-        machine_type="Q35" if is_uefi else "PC",
+        machine_type="",
         boot_order=tuple(dict.fromkeys(filter(None, kinds))),
         disks=tuple(_disks(root)),
         nics=tuple(_nic(card) for card in _cards(root)),

@@ -55,7 +55,7 @@ def read(content: bytes) -> Machine:
         memory=_memory(settings),
         firmware="uefi" if is_uefi else "legacy",
         secure_boot=is_uefi and _has_keys(settings),
-        machine_type="Q35" if "q35" in settings.get("machine", "") else "PC",
+        machine_type="Q35" if "q35" in settings.get("machine", "") else "",
         boot_order=boot_kinds,
         disks=_disks(drives, boot_keys),
         nics=tuple(_nics(settings)),

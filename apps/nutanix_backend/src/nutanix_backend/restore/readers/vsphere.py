@@ -28,6 +28,7 @@ _ENCODING = re.compile(rb'^\s*\.?encoding\s*=\s*"?([\w-]+)', re.IGNORECASE | re.
 _DRIVE = re.compile(r"(scsi|sata|ide|nvme)([0-9]{1,2}):([0-9]{1,3})\.filename")
 _NIC = re.compile(r"ethernet([0-9]{1,2})\.present")
 _SNAPSHOT = re.compile(r"-[0-9]{6}$")
+_MEMORY = "1024"  # MiB, for a machine that does not say
 _BUSES = {"scsi": ("SCSI", 64), "nvme": ("PCI", 15), "sata": ("SATA", 30), "ide": ("IDE", 2)}
 _KINDS = {"hdd": "DISK", "disk": "DISK", "cdrom": "CDROM", "cd": "CDROM", "ethernet": "NETWORK"}
 _LEFT_OUT = (
@@ -57,7 +58,7 @@ def read(content: bytes) -> Machine:
     cpus = text.number(settings.get("numvcpus", "1"), "processors", largest=text.MAX_CPUS)
     per_socket = cores if cpus % cores == 0 else 1
     memory = text.number(
-        settings.get("memsize", "32"), "memory", largest=text.MAX_MEMORY // text.MIB
+        settings.get("memsize", _MEMORY), "memory", largest=text.MAX_MEMORY // text.MIB
     )
     is_uefi = settings.get("firmware", "bios").lower() == "efi"
     order = [part.strip().lower() for part in settings.get("bios.bootorder", "").split(",")]
@@ -71,7 +72,7 @@ def read(content: bytes) -> Machine:
         memory=memory * text.MIB,
         firmware="uefi" if is_uefi else "legacy",
         secure_boot=is_uefi and _is_true(settings.get("uefi.secureboot.enabled", "")),
-        machine_type="PC",
+        machine_type="",
         boot_order=tuple(dict.fromkeys(filter(None, kinds))),
         disks=_disks(settings),
         nics=tuple(_nics(settings)),
@@ -173,6 +174,8 @@ def _left_out(settings: dict[str, str]) -> Iterator[str]:
     for key, value in settings.items():
         if re.fullmatch(r"scsi[0-9]\.virtualdev", key):
             yield f"SCSI controller {value}: AHV has virtio-scsi, whose driver the guest needs"
+    if "memsize" not in settings:
+        yield f"memory: the configuration does not say how much, the VM gets {_MEMORY} MiB"
     if settings.get("checkpoint.vmstate"):
         yield "suspended state: the guest starts as after a power failure"
 
