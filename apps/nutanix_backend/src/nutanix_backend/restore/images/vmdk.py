@@ -119,12 +119,12 @@ def _content(image: ImageFile) -> _Content:
 
 def _of_one_file(image: ImageFile) -> GuestImage:
     sparse = _sparse(image)
-    if not sparse.descriptor or not sparse.descriptor_length:
-        raise image.refused("it is one extent of several: select all files of the disk")
     if sparse.descriptor_length > _MAX_DESCRIPTOR:
         raise image.refused("its descriptor is larger than any")
-    text = image.read(sparse.descriptor, sparse.descriptor_length, "descriptor")
-    found = _descriptor(image, text.partition(b"\0")[0])
+    text = image.read(sparse.descriptor, sparse.descriptor_length, "descriptor").partition(b"\0")[0]
+    if not sparse.descriptor or not text:
+        raise image.refused("it is one extent of several: select all files of the disk")
+    found = _descriptor(image, text)
     if len(found.extents) > 1:
         raise image.refused("its descriptor names other files")
     return GuestImage(
