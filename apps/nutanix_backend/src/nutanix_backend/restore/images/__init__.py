@@ -57,9 +57,9 @@ def convert_to_raw(
     """Write the guest's view of the disk that `files` hold to the new file `destination`, sparse.
 
     `files` are all of the disk, in one folder, under the names they had: an image, or a descriptor
-    and its extents; one that was not closed is repaired in place. Raises RestoreRefused for what
-    the image says about itself, ToolFailed when qemu-img fails or meets a limit; `destination` is
-    not left behind then.
+    and its extents; one that was not closed, or ends with its header, is mended in place. Raises
+    RestoreRefused for what the image says about itself, ToolFailed when qemu-img fails or meets a
+    limit; `destination` is not left behind then.
     """
     with opened(files) as images:
         image = _examine(images)
@@ -155,6 +155,9 @@ def _describe(image: GuestImage, folder: Path) -> str:
     """The image as qemu-img is to open it; for a vmdk on a descriptor written here."""
     if image.format != "vmdk":
         return _options(image.format, image.files[0])
+    if image.header:  # qemu-img would look for it at the end of the descriptor
+        with image.files[0].open("r+b") as start:
+            start.write(image.header)
     for number, file in enumerate(image.files):
         (folder / vmdk.extent_name(number)).symlink_to(file.resolve())
     descriptor = folder / "disk.vmdk"

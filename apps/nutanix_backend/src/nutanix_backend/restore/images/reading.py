@@ -24,7 +24,8 @@ class GuestImage:
     """A vetted image: the guest sees `size` bytes, of which `data_bytes` at most are not zero.
 
     `kind` is the format's own word for what it is ("streamOptimized", "dynamic"). `files` are those
-    that hold data; a vmdk's are opened through `descriptor`, written here.
+    that hold data; a vmdk's are opened through `descriptor`, written here, and a stream's header is
+    found at its end: as `header` it is to stand at the beginning.
     """
 
     format: str
@@ -34,6 +35,7 @@ class GuestImage:
     data_bytes: int
     files: tuple[Path, ...]
     descriptor: str = ""
+    header: bytes = b""
     needs_replay: bool = False
 
 

@@ -80,6 +80,7 @@ class _Sparse:
     spare_tables: int
     descriptor: int
     descriptor_length: int
+    is_at_end: bool = False
 
     @property
     def is_compressed(self) -> bool:
@@ -135,6 +136,7 @@ def _of_one_file(image: ImageFile) -> GuestImage:
         data_bytes=_allocated(image, sparse),
         files=(image.path,),
         descriptor=_rewritten([_Extent(sparse.capacity, True, extent_name(0), 0)]),  # noqa: FBT003 - is_sparse
+        header=_header_for_the_start(image) if sparse.is_at_end else b"",
     )
 
 
@@ -192,6 +194,8 @@ def _data_of(main: ImageFile, extent: _Extent, image: ImageFile) -> int:
             raise image.refused(f"it is {image.size} bytes, shorter than {main.name} says")
         return extent.sectors * SECTOR
     sparse = _sparse(image)
+    if sparse.is_at_end:
+        raise image.refused("it is a stream, which is never one extent of several")
     if sparse.capacity != extent.sectors:
         raise image.refused(
             f"it has {sparse.capacity} sectors where {main.name} says {extent.sectors}"
@@ -253,8 +257,15 @@ def _sparse(image: ImageFile) -> _Sparse:
             _header(image, image.size - 2 * SECTOR),
             descriptor=found.descriptor,
             descriptor_length=found.descriptor_length,
+            is_at_end=True,
         )
     return found
+
+
+def _header_for_the_start(image: ImageFile) -> bytes:
+    """What stands at the end of a stream, but for where its descriptor is."""
+    start, end = (image.read(at, SECTOR, "header") for at in (0, image.size - 2 * SECTOR))
+    return end[:28] + start[28:44] + end[44:]
 
 
 def _header(image: ImageFile, offset: int) -> _Sparse:
