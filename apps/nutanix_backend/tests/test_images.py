@@ -3,10 +3,13 @@
 The images are made by qemu-img and then bent byte by byte.
 """
 
+from __future__ import annotations
+
 import os
 import random
 import struct
 import subprocess
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import attrs
@@ -14,6 +17,12 @@ import pytest
 from nutanix_backend import qemu_img
 from nutanix_backend.errors import RestoreRefused, ToolFailed
 from nutanix_backend.restore import images
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Make = Callable[[str], list[Path]]
 
 MIB = 1 << 20
 SIZE = 9 * MIB
@@ -29,7 +38,7 @@ KINDS = {
 }
 
 
-def content():
+def content() -> bytes:
     """A disk with holes, with data that compress and that do not, and something at its very end."""
     source = random.Random(7)
     disk = bytearray(SIZE)
@@ -41,23 +50,23 @@ def content():
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for each kind, with the files of one disk."""
     root = tmp_path_factory.mktemp("made")
     (root / "disk.raw").write_bytes(content())
     for kind, (form, options) in KINDS.items():
         (root / kind).mkdir()
-        command = ["qemu-img", "convert", "-f", "raw", "-O", form, root / "disk.raw"]
+        command = ["qemu-img", "convert", "-f", "raw", "-O", form, str(root / "disk.raw")]
         more = ["-o", options] if options else []
-        subprocess.run([*command, *more, root / kind / f"disk.{form}"], check=True)
+        subprocess.run([*command, *more, str(root / kind / f"disk.{form}")], check=True)
     return root
 
 
 @pytest.fixture
-def image(made, tmp_path):
+def image(made: Path, tmp_path: Path) -> Make:
     """Give the files of an image of some kind, to be bent."""
 
-    def copy(kind):
+    def copy(kind: str) -> list[Path]:
         folder = tmp_path / kind
         folder.mkdir()
         for file in (made / kind).iterdir():
@@ -67,25 +76,25 @@ def image(made, tmp_path):
     return copy
 
 
-def write(path, offset, data):
+def write(path: Path, offset: int, data: bytes | bytearray) -> None:
     with path.open("r+b") as file:
         file.seek(offset)
         file.write(data)
 
 
-def read(path, offset, form):
+def read(path: Path, offset: int, form: str) -> tuple[Any, ...]:
     with path.open("rb") as file:
         file.seek(offset)
         return struct.unpack(form, file.read(struct.calcsize(form)))
 
 
-def edit(path, old, new):
+def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
 
 
-def refused(files, why):
+def refused(files: list[Path], why: str) -> None:
     """Refused by looking at it: qemu-img is not started, and nothing is left behind."""
     target = files[0].parent / "out.raw"
     with pytest.raises(RestoreRefused, match=why) as error:
@@ -98,7 +107,7 @@ def refused(files, why):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_converted_bit_for_bit_with_its_holes(image, kind):
+def test_every_kind_is_converted_bit_for_bit_with_its_holes(image: Make, kind: str) -> None:
     files = image(kind)
     target = files[0].parent / "out.raw"
     found = images.convert_to_raw(files, target)
@@ -110,12 +119,12 @@ def test_every_kind_is_converted_bit_for_bit_with_its_holes(image, kind):
     assert set(target.parent.iterdir()) == {*files, target}
 
 
-def test_the_data_of_a_sparse_image_are_known_before_it_is_converted(image):
+def test_the_data_of_a_sparse_image_are_known_before_it_is_converted(image: Make) -> None:
     for kind in ("monolithicSparse", "streamOptimized", "twoGbMaxExtentSparse", "dynamic"):
         assert images.vet(image(kind)).data_bytes < 6 * MIB
 
 
-def test_a_stream_may_have_its_header_at_its_end(image):
+def test_a_stream_may_have_its_header_at_its_end(image: Make) -> None:
     """As written by VMware's own tools, which cannot go back to the start of a stream."""
     (one,) = image("streamOptimized")
     header = bytearray(one.read_bytes()[:512])
@@ -129,19 +138,31 @@ def test_a_stream_may_have_its_header_at_its_end(image):
     assert (one.parent / "out.raw").read_bytes() == content()
 
 
-def test_a_raw_image_is_raw_whatever_it_begins_with(tmp_path):
+def test_a_raw_image_is_raw_whatever_it_begins_with(tmp_path: Path) -> None:
     """A guest that writes a qcow2 header to its disk gets its disk, not the file it names."""
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret" * 1000)
     disk = tmp_path / "disk.raw"
-    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", secret, disk, "1M"]
+    command = [
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-F",
+        "raw",
+        "-b",
+        str(secret),
+        str(disk),
+        "1M",
+    ]
     subprocess.run(command, check=True)
     disk.write_bytes(disk.read_bytes().ljust(MIB, b"\0"))
     images.convert_to_raw([disk], tmp_path / "out.raw")
     assert (tmp_path / "out.raw").read_bytes() == disk.read_bytes()
 
 
-def test_an_image_of_esxi_names_its_data_vmfs(image):
+def test_an_image_of_esxi_names_its_data_vmfs(image: Make) -> None:
     main, flat = image("monolithicFlat")
     edit(main, 'createType="monolithicFlat"', 'createType="vmfs"')
     edit(main, f'FLAT "{flat.name}" 0', f'VMFS "{flat.name}"')
@@ -149,7 +170,7 @@ def test_an_image_of_esxi_names_its_data_vmfs(image):
     assert (main.parent / "out.raw").read_bytes() == content()
 
 
-def test_several_extents_make_one_disk_in_their_order(image, tmp_path):
+def test_several_extents_make_one_disk_in_their_order(image: Make, tmp_path: Path) -> None:
     (one,) = image("monolithicSparse")
     disk = content()
     (tmp_path / "d-f001.vmdk").write_bytes(disk[: 4 * MIB])
@@ -168,7 +189,7 @@ def test_several_extents_make_one_disk_in_their_order(image, tmp_path):
     assert (tmp_path / "out.raw").read_bytes() == disk + disk
 
 
-def test_names_with_a_meaning_for_qemu_are_only_names(image, tmp_path):
+def test_names_with_a_meaning_for_qemu_are_only_names(image: Make, tmp_path: Path) -> None:
     (one,) = image("monolithicSparse")
     odd = tmp_path / "json:{},driver=nbd,%s.vmdk"
     one.rename(odd)
@@ -176,7 +197,7 @@ def test_names_with_a_meaning_for_qemu_are_only_names(image, tmp_path):
     assert (tmp_path / "out.raw").read_bytes() == content()
 
 
-def test_a_vhdx_that_was_not_closed_is_repaired_first(image):
+def test_a_vhdx_that_was_not_closed_is_repaired_first(image: Make) -> None:
     """The log of a running machine's disk holds changes of the tables, not yet written there."""
     (one,) = image("dynamic")
     for at in (64 * 1024, 128 * 1024):
@@ -190,7 +211,7 @@ def test_a_vhdx_that_was_not_closed_is_repaired_first(image):
     assert (one.parent / "out.raw").read_bytes() == content()
 
 
-def crc32c(data):
+def crc32c(data: bytes | bytearray) -> int:
     value = 0xFFFFFFFF
     for byte in data:
         value ^= byte
@@ -216,33 +237,33 @@ def crc32c(data):
         "",
     ],
 )
-def test_an_extent_outside_of_the_backup_is_refused(image, name):
+def test_an_extent_outside_of_the_backup_is_refused(image: Make, name: str) -> None:
     main, flat = image("monolithicFlat")
     edit(main, flat.name, name.replace('\\"', "'"))
     refused([main, flat], "outside of the backup")
 
 
-def test_an_extent_that_did_not_come_is_refused(image):
+def test_an_extent_that_did_not_come_is_refused(image: Make) -> None:
     main, flat = image("monolithicFlat")
     flat.unlink()
     refused([main], "is missing: select all")
 
 
-def test_extents_without_their_descriptor_are_refused(image):
+def test_extents_without_their_descriptor_are_refused(image: Make) -> None:
     for kind in ("monolithicFlat", "twoGbMaxExtentSparse"):
         main, extent = image(kind)
         main.unlink()
         refused([extent], "select all")
 
 
-def test_a_link_in_place_of_an_extent_is_refused(image, tmp_path):
+def test_a_link_in_place_of_an_extent_is_refused(image: Make, tmp_path: Path) -> None:
     main, flat = image("monolithicFlat")
     flat.rename(tmp_path / "elsewhere")
     flat.symlink_to(tmp_path / "elsewhere")
     refused([main, flat], "cannot be opened")
 
 
-def test_a_device_or_pipe_in_place_of_an_image_is_refused(tmp_path):
+def test_a_device_or_pipe_in_place_of_an_image_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "disk.vmdk")
     refused([tmp_path / "disk.vmdk"], "is not a file")
 
@@ -267,34 +288,34 @@ def test_a_device_or_pipe_in_place_of_an_image_is_refused(tmp_path):
         ("# Disk DescriptorFile", "# Disk DescriptorFile\n" + "#" * 5000, "longer than any"),
     ],
 )
-def test_a_descriptor_that_lies_is_refused(image, old, new, why):
+def test_a_descriptor_that_lies_is_refused(image: Make, old: str, new: str, why: str) -> None:
     main, flat = image("monolithicFlat")
     edit(main, old, new)
     refused([main, flat], why)
 
 
-def test_a_descriptor_that_shows_one_file_twice_is_refused(image):
+def test_a_descriptor_that_shows_one_file_twice_is_refused(image: Make) -> None:
     main, flat = image("monolithicFlat")
     line = next(line for line in main.read_text().splitlines() if line.startswith("RW"))
     edit(main, line, f"{line}\n{line}")
     refused([main, flat], "more than once")
 
 
-def test_a_file_beside_the_extents_is_refused(image, tmp_path):
+def test_a_file_beside_the_extents_is_refused(image: Make, tmp_path: Path) -> None:
     main, flat = image("monolithicFlat")
     other = flat.with_name("other.vmdk")
     other.write_bytes(bytes(512))
     refused([main, flat, other], "none of its extents")
 
 
-def test_a_huge_descriptor_is_not_read(image):
+def test_a_huge_descriptor_is_not_read(image: Make) -> None:
     main, flat = image("monolithicFlat")
     with main.open("r+b") as file:
         file.truncate(1 << 40)
     refused([main, flat], "larger than any descriptor")
 
 
-def test_a_descriptor_of_nothing_is_refused(tmp_path):
+def test_a_descriptor_of_nothing_is_refused(tmp_path: Path) -> None:
     main = tmp_path / "disk.vmdk"
     main.write_text('# Disk DescriptorFile\nparentCID=ffffffff\ncreateType="vmfs"\n')
     refused([main], "names no extents")
@@ -303,14 +324,14 @@ def test_a_descriptor_of_nothing_is_refused(tmp_path):
 # --- sparse extents that lie
 
 
-def test_a_snapshot_inside_one_file_is_refused(image):
+def test_a_snapshot_inside_one_file_is_refused(image: Make) -> None:
     (one,) = image("monolithicSparse")
     data = one.read_bytes()
     one.write_bytes(data.replace(b"parentCID=ffffffff", b"parentCID=0badbeef"))
     refused([one], "stands on another image")
 
 
-def test_an_embedded_descriptor_that_names_files_is_refused(image):
+def test_an_embedded_descriptor_that_names_files_is_refused(image: Make) -> None:
     (one,) = image("monolithicSparse")
     data = one.read_bytes()
     start = data.index(b"RW 18432 SPARSE")
@@ -320,7 +341,7 @@ def test_an_embedded_descriptor_that_names_files_is_refused(image):
 
 
 @pytest.mark.parametrize("magic", [b"COWD", b"\xbe\xba\xfe\xca\0\0\0\0"])
-def test_the_changes_of_a_snapshot_are_no_disk(image, magic):
+def test_the_changes_of_a_snapshot_are_no_disk(image: Make, magic: bytes) -> None:
     (one,) = image("monolithicSparse")
     write(one, 0, magic)
     refused([one], "changes of a snapshot")
@@ -345,13 +366,15 @@ def test_the_changes_of_a_snapshot_are_no_disk(image, magic):
         (77, "<H", 1, "compression"),  # compressed, but not by its flags
     ],
 )
-def test_a_sparse_header_that_lies_is_refused(image, offset, form, value, why):
+def test_a_sparse_header_that_lies_is_refused(
+    image: Make, offset: int, form: str, value: int, why: str
+) -> None:
     (one,) = image("monolithicSparse")
     write(one, offset, struct.pack(form, value))
     refused([one], why)
 
 
-def test_a_sparse_image_that_was_cut_off_is_refused(image):
+def test_a_sparse_image_that_was_cut_off_is_refused(image: Make) -> None:
     for kind in ("monolithicSparse", "streamOptimized", "dynamic", "fixed"):
         (one,) = image(kind)
         with one.open("r+b") as file:
@@ -359,19 +382,19 @@ def test_a_sparse_image_that_was_cut_off_is_refused(image):
         refused([one], r"outside of the file|damaged|not what its table says")
 
 
-def grain_tables(path):
+def grain_tables(path: Path) -> list[tuple[int, int]]:
     (directory,) = read(path, 56, "<Q")
     return [(directory * 512, *read(path, directory * 512, "<I"))]
 
 
-def test_grains_outside_of_the_file_are_refused(image):
+def test_grains_outside_of_the_file_are_refused(image: Make) -> None:
     (one,) = image("monolithicSparse")
     ((_, table),) = grain_tables(one)
     write(one, table * 512, struct.pack("<I", 1 << 31))
     refused([one], "grain 0 lies outside")
 
 
-def test_a_grain_shown_again_and_again_is_refused(image):
+def test_a_grain_shown_again_and_again_is_refused(image: Make) -> None:
     (one,) = image("monolithicSparse")
     ((_, table),) = grain_tables(one)
     (grain,) = read(one, table * 512, "<I")
@@ -379,7 +402,7 @@ def test_a_grain_shown_again_and_again_is_refused(image):
     refused([one], "more than once")
 
 
-def test_a_table_shown_again_and_again_is_refused(image):
+def test_a_table_shown_again_and_again_is_refused(image: Make) -> None:
     """A directory of 32 TiB in a small file, all of it one table: a huge table of tables."""
     (one,) = image("monolithicSparse")
     ((_, table),) = grain_tables(one)
@@ -394,7 +417,7 @@ def test_a_table_shown_again_and_again_is_refused(image):
     refused([one], "a table twice")
 
 
-def test_a_compressed_grain_that_lies_is_refused(image):
+def test_a_compressed_grain_that_lies_is_refused(image: Make) -> None:
     for at, form, value in ((0, "<Q", 1 << 20), (8, "<I", 0), (8, "<I", 1 << 30)):
         (one,) = image("streamOptimized")
         ((_, table),) = grain_tables(one)
@@ -405,7 +428,7 @@ def test_a_compressed_grain_that_lies_is_refused(image):
         one.parent.rmdir()
 
 
-def test_a_sparse_extent_that_differs_from_its_descriptor_is_refused(image):
+def test_a_sparse_extent_that_differs_from_its_descriptor_is_refused(image: Make) -> None:
     main, extent = image("twoGbMaxExtentSparse")
     edit(main, "RW 18432 SPARSE", "RW 18400 SPARSE")
     refused([main, extent], "18432 sectors where")
@@ -420,7 +443,7 @@ LOCATOR = UUID("a8d35f2d-b30b-454d-abf7-d3d84834ab0c").bytes_le
 BAT = UUID("2dc27766-f623-4200-9d64-115e9bfd4a08").bytes_le
 
 
-def vhdx_item(path, item):
+def vhdx_item(path: Path, item: bytes) -> tuple[int, int]:
     """Where an item of the metadata stands, and where its entry in their table."""
     data = path.read_bytes()
     metadata = data.index(b"metadata")
@@ -428,19 +451,20 @@ def vhdx_item(path, item):
     return metadata + struct.unpack_from("<I", data, entry + 16)[0], entry
 
 
-def vhdx_table(path):
+def vhdx_table(path: Path) -> int:
     data = path.read_bytes()
-    return struct.unpack_from("<Q", data, data.index(BAT) + 16)[0]
+    (offset,) = struct.unpack_from("<Q", data, data.index(BAT) + 16)
+    return int(offset)
 
 
-def test_a_differencing_disk_is_refused(image):
+def test_a_differencing_disk_is_refused(image: Make) -> None:
     (one,) = image("dynamic")
     where, _ = vhdx_item(one, PARAMETERS)
     write(one, where + 4, struct.pack("<I", 2))
     refused([one], "stands on a parent")
 
 
-def test_a_parent_locator_is_refused(image):
+def test_a_parent_locator_is_refused(image: Make) -> None:
     (one,) = image("dynamic")
     data = one.read_bytes()
     metadata = data.index(b"metadata")
@@ -462,7 +486,9 @@ def test_a_parent_locator_is_refused(image):
         (PARAMETERS, "<I", 3 * MIB, "blocks have"),
     ],
 )
-def test_vhdx_metadata_that_lie_are_refused(image, item, form, value, why):
+def test_vhdx_metadata_that_lie_are_refused(
+    image: Make, item: bytes, form: str, value: int, why: str
+) -> None:
     (one,) = image("dynamic")
     where, _ = vhdx_item(one, item)
     write(one, where, struct.pack(form, value))
@@ -477,14 +503,16 @@ def test_vhdx_metadata_that_lie_are_refused(image, item, form, value, why):
         (20, "<I", 4, "lack an item"),
     ],
 )
-def test_vhdx_items_that_are_not_there_are_refused(image, field, form, value, why):
+def test_vhdx_items_that_are_not_there_are_refused(
+    image: Make, field: int, form: str, value: int | bytes, why: str
+) -> None:
     (one,) = image("dynamic")
     _, entry = vhdx_item(one, VIRTUAL_SIZE)
     write(one, entry + field, struct.pack(form, value))
     refused([one], why)
 
 
-def test_vhdx_regions_that_lie_are_refused(image):
+def test_vhdx_regions_that_lie_are_refused(image: Make) -> None:
     (one,) = image("dynamic")
     entry = one.read_bytes().index(BAT) - REGIONS[0]
     for value, why in ((1 << 60, "outside"), (4 * MIB, "damaged")):
@@ -503,13 +531,13 @@ def test_vhdx_regions_that_lie_are_refused(image):
         (7 | 1 << 20, "in a parent"),
     ],
 )
-def test_vhdx_blocks_that_lie_are_refused(image, value, why):
+def test_vhdx_blocks_that_lie_are_refused(image: Make, value: int, why: str) -> None:
     (one,) = image("dynamic")
     write(one, vhdx_table(one), struct.pack("<Q", value))
     refused([one], why)
 
 
-def test_a_vhdx_block_shown_again_and_again_is_refused(image):
+def test_a_vhdx_block_shown_again_and_again_is_refused(image: Make) -> None:
     (one,) = image("dynamic")
     where, _ = vhdx_item(one, VIRTUAL_SIZE)
     write(one, where, struct.pack("<Q", 100 * MIB))
@@ -534,17 +562,17 @@ def test_a_vhdx_block_shown_again_and_again_is_refused(image):
         ("disk.vhdx", "does not begin as"),
     ],
 )
-def test_other_formats_are_refused(tmp_path, name, why):
+def test_other_formats_are_refused(tmp_path: Path, name: str, why: str) -> None:
     """A qcow2 with a backing file or an external data file is one of them, under any name."""
     file = tmp_path / name
     options = ["-o", f"data_file={tmp_path}/data.raw"]
-    command = ["qemu-img", "create", "-q", "-f", "qcow2", *options, file, "1M"]
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", *options, str(file), "1M"]
     subprocess.run(command, check=True)
     (tmp_path / "data.raw").unlink()
     refused([file], why)
 
 
-def test_files_of_two_formats_or_two_images_are_no_disk(image, tmp_path):
+def test_files_of_two_formats_or_two_images_are_no_disk(image: Make, tmp_path: Path) -> None:
     (one,) = image("monolithicSparse")
     (other,) = image("dynamic")
     with pytest.raises(RestoreRefused, match="several formats"):
@@ -563,12 +591,12 @@ def test_files_of_two_formats_or_two_images_are_no_disk(image, tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 100])
-def test_a_raw_image_of_no_whole_sectors_is_refused(tmp_path, size):
+def test_a_raw_image_of_no_whole_sectors_is_refused(tmp_path: Path, size: int) -> None:
     (tmp_path / "disk.raw").write_bytes(bytes(size))
     refused([tmp_path / "disk.raw"], "no disk is")
 
 
-def test_nothing_is_overwritten(image):
+def test_nothing_is_overwritten(image: Make) -> None:
     (one,) = image("raw")
     target = one.parent / "out.raw"
     target.write_bytes(b"mine")
@@ -587,21 +615,23 @@ def test_nothing_is_overwritten(image):
         ({"cpu": 60, "wall": 0}, "took more than"),
     ],
 )
-def test_qemu_img_is_stopped_at_a_limit_and_leaves_nothing(image, limits, why):
+def test_qemu_img_is_stopped_at_a_limit_and_leaves_nothing(
+    image: Make, limits: dict[str, int], why: str
+) -> None:
     (one,) = image("streamOptimized")
     with pytest.raises(ToolFailed, match=why):
         images.convert_to_raw([one], one.parent / "out.raw", images.Limits(**limits))
     assert list(one.parent.iterdir()) == [one]
 
 
-def test_a_disk_larger_than_the_limit_is_refused(image):
+def test_a_disk_larger_than_the_limit_is_refused(image: Make) -> None:
     (one,) = image("monolithicSparse")
     limits = images.Limits(cpu=60, wall=60, output=SIZE - 1)
     with pytest.raises(RestoreRefused, match="more than"):
         images.convert_to_raw([one], one.parent / "out.raw", limits)
 
 
-def test_what_qemu_img_writes_and_how_long_it_computes_is_limited(tmp_path):
+def test_what_qemu_img_writes_and_how_long_it_computes_is_limited(tmp_path: Path) -> None:
     bounds = qemu_img.Bounds(cpu=60, wall=60, memory=2048 * MIB, output=MIB)
     with pytest.raises(ToolFailed, match=r"wrote more than|too large"):
         qemu_img.run(["create", "-q", "-f", "raw", str(tmp_path / "x"), "2M"], bounds)

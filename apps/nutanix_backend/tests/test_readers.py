@@ -4,8 +4,11 @@ Each file in samples/ was written by hand after the public description of its fo
 beside it says what a reader must find, with everything left out that has its default value.
 """
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -13,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.restore import readers
-from nutanix_backend.restore.machine import MachineDisk, match_disks
+from nutanix_backend.restore.machine import Machine, MachineDisk, match_disks
 
 SAMPLES = Path(__file__).parent / "samples"
 FILES = sorted(path for path in SAMPLES.glob("*/*") if path.suffix != ".json")
@@ -24,25 +27,26 @@ XML = (
 )
 
 
-def plain(machine):
+def plain(machine: Machine) -> dict[str, Any]:
     """A machine as JSON, without what has its default value."""
     fields = attrs.asdict(machine, filter=lambda field, value: value != field.default)
-    return json.loads(json.dumps(fields))
+    found: dict[str, Any] = json.loads(json.dumps(fields))
+    return found
 
 
-def name_of(path):
+def name_of(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_a_sample_gives_the_machine_that_it_describes(path):
+def test_a_sample_gives_the_machine_that_it_describes(path: Path) -> None:
     expected = json.loads(path.with_name(path.name + ".json").read_text())
     found = plain(readers.read(f"@{path.parent.name}", path.read_bytes()))
     for field in expected.keys() | found.keys():
         assert found.get(field) == expected.get(field), field
 
 
-def test_there_are_eight_samples_of_each_kind_and_more():
+def test_there_are_eight_samples_of_each_kind_and_more() -> None:
     for kind in ("proxmox", "vsphere", "hyperv"):
         assert len([path for path in FILES if path.parent.name == kind]) >= 8
 
@@ -85,19 +89,19 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("kind", "content", "why"), REFUSED.values(), ids=REFUSED)
-def test_what_makes_no_vm_is_refused_with_the_reason(kind, content, why):
+def test_what_makes_no_vm_is_refused_with_the_reason(kind: str, content: bytes, why: str) -> None:
     with pytest.raises(RestoreRefused, match=why) as refused:
         readers.read(kind, content)
     assert "\n" not in str(refused.value)
 
 
-def test_xml_may_have_what_is_not_a_declaration():
+def test_xml_may_have_what_is_not_a_declaration() -> None:
     content = "<?xml version='1.0'?><!-- c --><?pi x?>" + XML.format("<notes>a &lt; b</notes>")
     assert readers.read("@hyperv", content.encode()).description == "a < b"
 
 
 @given(kind=st.sampled_from(["@proxmox", "@vsphere", "@hyperv", "@nutanix"]), content=st.binary())
-def test_any_bytes_are_a_machine_or_refused(kind, content):
+def test_any_bytes_are_a_machine_or_refused(kind: str, content: bytes) -> None:
     try:
         readers.read(kind, content)
     except RestoreRefused as error:
@@ -105,7 +109,7 @@ def test_any_bytes_are_a_machine_or_refused(kind, content):
 
 
 @given(data=st.data(), path=st.sampled_from(FILES))
-def test_a_sample_with_damage_is_a_machine_or_refused(data, path):
+def test_a_sample_with_damage_is_a_machine_or_refused(data: st.DataObject, path: Path) -> None:
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 5))):
         at = data.draw(st.integers(0, len(content) - 1))
@@ -138,6 +142,8 @@ DISKS = (
         (["scsi0", "vm-100-disk-0"], ["scsi0", "scsi1"]),
     ],
 )
-def test_files_find_their_disks_by_name_and_by_order_when_nothing_else_is_left(stems, expected):
+def test_files_find_their_disks_by_name_and_by_order_when_nothing_else_is_left(
+    stems: list[str], expected: list[str | None]
+) -> None:
     found = match_disks(DISKS, stems)
     assert [found[stem].key if stem in found else None for stem in stems] == expected
