@@ -32,18 +32,23 @@ class ConfigDisk:
 
 @attrs.frozen
 class ConfigNic:
-    """A network card: MAC address, subnet of the source cluster, and whether it was connected."""
+    """A network card: MAC address, subnet of the source cluster, and whether it was connected.
+
+    `network` is the name of the subnet; configurations of older backups do not have it.
+    """
 
     mac: str
     subnet: str
     connected: bool
+    network: str = ""
 
 
 @attrs.frozen
 class VmConfig:
     """A VM without its bytes; memory in bytes, firmware "legacy" or "uefi".
 
-    `categories` and `project` are ids of Prism; configurations of older backups have neither.
+    `categories` are "key/value", or ids where Prism did not say; `project` is the id of Prism's.
+    Configurations of older backups have neither.
     """
 
     schema: int
@@ -75,8 +80,12 @@ def in_bus_order(disks: Iterable[VmDisk]) -> list[VmDisk]:
     return sorted(disks, key=lambda disk: (disk.bus, disk.index))
 
 
-def from_vm(vm: Vm) -> VmConfig:
-    """Read the configuration of a VM of the cluster."""
+def from_vm(vm: Vm, names: Mapping[str, str] | None = None) -> VmConfig:
+    """Read the configuration of a VM of the cluster.
+
+    `names` says by id what subnets and categories are called: on another cluster ids mean nothing.
+    """
+    called = names or {}
     return VmConfig(
         schema=SCHEMA,
         vm_id=vm.ext_id,
@@ -92,9 +101,13 @@ def from_vm(vm: Vm) -> VmConfig:
         secure_boot=vm.boot.secure,
         boot_order=tuple(vm.boot.order),
         disks=tuple(ConfigDisk(d.disk_ext_id, d.bus, d.index, d.size) for d in vm.disks),
-        nics=tuple(ConfigNic(n.mac or "", n.subnet_ext_id or "", n.connected) for n in vm.nics),
+        nics=tuple(
+            ConfigNic(n.mac or "", subnet, n.connected, called.get(subnet, ""))
+            for n in vm.nics
+            for subnet in [n.subnet_ext_id or ""]
+        ),
         prism=dict(vm.raw),
-        categories=tuple(vm.category_ext_ids),
+        categories=tuple(called.get(ext_id, ext_id) for ext_id in vm.category_ext_ids),
         project=_project(vm.raw),
     )
 

@@ -112,6 +112,14 @@ class Category:
 
 
 @attrs.frozen
+class Project:
+    """A project of Prism Central."""
+
+    ext_id: str
+    name: str
+
+
+@attrs.frozen
 class VmDisk:
     """A data disk of a VM: no CD-ROM, and no disk of an attached volume group.
 

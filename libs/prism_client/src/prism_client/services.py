@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Consistency,
         DiskSnapshotRef,
         Image,
+        Project,
         RecoveryPoint,
         StorageContainer,
         Subnet,
@@ -70,6 +71,14 @@ class Categories(Protocol):
 
     def list(self) -> builtins.list[Category]:
         """Return all categories."""
+        ...
+
+
+class Projects(Protocol):
+    """The projects that a VM may belong to. Only v3 lists them."""
+
+    def list(self) -> builtins.list[Project]:
+        """Return all projects."""
         ...
 
 

@@ -34,7 +34,7 @@ class MachineNic:
     """A network card, on a `network` as its source calls it (bridge, port group, switch, subnet).
 
     `mac` is empty when the source chooses one at each start; `vlan` is None for an untagged card;
-    `model` is the source's word for it.
+    `model` is the source's word for it. `network_id` is set where the source is AHV: a subnet's.
     """
 
     mac: str
@@ -42,6 +42,7 @@ class MachineNic:
     vlan: int | None = None
     connected: bool = True
     model: str = ""
+    network_id: str = ""
 
 
 @attrs.frozen
@@ -67,6 +68,7 @@ class Machine:
     nics: tuple[MachineNic, ...]
     categories: tuple[str, ...] = ()
     project: str = ""
+    bios_uuid: str = ""
     left_out: tuple[str, ...] = ()
 
 

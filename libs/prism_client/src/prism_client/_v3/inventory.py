@@ -1,4 +1,4 @@
-"""What is only read: clusters, subnets, storage containers."""
+"""What is only read: clusters, subnets, storage containers, projects."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import attrs
 from prism_client._v3 import wire
 from prism_client._v3.api import V2
 from prism_client.errors import NotFound
+from prism_client.model import Project
 
 if TYPE_CHECKING:
     import builtins
@@ -71,3 +72,14 @@ class Categories:
 
     def list(self) -> builtins.list[Category]:
         return []
+
+
+@attrs.frozen
+class Projects:
+    """services.Projects over v3 of Prism Central."""
+
+    api: Api
+
+    def list(self) -> builtins.list[Project]:
+        entities = self.api.list("projects/list", "project")
+        return [Project(wire.uuid_of(entity), wire.name_of(entity)) for entity in entities]
