@@ -59,6 +59,8 @@ class Identity:
         return Identity(keeps=False, reason=f"MAC address {used[0]} is in use by VM {owner}")
 
 
+PLACES = {"SCSI": 256, "SATA": 6, "PCI": 7, "IDE": 4}
+"""How many disks AHV takes on each bus."""
 ASKED_FOR = "restore_identity says so"
 
 
@@ -153,7 +155,7 @@ def _specification(
         cores_per_socket=machine.cores_per_socket,
         threads_per_core=machine.threads_per_core,
         memory=machine.memory,
-        machine_type=machine.machine_type or None,
+        machine_type=machine.machine_type or ("Q35" if machine.secure_boot else None),
         boot=prism_client.Boot(machine.firmware, machine.secure_boot, machine.boot_order),
         disks=tuple(_disks(site, machine, sources)),
         nics=tuple(_nic(job, order, nic) for nic in machine.nics),
@@ -166,22 +168,37 @@ def _specification(
 def _disks(
     site: Site, machine: Machine, sources: dict[str, str | prism_client.VolumeDiskRef]
 ) -> list[prism_client.DiskSpec]:
-    """The disks on their addresses; one that the configuration does not know goes behind them."""
+    """The disks on their addresses; one that has none there goes behind the others."""
     known = match_disks(machine.disks, list(sources))
     container = site.container.ext_id if site.container else None
     taken = {(disk.bus, disk.index) for disk in machine.disks}
     found = []
     for key, source in sources.items():
-        bus, index = _address(known.get(key), taken)
+        bus, index = _address(machine, known.get(key), taken)
         taken.add((bus, index))
         found.append(prism_client.DiskSpec(source, bus, index, container))
     return found
 
 
-def _address(disk: MachineDisk | None, taken: set[tuple[str, int]]) -> tuple[str, int]:
-    if disk is not None:
+def _address(
+    machine: Machine, disk: MachineDisk | None, taken: set[tuple[str, int]]
+) -> tuple[str, int]:
+    """Where a disk goes: AHV has less room on some buses than others, and Q35 has no IDE."""
+    if disk is None:
+        return _free("SCSI", taken)
+    is_q35 = machine.machine_type == "Q35" or machine.secure_boot
+    if disk.index < PLACES[disk.bus] and not (is_q35 and disk.bus == "IDE"):
         return disk.bus, disk.index
-    return "SCSI", next(index for index in range(256) if ("SCSI", index) not in taken)
+    return _free("SATA" if disk.bus == "IDE" else "SCSI", taken)
+
+
+def _free(bus: str, taken: set[tuple[str, int]]) -> tuple[str, int]:
+    return next(
+        (bus, index)
+        for bus in dict.fromkeys((bus, "SCSI"))
+        for index in range(PLACES[bus])
+        if (bus, index) not in taken
+    )
 
 
 def _nic(job: JobContext, order: Order, nic: MachineNic) -> prism_client.NicSpec:
