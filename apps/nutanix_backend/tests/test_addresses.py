@@ -7,7 +7,7 @@ import pytest
 from nutanix_backend.restore.ahv import _address
 from nutanix_backend.restore.machine import Machine, MachineDisk
 
-MACHINE = Machine("m", "", 1, 1, 1, 1 << 30, "legacy", False, "", (), (), ())  # noqa: FBT003
+MACHINE = Machine("m", "", 1, 1, 1, 1 << 30, "legacy", False, "", (), (), ())
 
 
 @pytest.mark.parametrize(
