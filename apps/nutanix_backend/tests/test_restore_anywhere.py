@@ -129,7 +129,7 @@ def test_another_cluster_with_its_own_names(product: Product, elsewhere: Elsewhe
     source = made(product.lab, guest.name)
     source.categories = product.lab.category_ids()
     result = chain(product, guest)
-    where = {"target_config_file": elsewhere.config, "storage_container": "fast"}
+    where: dict[str, Any] = {"target_config_file": elsewhere.config, "storage_container": "fast"}
     name = f"{guest.name}-moved"
     restored = product.good_restore(
         restore_vm_name=name, network_map="lab-net:lab-net-2,*:lab-net", **where
@@ -165,7 +165,7 @@ def test_another_cluster_with_its_own_names(product: Product, elsewhere: Elsewhe
     ],
 )
 def test_what_cannot_work_is_refused_before_any_data(
-    product: Product, asked: dict[str, str], words: str
+    product: Product, asked: dict[str, Any], words: str
 ) -> None:
     guest = product.guest(MIB)
     product.good_backup(Level.FULL, guest)

@@ -7,6 +7,7 @@ of their disk arrives, or at the end.
 
 from __future__ import annotations
 
+import itertools
 import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
@@ -16,7 +17,7 @@ import phcbt01
 
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.progress import size
-from nutanix_backend.restore import images
+from nutanix_backend.restore import images, readers
 from nutanix_backend.restore.plan import DiskChain, numbers, plan_sibling, plan_vm, sibling_entry
 from nutanix_backend.restore.sources import Role
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from nutanix_backend.jobs.job import JobContext
     from nutanix_backend.manifest import Manifest
     from nutanix_backend.restore.destination import Destination
+    from nutanix_backend.restore.machine import MachineDisk
     from nutanix_backend.restore.plan import VmPlan
     from nutanix_backend.restore.sources import SourceFile
     from nutanix_backend.restore.writer import DiskWriter
@@ -138,11 +140,20 @@ class SiblingVm(Vm):
         self._wanted = numbers(job.settings.disk) or destination.wanted()
         self._numbers: dict[str, int] = {}
         self._stamps: dict[str, str] = {}
+        self._known: Sequence[MachineDisk] = ()
         destination.prepare(self.plan)
+
+    def configuration(self, file: SourceFile, content: bytes) -> None:
+        """Hand the VM's configuration on; when it comes first, it numbers the disks."""
+        super().configuration(file, content)
+        try:
+            self._known = readers.read(file.namespace, content).disks
+        except RestoreRefused as error:  # disks alone need none
+            self._job.say(f"{file.file} is not read: {error}")
 
     def receiver(self, file: SourceFile, length: int) -> Receiver | None:
         """A writer for raw images and deltas, a staged file for images of other formats."""
-        number = self._numbers.setdefault(file.key, _number(file, self._numbers))
+        number = self._number(file)
         if self._wanted and str(number) not in self._wanted:
             return None
         if file.role is Role.DELTA:
@@ -150,6 +161,20 @@ class SiblingVm(Vm):
         if file.format != RAW:
             return self._stage(file, number, length)
         return self._begin(file, number, length, length)
+
+    def _number(self, file: SourceFile) -> int:
+        """The number of a disk: its name says it, or the configuration, else it is the next."""
+        if file.key not in self._numbers:
+            named = [file.index] if file.index is not None else []
+            named += [
+                number
+                for number, disk in enumerate(self._known)
+                if file.key.casefold() in {n.casefold() for n in (disk.key, *disk.aliases)}
+            ]
+            taken = set(self._numbers.values())
+            numbers_ahead = itertools.chain(named, itertools.count(len(self._known)))
+            self._numbers[file.key] = next(n for n in numbers_ahead if n not in taken)
+        return self._numbers[file.key]
 
     def finish(self) -> None:
         """Convert what is still staged, and finish the disks: nothing else will come."""
@@ -220,13 +245,6 @@ class SiblingVm(Vm):
         pour(raw, writer)
         writer.end()
         raw.unlink()
-
-
-def _number(file: SourceFile, known: dict[str, int]) -> int:
-    """The number of a disk: its name says it, else it is the next."""
-    if file.index is not None:
-        return file.index
-    return next(n for n in range(len(known) + 1) if n not in known.values())
 
 
 def pour(raw: Path, writer: DiskWriter) -> None:
