@@ -8,7 +8,8 @@ from pathlib import Path
 from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.restore import images
 
-FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-images-"))
+KEPT = tempfile.TemporaryDirectory(prefix="fuzz-images-")
+FOLDER = Path(KEPT.name)
 FLAT = FOLDER / "f.vmdk"
 FLAT.write_bytes(bytes(4096))
 
