@@ -171,6 +171,15 @@ class Lab:
             raise NotInLab(f"VM {vm} has {len(disks)} disks, there is no disk {index}")
         return disks[index].file
 
+    def volume_disk_file(self, volume_group: str, index: int) -> Path:
+        """Return the live sparse file of a disk of a volume group, which is named by its id."""
+        with self._world.lock:
+            group = self._world.volume_groups.get(volume_group)
+            files = [d.file for d in group.disks if d.index == index] if group else []
+        if not files:
+            raise NotInLab(f"there is no disk {index} of volume group {volume_group}")
+        return files[0]
+
     def _vm(self, name: str) -> Vm:
         with self._world.lock:
             for vm in self._world.vms.values():
