@@ -8,6 +8,7 @@ description of the image that was written here, so that nothing in the image can
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +69,11 @@ def convert_to_raw(
         raise RestoreRefused(f"{image.name} is {image.size} bytes, more than {bounds.output}")
     if destination.exists():
         raise RestoreRefused(f"{destination} exists already")
+    free = shutil.disk_usage(destination.parent).free
+    if free < image.data_bytes:
+        raise RestoreRefused(
+            f"{destination.parent} has {free} bytes free, {image.name} may need {image.data_bytes}"
+        )
     try:
         return _convert(files, image, destination, bounds)
     except BaseException:
@@ -108,7 +114,7 @@ def _examine(images: Sequence[ImageFile]) -> GuestImage:
 def _raw(images: Sequence[ImageFile]) -> GuestImage:
     """Whatever a raw image begins with is the guest's: it is not looked at."""
     (image,) = images
-    return GuestImage("raw", "raw", image.name, image.size, image.size, (image.path,))
+    return GuestImage("raw", "raw", image.name, image.size, image.allocated, (image.path,))
 
 
 def _vhd(images: Sequence[ImageFile]) -> GuestImage:

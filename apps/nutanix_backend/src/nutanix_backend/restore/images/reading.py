@@ -40,7 +40,7 @@ class GuestImage:
 
 
 class ImageFile:
-    """One file of an image, open for reading; `size` in bytes."""
+    """One file of an image, open for reading; `allocated` of its `size` bytes are no holes."""
 
     def __init__(self, path: Path) -> None:
         """Open `path`, which must be a file and no link; raise RestoreRefused."""
@@ -53,6 +53,7 @@ class ImageFile:
             raise RestoreRefused(f"{path} cannot be opened: {error.strerror}") from error
         status = os.fstat(self._fd)
         self.size = status.st_size
+        self.allocated = min(status.st_size, status.st_blocks * 512)
         if not stat.S_ISREG(status.st_mode):
             self.close()
             raise RestoreRefused(f"{path} is not a file")

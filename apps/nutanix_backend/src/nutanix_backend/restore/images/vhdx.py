@@ -138,7 +138,7 @@ def _allocated(image: ImageFile, layout: _Layout, offset: int, length: int) -> i
         present += sum(_is_present(image, layout, entry) for entry in entries)
     if (present - 1) * layout.block > image.size:
         raise image.refused("its block allocation table shows the same blocks more than once")
-    return min(present * layout.block, layout.size)
+    return min(present * layout.block, layout.size, image.allocated)
 
 
 def _is_present(image: ImageFile, layout: _Layout, entry: int) -> bool:

@@ -192,7 +192,7 @@ def _data_of(main: ImageFile, extent: _Extent, image: ImageFile) -> int:
     if not extent.is_sparse:
         if (extent.offset + extent.sectors) * SECTOR > image.size:
             raise image.refused(f"it is {image.size} bytes, shorter than {main.name} says")
-        return extent.sectors * SECTOR
+        return min(extent.sectors * SECTOR, image.allocated)
     sparse = _sparse(image)
     if sparse.is_at_end:
         raise image.refused("it is a stream, which is never one extent of several")
