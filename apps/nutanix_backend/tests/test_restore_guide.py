@@ -37,13 +37,13 @@ class Block:
 
 def blocks() -> list[Block]:
     found = []
+    block = re.compile(r"^```options (\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
     for section in PAGE.read_text().split("\n## ")[1:]:
         heading = section.partition("\n")[0]
-        for source, text in re.findall(
-            r"^```options (\w+)\n(.*?)^```", section, re.MULTILINE | re.DOTALL
-        ):
-            lines = (line.split("=", 1) for line in text.splitlines())
-            found.append(Block(heading, source, dict(lines)))
+        for source, text in block.findall(section):
+            lines = (line.partition("=") for line in text.splitlines())
+            options = {name: value for name, _, value in lines}
+            found.append(Block(heading, source, options))
     return found
 
 
