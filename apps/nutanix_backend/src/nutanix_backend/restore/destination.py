@@ -199,6 +199,7 @@ class NewVm(Destination):
                 "select it too, or restore the disks with where=/a/folder"
             )
         machine = readers.read(origin.namespace, content)
+        machine = attrs.evolve(machine, name=machine.name or origin.vm_name)
         for line in machine.left_out:
             self.job.warn(f"VM {machine.name}: {line}")
         vm = self._vms[origin.folder]

@@ -59,6 +59,7 @@ def read(content: bytes) -> Machine:
         boot_order=boot_kinds,
         disks=_disks(drives, boot_keys),
         nics=tuple(_nics(settings)),
+        bios_uuid=_options(settings.get("smbios1", "")).get("uuid", "").lower(),
         left_out=tuple(_left_out(settings, drives, sections)),
     )
 
