@@ -67,7 +67,7 @@ const char *valid_params[] = {
    // what
    "vm", "exclude_vm", "cluster", "consistency",
    // chain
-   "fallback_to_full",
+   "fallback_to_full", "references",
    // restore
    "restore_to", "restore_via", "disk", "disk_path", "target_cluster", "target_config_file",
    "restore_vm_name", "restore_identity", "network_map", "storage_container", "overwrite", "verify",

@@ -92,6 +92,14 @@ TABLE: tuple[Parameter, ...] = (
     Parameter(
         "fallback_to_full", Kind.FLAG, "back up in full when an incremental has no base", "yes"
     ),
+    Parameter(
+        "references",
+        Kind.TEXT,
+        "recovery points kept between jobs: what the next incremental or differential may need, or "
+        "only the newest (lean: a differential after incrementals is then a full)",
+        "chain",
+        ("chain", "lean"),
+    ),
     # restore
     Parameter(
         "restore_to", Kind.TEXT, "make a VM (ahv) or write raw images (disk)", "", ("ahv", "disk")
@@ -183,6 +191,7 @@ class Settings:
     cluster: str
     consistency: str
     fallback_to_full: bool
+    references: str
     restore_to: str
     restore_via: str
     disk: tuple[str, ...]
@@ -200,6 +209,11 @@ class Settings:
     query: str
     abort_on_error: bool
     debug: bool
+
+    @property
+    def is_lean(self) -> bool:
+        """Whether only the newest recovery point of a VM stays between jobs."""
+        return self.references == "lean"
 
 
 def parse(items: Iterable[tuple[str, str]]) -> Settings:

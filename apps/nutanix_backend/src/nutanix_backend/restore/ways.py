@@ -187,7 +187,7 @@ def choose(
     """The way that `restore_via` asks for; `auto` takes the volume group where it works.
 
     `staging` makes the folder for images. Raises RestoreRefused when a volume group is asked for
-    and the cluster, or this host, cannot.
+    and the cluster, or this host, cannot; PrismError when images cannot be uploaded either.
     """
     wanted = job.settings.restore_via
     if wanted != "image":
@@ -201,6 +201,7 @@ def choose(
             job.say(f"disks go through the image service: {reason}")
         else:
             return way
+    site.client.images.check_upload()
     return ImageWay(site.client, job, journal, staging())
 
 
