@@ -11,7 +11,7 @@ import iscsi_attach
 import prism_client
 
 from nutanix_backend import qemu_img, transport
-from nutanix_backend.errors import BackendError, RestoreFailed, RestoreRefused
+from nutanix_backend.errors import BackendError, RestoreFailed, RestoreRefused, SourceError
 from nutanix_backend.guards import (
     ImageGuard,
     IscsiSessionGuard,
@@ -160,8 +160,10 @@ class VolumeWay(Way):
             stack.push(session)
             self._groups[target] = group, stack
             opened = session.enter_context(self._session(group))
-            (lun,) = opened.attachment.luns
-            return opened.attachment.open(lun.lun, writable=True)
+            luns = opened.attachment.luns
+            if len(luns) != 1 or luns[0].size < group.volume_group.disks[0].size:
+                raise SourceError(f"volume group {name} does not offer the one disk that was made")
+            return opened.attachment.open(luns[0].lun, writable=True)
 
         target = LunTarget(f"a disk of volume group {name}", attach, session.close)
         return target
