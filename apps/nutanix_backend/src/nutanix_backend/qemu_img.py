@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess  # noqa: TID251 - this module exists to start a program
 from typing import TYPE_CHECKING
@@ -37,14 +38,13 @@ def convert_to_qcow2(raw: Path, qcow2: Path) -> None:
 
     Both formats are named, never probed: the bytes of a disk are the guest's to choose.
     """
-    try:
-        run(["convert", "-f", "raw", "-O", "qcow2", str(raw), str(qcow2)])
-    except ToolFailed as error:
-        raise ToolFailed(f"{raw.name} cannot be converted: {error}") from error
+    run(["convert", "-f", "raw", "-O", "qcow2", str(raw), str(qcow2)], f"convert {raw.name}")
 
 
-def run(arguments: list[str], bounds: Bounds | None = None) -> None:
-    """Run qemu-img, within `bounds` if given; raise ToolFailed with its own last words."""
+def run(arguments: list[str], what: str, bounds: Bounds | None = None) -> None:
+    """Run qemu-img to do `what`, within `bounds` if given; raise ToolFailed with its last words."""
+    if shutil.which("qemu-img") is None:
+        raise ToolFailed("qemu-img is not installed: install qemu-utils")
     command = ["qemu-img", *arguments]
     if bounds:
         limits = [f"--cpu={bounds.cpu}:{bounds.cpu + 5}", f"--as={bounds.memory}"]
@@ -59,13 +59,14 @@ def run(arguments: list[str], bounds: Bounds | None = None) -> None:
             stdin=subprocess.DEVNULL,
             timeout=bounds.wall if bounds else None,
         )
-    except FileNotFoundError as error:
-        raise ToolFailed("qemu-img is not installed: install qemu-utils") from error
     except subprocess.TimeoutExpired as error:
-        raise ToolFailed(f"qemu-img was stopped: it took more than {error.timeout} s") from error
+        raise ToolFailed(
+            f"qemu-img cannot {what}: stopped, it took more than {error.timeout} s"
+        ) from error
     if done.returncode == 0:
         return
     if bounds and done.returncode in _BOUNDS_MET:
-        raise ToolFailed(f"qemu-img was stopped: {_BOUNDS_MET[done.returncode].format(bounds)}")
+        reason = _BOUNDS_MET[done.returncode].format(bounds)
+        raise ToolFailed(f"qemu-img cannot {what}: stopped, {reason}")
     words = done.stderr.strip().splitlines() or [f"no message, status {done.returncode}"]
-    raise ToolFailed(f"qemu-img says: {words[-1].removeprefix('qemu-img: ')}")
+    raise ToolFailed(f"qemu-img cannot {what}: {words[-1].removeprefix('qemu-img: ')}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from nutanix_backend import qemu_img
-from nutanix_backend.errors import RestoreRefused, ToolFailed
+from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.restore.images import vhdx, vmdk
 from nutanix_backend.restore.images.reading import MAX_SIZE, GuestImage, ImageFile, opened
 
@@ -177,7 +177,4 @@ def _options(driver: str, path: Path) -> str:
 
 def _run(arguments: list[str], image: GuestImage, limits: Limits, *, output: int) -> None:
     bounds = qemu_img.Bounds(limits.cpu, limits.wall, limits.memory, min(output, limits.output))
-    try:
-        qemu_img.run(arguments, bounds)
-    except ToolFailed as error:
-        raise ToolFailed(f"{image.name} cannot be read: {error}") from error
+    qemu_img.run(arguments, f"read {image.name}", bounds)
