@@ -7,14 +7,8 @@
 // The names and help texts below repeat the table of the backend (nutanix_backend/parameters.py),
 // and a test compares the two.
 
-#include "pluginlib/pluginlib.h"
-#include "pluginlib/metaplugin.h"
+#include "constants.h"
 
-// --- who we are (`status client`, plugin list). bacula-fd loads no plugin that says otherwise here.
-const char *PLUGIN_LICENSE = "AGPLv3";
-const char *PLUGIN_AUTHOR = "PodHeitor";
-const char *PLUGIN_DATE = "November 2026";
-const char *PLUGIN_VERSION = "0.1.0";
 const char *PLUGIN_DESCRIPTION = "PodHeitor Nutanix AHV Plugin";
 
 // --- how a FileSet and the catalog name us. bacula-fd finds a plugin only when the prefix is the
@@ -22,30 +16,17 @@ const char *PLUGIN_DESCRIPTION = "PodHeitor Nutanix AHV Plugin";
 const char *PLUGINPREFIX = "podheitor-nutanix:";
 const char *PLUGINNAME = "podheitor-nutanix";
 const char *PLUGINNAMESPACE = "@nutanix";
-const bool CUSTOMNAMESPACE = true;
-
-// --- the backend: its file below the daemon's plugin program folder, and the protocol it speaks
-const char *BACKEND_CMD = "podheitor-nutanix-backend";
-const char *PLUGINAPI = "3";
-const int32_t CUSTOMCANCELSLEEP = 0;  // 5 s; then the daemon waits for the backend to clean up
 
 // The name of the job that the Director holds as the predecessor: what an incremental stands on.
 const bool CUSTOMPREVJOBNAME = true;
-
-// A restore to a folder is the backend's work too: it merges the deltas into whole images.
-const bool CORELOCALRESTORE = false;
 
 // An Accurate job needs nothing special, but the backend is told. Without a callback every file of
 // our namespace counts as still there, so the whole disks of the Full never look deleted.
 const bool ACCURATEPLUGINPARAMETER = true;
 checkFile_t checkFile = NULL;
 
-const metadataTypeMap plugin_metadata_map[] = {{NULL, plugin_meta_invalid}};
-
 #if FD_PLUGIN_INTERFACE_VERSION >= 23  // Bacula 15
-const int ADDINCLUDESTRIPOPTION = 0;
 const bool DONOTSAVE_FT_PLUGIN_CONFIG = false;  // the restore options below are offered in bconsole
-const uint32_t BACKEND_TIMEOUT = 0;             // the framework's own, one hour of silence
 #endif
 
 // --- restore options, as bconsole shows them: name, reader, help, required, default shown.
@@ -55,7 +36,7 @@ struct ini_items plugin_items_dump[] = {
    {"restore_vm_name", ini_store_str, "name of the restored VM", 0, "*old name and job*"},
    {"restore_powerstate", ini_store_str, "state of the restored VM", 0, "off"},
    {"disk", ini_store_str, "restore only these disks, by number", 0, "*all*"},
-   {"disk_path", ini_store_str, "file or block device that receives the one disk restored", 0, "*none*"},
+   {"disk_path", ini_store_str, "file or block device that receives the one disk restored; number:path,... for several", 0, "*none*"},
    {"overwrite", ini_store_bool, "replace existing files and devices with content", 0, "no"},
    {"prism", ini_store_str, "address of Prism Central, host or host:port", 0, "*of the backup*"},
    {"user", ini_store_str, "Prism user", 0, "*of the backup*"},
@@ -66,6 +47,13 @@ struct ini_items plugin_items_dump[] = {
    {"prism_insecure", ini_store_bool, "do not verify Prism's certificate", 0, "no"},
    {"timeout", ini_store_int64, "longest wait for one answer of Prism", 0, "30"},
    {"debug", ini_store_bool, "log every step", 0, "no"},
+   {"restore_via", ini_store_str, "disks of a VM go over iSCSI into a volume group, or as images, or the first that works", 0, "auto"},
+   {"restore_identity", ini_store_str, "BIOS UUID and MAC addresses: old ones if the source is gone (auto), in any case, or new", 0, "auto"},
+   {"target_cluster", ini_store_str, "cluster that receives the VM, when not the old one", 0, "*of the backup*"},
+   {"target_config_file", ini_store_str, "file like config_file: the Prism that receives the VM, when not the one of the backup", 0, "*of the backup*"},
+   {"network_map", ini_store_str, "source:subnet,... where source is a network, VLAN id or MAC address, or * for all others", 0, "*same subnets*"},
+   {"storage_container", ini_store_str, "storage container of the restored VM", 0, "*Prism chooses*"},
+   {"verify", ini_store_bool, "read back what was written, and compare", 0, "no"},
    {NULL, NULL, NULL, 0, NULL},
 };
 
@@ -81,7 +69,9 @@ const char *valid_params[] = {
    // chain
    "fallback_to_full", "references",
    // restore
-   "restore_to", "disk", "disk_path", "restore_vm_name", "overwrite", "restore_powerstate",
+   "restore_to", "restore_via", "disk", "disk_path", "target_cluster", "target_config_file",
+   "restore_vm_name", "restore_identity", "network_map", "storage_container", "overwrite", "verify",
+   "restore_powerstate",
    // what every metaplugin has
    "listing", "query", "abort_on_error", "debug",
    NULL,

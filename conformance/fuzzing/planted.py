@@ -6,6 +6,7 @@ Each is of the kind that a hurried change makes: a check off by one, dropped, or
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ import attrs
 import nutanix_backend.names
 import nutanix_backend.parameters
 import nutanix_backend.records
+import nutanix_backend.restore.images.reading
+import nutanix_backend.restore.readers.text
+import nutanix_backend.restore.sources
 import phcbt01._apply
 import phcbt01._merge
 import phcbt01._sequence
@@ -141,6 +145,28 @@ def parameters() -> None:
     )
 
 
+def readers() -> None:
+    """Memory may be any number, also none."""
+    module = nutanix_backend.restore.readers.text
+    module.number = lambda text, what, *, largest: int(text or 0) if what and largest else 0
+
+
+def sources() -> None:
+    """A folder without a name is one."""
+    real = nutanix_backend.restore.sources._folder_and_file
+    nutanix_backend.restore.sources._folder_and_file = lambda name, parts: (
+        ([".."], ["100.conf"]) if "" in parts else real(name, parts)
+    )
+
+
+def images() -> None:
+    """What lies outside of the file is read all the same, and is short."""
+    file = nutanix_backend.restore.images.reading.ImageFile
+    file.read = lambda self, offset, length, what: os.pread(
+        self._fd, length, max(offset, 0) if what else 0
+    )
+
+
 PLANTED: dict[str, Callable[[], None]] = {
     "packets": packets,
     "sessions": sessions,
@@ -153,5 +179,8 @@ PLANTED: dict[str, Callable[[], None]] = {
     "manifest": manifest,
     "state": state,
     "names": names,
+    "readers": readers,
+    "sources": sources,
+    "images": images,
     "parameters": parameters,
 }

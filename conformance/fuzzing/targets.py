@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import struct
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
@@ -152,6 +153,35 @@ def plugin_lines() -> Iterator[bytes]:
     yield b"Accurate=1\ndebug=maybe\nstate_dir=rel\nfingerprint=00\nexclude_vm=x\ndisk=0"
 
 
+def configurations() -> Iterator[bytes]:
+    """The small ones of the sample configurations, after a byte for their kind."""
+    folder = MEMBERS / "apps/nutanix_backend/tests/samples"
+    for number, kind in enumerate(("proxmox", "vsphere", "hyperv")):
+        for path in sorted((folder / kind).iterdir()):
+            data = path.read_bytes()
+            if path.suffix != ".json" and len(data) < LARGEST_SEED:
+                yield bytes([number]) + data
+
+
+def source_names() -> Iterator[bytes]:
+    """The names of the vectors, and what siblings write beside them."""
+    yield from inputs("names")
+    yield b"/r/@vsphere/web/@vsphere/web/disks/web-flat.vmdk"
+    yield b"@proxmox/100/disks/scsi0.raw.20261123T070102Z.phcbt01"
+    yield b"@hyperv/v/v.vmcx"
+
+
+def images() -> Iterator[bytes]:
+    """A sparse vmdk of one grain, and a descriptor."""
+    descriptor = b'# Disk DescriptorFile\nparentCID=ffffffff\ncreateType="vmfs"\n'
+    extent = b'RW 8 FLAT "f.vmdk" 0\n'
+    yield descriptor + extent
+    inside = descriptor.replace(b"vmfs", b"monolithicSparse")
+    numbers = (8, 8, 1, 1, 512, 0, 2, 8)  # capacity, grain, descriptor, its length, entries, ..
+    header = struct.pack("<4sII4QI3Q7x", b"KDMV", 1, 1, *numbers).ljust(512, b"\0")
+    yield header + inside.ljust(512, b"\0") + struct.pack("<I", 3).ljust(512, b"\0") + bytes(2048)
+
+
 _APP = "apps/nutanix_backend/fuzz"
 TARGETS = {
     "packets": Target("libs/ptcomm/fuzz/packets.py", ("ptcomm",), lambda: inputs("ptcomm-packets")),
@@ -167,5 +197,8 @@ TARGETS = {
     "manifest": Target(f"{_APP}/manifest.py", ("nutanix_backend",), lambda: inputs("manifests")),
     "state": Target(f"{_APP}/state.py", ("nutanix_backend",), lambda: inputs("states")),
     "names": Target(f"{_APP}/names.py", ("nutanix_backend",), lambda: inputs("names")),
+    "readers": Target(f"{_APP}/readers.py", ("nutanix_backend",), configurations),
+    "sources": Target(f"{_APP}/sources.py", ("nutanix_backend",), source_names),
+    "images": Target(f"{_APP}/images.py", ("nutanix_backend",), images),
     "parameters": Target(f"{_APP}/parameters.py", ("nutanix_backend",), plugin_lines),
 }

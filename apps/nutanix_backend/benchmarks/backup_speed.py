@@ -27,12 +27,11 @@ import iscsi_attach
 from nutanix_backend import journal
 from nutanix_backend.cluster import connect
 from nutanix_backend.guards import IscsiSessionGuard, SnapshotGuard, VolumeGroupGuard
-from nutanix_backend.jobs.backup import initiator_name
 from nutanix_backend.jobs.plan import plan_disks
 from nutanix_backend.parameters import parse
 from nutanix_backend.regions import Region, RegionList
 from nutanix_backend.streams import StreamSender, image_pieces
-from nutanix_backend.transport import choose
+from nutanix_backend.transport import choose, initiator_name
 from prism_lab import Lab
 from ptcomm import (
     Ack,

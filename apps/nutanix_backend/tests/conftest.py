@@ -26,7 +26,7 @@ import pytest
 from nutanix_backend import cluster, state, sweep
 from nutanix_backend.jobs.job import JobContext
 from nutanix_backend.manifest import DiskEntry, Manifest
-from nutanix_backend.names import VmFolder
+from nutanix_backend.names import OURS, VmFolder
 from nutanix_backend.parameters import parse
 from nutanix_backend.runner import jobs
 from nutanix_backend.runner.catalog import Job as StoredJob
@@ -301,6 +301,7 @@ class Product:
         """The cluster has no volume group, image, session or task of ours."""
         state = self.lab.state()
         left = {kind: state[kind] for kind in ("volume_groups", "images", "sessions", "tasks")}
+        left["trials"] = [vm for vm in state["vms"] if vm["name"].startswith(OURS)]
         assert not any(left.values()), left
         assert not list((self.root / "working").glob("*")), "files are left in the working folder"
 

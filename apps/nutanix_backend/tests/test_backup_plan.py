@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, cast
 import attrs
 import iscsi_attach
 import pytest
-from nutanix_backend import state
+from nutanix_backend import state, transport
 from nutanix_backend.errors import SourceError
-from nutanix_backend.jobs.backup import _devices, initiator_name
+from nutanix_backend.jobs.backup import _devices
 from nutanix_backend.jobs.plan import DiskPlan, plan_disks
 from nutanix_backend.regions import Region
 from prism_client import (
@@ -210,7 +210,7 @@ def test_luns_of_other_sizes_are_an_error(planner: Planner) -> None:
 
 
 def test_the_initiator_is_named_as_iscsi_wants_it() -> None:
-    prefix, _, host = initiator_name().partition(":nutanix.")
+    prefix, _, host = transport.initiator_name().partition(":nutanix.")
     assert prefix == "iqn.2026-11.com.podheitor"
     assert host
     assert all(c.isascii() and (c.isalnum() or c in "-.") for c in host)

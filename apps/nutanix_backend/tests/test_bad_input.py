@@ -307,7 +307,10 @@ def test_one_path_takes_one_disk_of_one_vm(
     wire = daemon()
     wire.start_restore("", disk_path=path)
     line = refusal(wire, several)
-    assert line == "disk_path takes one disk, VM web01 has 2: choose with disk= one of 0, 1"
+    assert line == (
+        "disk_path takes one disk, VM web01 has 2: choose with disk= one of 0, 1, "
+        "or give disk_path=number:path,..."
+    )
 
     one, other = made_up(), made_up("22222222-2222-4222-8222-222222222222", "db01")
     one.full(b"1" * KIB)
@@ -586,7 +589,6 @@ def test_files_that_the_plan_does_not_need_are_skipped(
         "@nutanix/../11111111-1111-4111-8111-111111111111/vm-metadata.json",
         "/out/../@nutanix/lab/11111111-1111-4111-8111-111111111111/vm-metadata.json",
         "@nutanix/lab/11111111-1111-4111-8111-111111111111/disks/disk-0-../x.raw",
-        "@proxmox/100/drive-scsi0.raw",
         "/etc/passwd",
     ],
 )
@@ -601,7 +603,7 @@ def test_a_vm_cannot_be_made_without_its_configuration(product: Product) -> None
     product.good_backup(FULL, guest)
     before = len(product.lab.state()["vms"])
     line = fatal_line(product.restore("/", include=("*.raw",)))
-    assert "cannot be made without its vm-metadata.json: select it too" in line
+    assert "cannot be made without its configuration file: select it too" in line
     assert len(product.lab.state()["vms"]) == before
 
     alone = product.good_restore("/", include=("*.json",))
@@ -617,7 +619,7 @@ def test_a_vm_of_another_cluster_is_not_made_here(
     line = refusal(wire, backup)
     assert line == (
         "VM web01 was backed up from cluster lab, which this Prism does not manage: "
-        "restore its disks with where=/a/folder"
+        "name another with target_cluster=, or restore its disks with where=/a/folder"
     )
 
 

@@ -59,9 +59,10 @@ def test_the_shim_offers_restore_options_as_the_table_has_them(tools: dict[str, 
 
 
 def test_the_examples_can_be_read() -> None:
-    lines = (DOCS / "examples" / "prism.conf").read_text().splitlines()
-    known = {line.partition("=")[0].strip() for line in lines if "=" in line and line[0] != "#"}
-    assert known <= set(BY_NAME)
+    for name in ("prism.conf", "adapter.conf"):
+        lines = (DOCS / "examples" / name).read_text().splitlines()
+        known = {line.partition("=")[0].strip() for line in lines if "=" in line and line[0] != "#"}
+        assert known <= set(BY_NAME)
     for example in DOCS.glob("examples/fileset-*.conf"):
         plugin_lines = re.findall(r'Plugin = "podheitor-nutanix: (.*)"', example.read_text())
         assert plugin_lines

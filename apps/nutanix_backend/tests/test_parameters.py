@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import attrs
 import pytest
 from nutanix_backend.errors import ParameterError
-from nutanix_backend.parameters import TABLE, Settings, parse, require_connection
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from nutanix_backend.parameters import TABLE, Settings, for_target, parse, require_connection
 
 
 def test_the_table_and_the_settings_name_the_same_parameters() -> None:
@@ -47,6 +44,10 @@ def test_what_the_daemon_adds_by_itself_is_no_unknown_parameter() -> None:
         ([("timeout", "nan")], "timeout=nan is not a positive number of seconds"),
         ([("timeout", "soon")], "timeout=soon is not a positive number of seconds"),
         ([("ca", "ca.pem")], "ca=ca.pem is not an absolute path"),
+        ([("disk_path", "disk.img")], "disk_path=disk.img is neither a path nor number:path"),
+        ([("disk_path", "0:disk.img")], "disk_path=disk.img is not an absolute path"),
+        ([("disk_path", "0:/a,0:/b")], "disk_path=0:/a,0:/b is neither a path nor number:path"),
+        ([("disk_path", "/a,1:/b")], "disk_path=/a,1:/b is neither a path nor number:path"),
         ([("password_file", "/nowhere/at/all")], "password_file /nowhere/at/all cannot be read"),
     ],
 )
@@ -76,6 +77,28 @@ def test_password_file_is_its_first_line(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_bytes(b"pass word\r\nnot this\n")
     assert parse([("password_file", str(file))]).password == "pass word"
+
+
+def test_paths_of_several_disks() -> None:
+    assert parse([("disk_path", "/dev/sdx")]).disk_path == {"": Path("/dev/sdx")}
+    several = parse([("disk_path", "0:/dev/sdx,12:/srv/a,b.img")]).disk_path
+    assert several == {"0": Path("/dev/sdx"), "12": Path("/srv/a,b.img")}
+    assert parse([]).disk_path == {}
+
+
+def test_the_target_has_a_connection_of_its_own(tmp_path: Path) -> None:
+    secret, config = tmp_path / "password", tmp_path / "other"
+    secret.write_text("hush\n")
+    config.write_text(f"prism=other.example\nuser=dr\npassword_file={secret}\ndsip=10.0.0.9\n")
+    here = [("prism", "pc"), ("user", "u"), ("password", "p"), ("ca", "/ca.pem"), ("vm", "web")]
+    settings = parse([*here, ("target_config_file", str(config))])
+    target = for_target(settings)
+    assert (target.prism, target.user, target.password) == ("other.example", "dr", "hush")
+    assert (target.dsip, target.ca, target.vm) == ("10.0.0.9", None, ("web",))
+    assert for_target(parse(here)) == parse(here)
+    config.write_text("prism=other\noverwrite=yes\n")
+    with pytest.raises(ParameterError, match="overwrite does not belong there"):
+        for_target(settings)
 
 
 def test_secrets_are_not_shown() -> None:

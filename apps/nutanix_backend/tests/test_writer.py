@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.restore.plan import DiskChain, plan_vm
+from nutanix_backend.restore.targets import at_path
 from nutanix_backend.restore.writer import (
     DiskWriter,
     refuse_full_disk,
@@ -69,7 +70,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_image_and_deltas_make_the_disk(backup: MadeUp, path: Path) -> None:
-    writer = DiskWriter(chain_of(backup), path)
+    writer = DiskWriter(chain_of(backup), at_path(path))
     assert not path.parent.exists(), "nothing is written before there is anything to write"
     restore(writer, backup)
     assert writer.complete
@@ -86,7 +87,7 @@ def test_image_and_deltas_make_the_disk(backup: MadeUp, path: Path) -> None:
 @given(st.integers(1, 100_000))
 def test_pieces_may_be_cut_anywhere(backup: MadeUp, path: Path, unit: int) -> None:
     path.unlink(missing_ok=True)
-    writer = DiskWriter(chain_of(backup), path)
+    writer = DiskWriter(chain_of(backup), at_path(path))
     restore(writer, backup, unit=max(unit, 64))
     assert path.read_bytes() == backup.images[0]
 
@@ -94,7 +95,7 @@ def test_pieces_may_be_cut_anywhere(backup: MadeUp, path: Path, unit: int) -> No
 def test_nothing_has_the_name_of_the_disk_before_it_is_complete(backup: MadeUp, path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"the old disk")
-    writer = DiskWriter(chain_of(backup), path)
+    writer = DiskWriter(chain_of(backup), at_path(path))
     for entry in writer.chain.files[:-1]:
         give(writer, entry.file, backup.files[entry.file])
         assert path.read_bytes() == b"the old disk"
@@ -108,12 +109,12 @@ def test_nothing_has_the_name_of_the_disk_before_it_is_complete(backup: MadeUp, 
 def test_what_a_killed_restore_left_is_no_obstacle(backup: MadeUp, path: Path) -> None:
     path.parent.mkdir()
     path.with_name("disk.raw.partial").write_bytes(b"\xee" * 2 * SIZE)
-    restore(DiskWriter(chain_of(backup), path), backup)
+    restore(DiskWriter(chain_of(backup), at_path(path)), backup)
     assert path.read_bytes() == backup.images[0]
 
 
 def test_files_out_of_order_are_refused(backup: MadeUp, path: Path) -> None:
-    writer = DiskWriter(chain_of(backup), path)
+    writer = DiskWriter(chain_of(backup), at_path(path))
     raw, first, second = (entry.file for entry in writer.chain.files)
     assert all(writer.needs(name) for name in (raw, first, second))
     assert not writer.needs(raw + "x")
@@ -132,7 +133,7 @@ def test_files_out_of_order_are_refused(backup: MadeUp, path: Path) -> None:
 
 
 def test_data_outside_of_a_file_is_an_error(backup: MadeUp, path: Path) -> None:
-    writer = DiskWriter(chain_of(backup), path)
+    writer = DiskWriter(chain_of(backup), at_path(path))
     with pytest.raises(RestoreFailed, match="outside of a file"):
         writer.write(memoryview(b"x"))
     with pytest.raises(RestoreFailed, match="had not begun"):
@@ -161,7 +162,7 @@ def test_a_damaged_file_never_becomes_a_disk(
         "end": content[:at],
         "add": content[:at] + b"\0" + content[at:],
     }[kind]
-    writer = DiskWriter(chain, path)
+    writer = DiskWriter(chain, at_path(path))
     backup.files[victim] = damaged
     try:
         with pytest.raises((RestoreFailed, phcbt01.ApplyError)) as caught:
@@ -183,7 +184,7 @@ def test_a_header_that_lies_about_the_size_is_found_even_with_a_manifest_that_ag
     backup.full(RANDOM)
     stream = phcbt01.Encoder(SIZE + 512, 0).start()
     backup.job("I", [backup.entry(0, stream, size=SIZE, base=backup.manifests[0].digest())])
-    writer = DiskWriter(chain_of(backup), path)
+    writer = DiskWriter(chain_of(backup), at_path(path))
     with pytest.raises(
         RestoreFailed, match=f"makes a disk of {SIZE + 512} bytes where {SIZE} were"
     ):
@@ -200,7 +201,7 @@ def test_a_header_that_claims_more_than_a_file_can_have_is_an_error(
     stream = phcbt01.Encoder(phcbt01.MAX_SIZE, 0).start()
     base = backup.manifests[0].digest()
     backup.job("I", [backup.entry(0, stream, size=phcbt01.MAX_SIZE, base=base)])
-    writer = DiskWriter(chain_of(backup), path)
+    writer = DiskWriter(chain_of(backup), at_path(path))
     with pytest.raises(phcbt01.ApplyError, match="cannot grow to"):
         restore(writer, backup)
     writer.abandon()
@@ -220,7 +221,7 @@ def files_limited_to(size: int) -> Iterator[None]:
 
 def test_a_full_file_system_leaves_nothing_that_looks_whole(backup: MadeUp, path: Path) -> None:
     for limit in (0, 4 * KIB, SIZE, SIZE + 4 * KIB):
-        writer = DiskWriter(chain_of(backup), path)
+        writer = DiskWriter(chain_of(backup), at_path(path))
         with files_limited_to(limit), pytest.raises(phcbt01.ApplyError, match="File too large"):
             restore(writer, backup)
         writer.abandon()
@@ -262,18 +263,32 @@ def test_a_device_must_be_large_enough_free_and_given_up(
 ) -> None:
     device = loop_device(SIZE)
     refuse_unfit(device, SIZE, overwrite=True)
-    with pytest.raises(RestoreRefused, match="exists: give overwrite=yes"):
-        refuse_unfit(device, SIZE, overwrite=False)
+    refuse_unfit(device, SIZE, overwrite=False)  # it is blank
+    for at, mark, what in MARKS:
+        device.write_bytes(bytes(at) + mark)
+        with pytest.raises(RestoreRefused, match=f"holds {what}: give overwrite=yes"):
+            refuse_unfit(device, SIZE, overwrite=False)
+        refuse_unfit(device, SIZE, overwrite=True)
+        device.write_bytes(bytes(SIZE))
     with pytest.raises(RestoreRefused, match=f"has {SIZE} bytes, the disk needs {SIZE + 512}"):
         refuse_unfit(device, SIZE + 512, overwrite=True)
     with phcbt01.FileTarget.open(device), pytest.raises(RestoreRefused, match="mounted or in use"):
         refuse_unfit(device, SIZE, overwrite=True)
 
 
+MARKS = [
+    (1080, b"\x53\xef", "an ext file system"),
+    (512, b"EFI PART", "a GPT partition table"),
+    (510, b"\x55\xaa", "a partition table or boot sector"),
+    (4086, b"SWAPSPACE2", "swap space"),
+    (SIZE - 1, b"x", "data"),
+]
+
+
 def test_a_device_is_written_in_place(backup: MadeUp, loop_device: Callable[[int], Path]) -> None:
     device = loop_device(SIZE + 64 * KIB)
     device.write_bytes(b"\xee" * (SIZE + 64 * KIB))
-    restore(DiskWriter(chain_of(backup), device), backup)
+    restore(DiskWriter(chain_of(backup), at_path(device)), backup)
     written = len(backup.images[0])
     assert device.read_bytes() == backup.images[0] + b"\xee" * (SIZE + 64 * KIB - written)
 
@@ -282,7 +297,7 @@ def test_a_device_that_is_given_up_stays(
     backup: MadeUp, loop_device: Callable[[int], Path]
 ) -> None:
     device = loop_device(SIZE + 64 * KIB)
-    writer = DiskWriter(chain_of(backup), device)
+    writer = DiskWriter(chain_of(backup), at_path(device))
     writer.begin(writer.chain.files[0].file)
     writer.abandon()
     assert device.exists()
@@ -295,7 +310,9 @@ def test_a_restore_that_cannot_fit_is_refused_before_it_begins(
     chain = chain_of(backup)
     huge = DiskChain(tuple(attrs.evolve(entry, data_bytes=1 << 60) for entry in chain.files))
     folder = tmp_path / "not" / "there" / "yet"
-    refuse_full_disk([DiskWriter(chain, folder / "a"), DiskWriter(chain, folder / "b")])
-    refuse_full_disk([DiskWriter(huge, loop_device(SIZE))])
+    refuse_full_disk(
+        [DiskWriter(chain, at_path(folder / "a")), DiskWriter(chain, at_path(folder / "b"))]
+    )
+    refuse_full_disk([DiskWriter(huge, at_path(loop_device(SIZE)))])
     with pytest.raises(RestoreRefused, match=r"has .* free, the restore needs 3145728\.0 TiB"):
-        refuse_full_disk([DiskWriter(huge, folder / "a")])
+        refuse_full_disk([DiskWriter(huge, at_path(folder / "a"))])

@@ -29,6 +29,7 @@ collect_ignore_glob = [] if ENVIRONMENTS else ["test_*.py"]
 
 MIB = 1 << 20
 SECRET = "secretsecret12"
+BIOS_UUID = "5b1e0ab8-6d6f-4a5e-9d3c-0d9c7c1f2a3b"
 INITIATOR = "iqn.2026-01.test:parity"
 _DRIVER = Path(__file__).parent / "drive.py"
 _SECONDS = 100
@@ -74,11 +75,18 @@ class Stage:
         self.upload.write_bytes(bytes(MIB))
         self.image = client.images.upload("source", self.upload).ext_id
         self.subnet = client.subnets.list()[0].ext_id
+        self.container = client.storage_containers.list()[0].ext_id
+        self.category = lab.category_ids()[0]
 
     def ids(self, point: Any) -> dict[str, str]:
         """Return the three ids of the first data disk of a recovery point."""
         data = next(disk for disk in point.disks if disk.disk_ext_id)
         return {"rp": point.ext_id, "part": point.vm_recovery_point_ext_id, "disk": data.ext_id}
+
+    @property
+    def bios_uuid(self) -> str:
+        """Return what a guest shall see as its UUID."""
+        return BIOS_UUID
 
     @property
     def login(self) -> tuple[str, str]:
@@ -93,6 +101,8 @@ class Stage:
             self.vm: "<vms>",
             self.image: "<images>",
             self.subnet: "<subnet>",
+            self.container: "<container>",
+            self.category: "<category>",
             **{ext_id: f"<reference {name}>" for name, ext_id in reference.items()},
         }
 
@@ -112,6 +122,9 @@ class Stage:
             "reference": self.ids(self.reference),
             "image": self.image,
             "subnet": self.subnet,
+            "container": self.container,
+            "category": self.category,
+            "bios_uuid": BIOS_UUID,
             "initiator": INITIATOR,
             "secret": SECRET,
             "expires": self.expires.isoformat(),

@@ -195,7 +195,26 @@ class Drive:
             _limit=100,
             kind="Subnet",
         )
-        self.read("list_categories", "prism", "CategoriesApi", "list_categories", kind="Category")
+        self.read(
+            "list_categories",
+            "prism",
+            "CategoriesApi",
+            "list_categories",
+            _page=0,
+            _limit=100,
+            kind="Category",
+        )
+        self.read(
+            "get_storage_container_stats",
+            "clustermgmt",
+            "StorageContainersApi",
+            "get_storage_container_stats",
+            about["container"],
+            dt.datetime.now(dt.UTC) - dt.timedelta(minutes=15),
+            dt.datetime.now(dt.UTC),
+            _select="storageFreeBytes",
+            kind="StorageContainerStats",
+        )
         self.read(
             "list_domain_managers",
             "prism",
@@ -603,7 +622,7 @@ class Drive:
             "volumes",
             "VolumeGroupsApi",
             "create_volume_group",
-            self.group_body(point["disk"]),
+            self.group_body(self.snapshot_disk(point["disk"])),
             rel="volumes:config:volume-group",
         )
         if made is None:
@@ -677,15 +696,24 @@ class Drive:
         self.volume_disks(made)
         self.group_snapshots(made)
         self.group_write("delete_volume_group_by_id", made)
+        self.blank_group()
 
-    def group_body(self, disk):
-        model = self.sdk.model
-        source = model(
+    def snapshot_disk(self, disk):
+        source = self.sdk.model(
             "volumes",
             "common.v1.config.EntityReference",
             ext_id=disk,
             entity_type="DISK_RECOVERY_POINT",
         )
+        return self.sdk.model(
+            "volumes",
+            "volumes.v4.config.VolumeDisk",
+            index=0,
+            disk_data_source_reference=source,
+        )
+
+    def group_body(self, disk, name="parity"):
+        model = self.sdk.model
         features = model(
             "volumes",
             "volumes.v4.config.IscsiFeatures",
@@ -695,18 +723,11 @@ class Drive:
         return model(
             "volumes",
             "volumes.v4.config.VolumeGroup",
-            name="parity",
+            name=name,
             cluster_reference=self.about["cluster"],
             sharing_status="NOT_SHARED",
             iscsi_features=features,
-            disks=[
-                model(
-                    "volumes",
-                    "volumes.v4.config.VolumeDisk",
-                    index=0,
-                    disk_data_source_reference=source,
-                )
-            ],
+            disks=[disk],
         )
 
     def group_write(self, method, group, *body, rel="volumes:config:volume-group"):
@@ -714,6 +735,79 @@ class Drive:
         return self.write(
             method, "volumes", "VolumeGroupsApi", method, group, *body, if_match=etag, rel=rel
         )
+
+    def blank_group(self):
+        """A group of new disks, and a VM whose disk is cloned from its first."""
+        model = self.sdk.model
+        source = model(
+            "volumes",
+            "common.v1.config.EntityReference",
+            ext_id=self.about["container"],
+            entity_type="STORAGE_CONTAINER",
+        )
+        blank = model(
+            "volumes",
+            "volumes.v4.config.VolumeDisk",
+            index=0,
+            disk_size_bytes=1 << 20,
+            disk_data_source_reference=source,
+        )
+        body = self.group_body(blank, name="parity blank")
+        label = "create_volume_group of new disks"
+        api = "VolumeGroupsApi"
+        made = self.write(
+            label, "volumes", api, "create_volume_group", body, rel="volumes:config:volume-group"
+        )
+        if made is None:
+            return
+        method = "list_volume_disks_by_volume_group_id"
+        answer = self.call("disks of the blank group", "volumes", api, method, made)
+        self.vm_of_a_volume_disk(made, answer.data[0].ext_id)
+        self.clean_up("volumes", api, "volume_group_by_id", made)
+
+    def vm_of_a_volume_disk(self, group, disk):
+        model, config = self.sdk.model, "vmm.v4.ahv.config"
+        try:
+            reference = model(
+                "vmm", f"{config}.VolumeDiskReference", disk_ext_id=disk, volume_group_ext_id=group
+            )
+        except ModuleNotFoundError:
+            self.skipped.append("VolumeDiskReference: not in the v4.0 family")
+            return
+        container = model(
+            "vmm", f"{config}.VmDiskContainerReference", ext_id=self.about["container"]
+        )
+        backing = model(
+            "vmm",
+            f"{config}.VmDisk",
+            data_source=model("vmm", f"{config}.DataSource", reference=reference),
+            storage_container=container,
+        )
+        address = model("vmm", f"{config}.DiskAddress", bus_type="SATA", index=1)
+        category = model("vmm", f"{config}.CategoryReference", ext_id=self.about["category"])
+        body = model(
+            "vmm",
+            f"{config}.Vm",
+            name="parity of a volume",
+            cluster=model("vmm", f"{config}.ClusterReference", ext_id=self.about["cluster"]),
+            num_sockets=1,
+            num_cores_per_socket=1,
+            num_threads_per_core=1,
+            memory_size_bytes=1 << 30,
+            boot_config=model("vmm", f"{config}.LegacyBoot", boot_order=["DISK", "CDROM"]),
+            bios_uuid=self.about["bios_uuid"],
+            categories=[category],
+            disks=[model("vmm", f"{config}.Disk", disk_address=address, backing_info=backing)],
+        )
+        label = "create_vm of a volume disk"
+        made = self.write(label, "vmm", "VmApi", "create_vm", body, rel="vmm:ahv:config:vm")
+        if made is not None:
+            self.clean_up("vmm", "VmApi", "vm_by_id", made)
+
+    def clean_up(self, namespace, api, entity, ext_id):
+        etag = self.fresh("clean up", namespace, api, f"get_{entity}", ext_id)
+        task = self.call("clean up", namespace, api, f"delete_{entity}", ext_id, if_match=etag)
+        self.wait(task.data.ext_id)
 
     def volume_disks(self, group):
         blank = self.sdk.model(

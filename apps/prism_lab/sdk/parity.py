@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 HEADERS = ("Accept", "Content-Type", "If-Match", "Ntnx-Request-Id", "Authorization", "Cookie")
 MISSING = "(missing)"
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_MOMENT = re.compile(r"((?:start|end)Time=)[^&]+")  # each client asks when it asks
 _IN_PATH = re.compile(rf"/([a-z-]+)/((?:[^/]*:)?{_UUID.pattern})")
 # Fields that may hold one of several types: a server can only tell by $objectType.
 _ONE_OF = {
@@ -73,7 +74,8 @@ def roles(exchanges: Iterable[Exchange], known: Mapping[str, str]) -> dict[str, 
 
 def read(exchange: Exchange, named: Mapping[str, str]) -> Request:
     """Turn a request as it came into what it says."""
-    parts = urlsplit(exchange.target)
+    target = _MOMENT.sub(r"\1<time>", exchange.target)
+    parts = urlsplit(target)
 
     def by_role(text: str) -> str:
         return _UUID.sub(lambda match: named.get(match[0], "<id>"), text)
@@ -92,7 +94,7 @@ def read(exchange: Exchange, named: Mapping[str, str]) -> Request:
         query,
         {name: _header(name, exchange.headers.get(name)) for name in HEADERS},
         walk(exchange.body),
-        by_role(unquote(exchange.target) if not parts.query else exchange.target),
+        by_role(target if parts.query else unquote(target)),
     )
 
 

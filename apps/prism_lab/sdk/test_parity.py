@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
-from prism_client import Boot, Consistency, DiskSnapshotRef, DiskSpec, NicSpec, VmSpec
+from prism_client import (
+    Boot,
+    Consistency,
+    DiskSnapshotRef,
+    DiskSpec,
+    NicSpec,
+    VmSpec,
+    VolumeDiskRef,
+)
 
 from apps.prism_lab.sdk import parity
 
@@ -72,6 +80,12 @@ class Run:
             "storage_containers.list", "list_storage_containers", client.storage_containers.list
         )
         self.do("subnets.list", "list_subnets", client.subnets.list)
+        self.do("categories.list", "list_categories", client.categories.list)
+        self.do(
+            "storage_containers.free_bytes",
+            "get_storage_container_stats",
+            lambda: client.storage_containers.free_bytes(self.stage.container),
+        )
 
     def vms(self) -> None:
         client, stage = self.client, self.stage
@@ -186,6 +200,45 @@ class Run:
             "etag for delete_volume_group_by_id + delete_volume_group_by_id",
             lambda: groups.delete(group),
         )
+
+        self.blank_group()
+
+    def blank_group(self) -> None:
+        """A group of new disks, and a VM whose disk is cloned from its first."""
+        client, stage = self.client, self.stage
+        group = self.do(
+            "volume_groups.create_blank",
+            "create_volume_group of new disks",
+            lambda: client.volume_groups.create_blank(
+                "parity blank",
+                stage.lab.cluster_ext_id,
+                [1 << 20],
+                stage.container,
+                chap_secret=self.secret,
+            ),
+        )
+        source = VolumeDiskRef(group.ext_id, group.disks[0].ext_id)
+        spec = VmSpec(
+            name="parity of a volume",
+            cluster_ext_id=stage.lab.cluster_ext_id,
+            sockets=1,
+            cores_per_socket=1,
+            threads_per_core=1,
+            memory=1 << 30,
+            machine_type=None,
+            boot=Boot(order=("DISK", "CDROM")),
+            disks=(DiskSpec(source, "SATA", 1, stage.container),),
+            nics=(),
+            category_ext_ids=(stage.category,),
+            bios_uuid=stage.bios_uuid,
+        )
+        made = self.do(
+            "vms.create, of a volume disk",
+            "create_vm of a volume disk",
+            lambda: client.vms.create(spec),
+        )
+        client.vms.delete(made.ext_id)
+        client.volume_groups.delete(group.ext_id)
 
     def images(self) -> None:
         images = self.client.images

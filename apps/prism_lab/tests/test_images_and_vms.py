@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 VMS = "/vmm/v4.2/ahv/config/vms"
 IMAGES = "/vmm/v4.2/content/images"
+GROUPS = "/volumes/v4.2/config/volume-groups"
 
 
 def new_image(api: Api, name: str = "disk") -> str:
@@ -263,3 +264,75 @@ def test_a_revert_brings_the_bytes_back(api: Api) -> None:
     body = {"vmRecoveryPointExtId": snapshot.part}
     api.do("POST", f"{path}/$actions/revert", body, If_Match=api.etag(path))
     assert api.lab.disk_file(vm, 0).read_bytes().startswith(b"before")
+
+
+# --- disks of volume groups as sources -----------------------------------------------------------
+
+
+def group_with_a_disk(api: Api) -> tuple[str, str]:
+    container = api.get("/clustermgmt/v4.2/config/storage-containers")[0]["extId"]
+    disk = {
+        "index": 0,
+        "diskSizeBytes": MIB,
+        "diskDataSourceReference": {"extId": container, "entityType": "STORAGE_CONTAINER"},
+    }
+    body = {"name": "blank", "clusterReference": api.lab.cluster_ext_id, "disks": [disk]}
+    task = api.wait(api.start("POST", GROUPS, body))
+    group = task["entitiesAffected"][0]["extId"]
+    return group, api.get(f"{GROUPS}/{group}/disks")[0]["extId"]
+
+
+def body_from_volume(api: Api, group: str, disk: str) -> dict[str, Any]:
+    kind = "vmm.v4.ahv.config.VolumeDiskReference"
+    source = {"reference": {"$objectType": kind, "diskExtId": disk, "volumeGroupExtId": group}}
+    return {
+        "name": "made",
+        "cluster": {"extId": api.lab.cluster_ext_id},
+        "disks": [{"backingInfo": {"dataSource": source}}],
+    }
+
+
+def test_a_vm_is_made_from_a_disk_of_a_volume_group(api: Api) -> None:
+    group, disk = group_with_a_disk(api)
+    written = api.lab._world.volume_groups[group].disks[0].file
+    written.write_bytes(b"x" * MIB)
+    task = api.wait(api.start("POST", VMS, body_from_volume(api, group, disk)))
+    assert task["status"] == "SUCCEEDED", task
+    vm = task["entitiesAffected"][0]["extId"]
+    assert api.lab.disk_file(vm, 0).read_bytes() == b"x" * MIB
+    assert api.lab.disk_file(vm, 0) != written
+
+
+def test_a_volume_group_that_is_not_there_or_attached_is_no_source(api: Api) -> None:
+    group, disk = group_with_a_disk(api)
+    answer = api.call("POST", VMS, body_from_volume(api, "nobody", disk))
+    assert answer.status_code == 404
+    api.lab._world.volume_groups[group].clients.append("somebody")
+    task = api.wait(api.start("POST", VMS, body_from_volume(api, group, disk)))
+    assert task["status"] == "FAILED"
+    assert "it may be written to" in task["errorMessages"][0]["message"]
+    api.lab._world.volume_groups[group].clients.clear()
+
+
+def test_a_cluster_may_refuse_disks_of_volume_groups(connect: type[Api], tmp_path: Path) -> None:
+    with Lab.start(tmp_path / "refusing", volume_disk_clones=False) as lab:
+        api = connect(lab)
+        group, disk = group_with_a_disk(api)
+        task = api.wait(api.start("POST", VMS, body_from_volume(api, group, disk)))
+    assert task["status"] == "FAILED"
+    assert "cannot be the source" in task["errorMessages"][0]["message"]
+
+
+def test_the_first_revision_knows_no_such_reference(api: Api) -> None:
+    group, disk = group_with_a_disk(api)
+    answer = api.call("POST", VMS.replace("v4.2", "v4.0"), body_from_volume(api, group, disk))
+    assert answer.status_code == 400
+
+
+def test_a_container_says_what_is_free(api: Api) -> None:
+    container = api.get("/clustermgmt/v4.2/config/storage-containers")[0]["extId"]
+    path = f"/clustermgmt/v4.2/stats/storage-containers/{container}"
+    times = "$startTime=2026-11-23T10:00:00Z&$endTime=2026-11-23T10:15:00Z"
+    (point,) = api.get(f"{path}?{times}")["storageFreeBytes"]
+    assert point["value"] == 1 << 44
+    assert api.call("GET", path).status_code == 400

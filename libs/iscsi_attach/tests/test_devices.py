@@ -87,6 +87,24 @@ def test_a_write_changes_its_range_and_nothing_else(
     assert disk.file.read_bytes() == content
 
 
+def test_many_writes_at_a_time(disk: Any) -> None:
+    step = 65536
+    data = random.Random(5).randbytes(15 * step)
+    buffers = [memoryview(bytearray(data[at : at + step])) for at in range(0, len(data), step)]
+    writes = [disk.device.submit_write(at * step, view) for at, view in enumerate(buffers)]
+    writes.append(disk.device.submit_write(0, memoryview(bytearray())))
+    assert not wait(writes, timeout=30).not_done
+    assert [write.result() for write in writes] == [None] * len(writes)
+    disk.device.flush()
+    assert disk.file.read_bytes()[: len(data)] == data
+
+
+def test_a_partial_block_is_not_written_at_once(disk: Any) -> None:
+    for offset, length in ((0, 100), (1, 512), (disk.device.size, 4096)):
+        with pytest.raises(OutOfRange):
+            disk.device.submit_write(offset, memoryview(bytearray(length)))
+
+
 def test_the_end_of_the_disk_can_be_written(disk: Any) -> None:
     size = disk.device.size
     disk.device.write(size - 3, b"end")
@@ -131,4 +149,6 @@ def test_a_file_opened_for_reading_is_not_written(tmp_path: Path) -> None:
     with open_direct(path) as device:
         with pytest.raises(ReadOnlyDevice, match="writable=True"):
             device.write(0, b"x")
+        with pytest.raises(ReadOnlyDevice, match="writable=True"):
+            device.submit_write(0, memoryview(bytearray(4096)))
         device.flush()

@@ -413,6 +413,54 @@ def test_a_volume_group_of_snapshots_is_offered_to_one_initiator(prism: Any, sna
     assert list(groups.list(name=name)) == []
 
 
+def test_what_a_vm_may_belong_to_is_listed(prism: Any) -> None:
+    categories = prism.client.categories.list()
+    assert [(c.key, c.value) for c in categories] == (
+        [] if prism.generation == "v3" else [("Environment", "Lab")]
+    )
+    assert len(prism.client.projects.list()) == 1
+
+
+def test_a_container_says_what_is_free(prism: Any) -> None:
+    containers = prism.client.storage_containers
+    assert containers.free_bytes(containers.list()[0].ext_id) == 1 << 44
+    assert containers.free_bytes(NOBODY) is None
+
+
+def test_a_group_of_new_disks_and_a_vm_of_one_of_them(prism: Any) -> None:
+    client, name = prism.client, f"blank {uuid.uuid4()}"
+    container = client.storage_containers.list()[0].ext_id
+    group = client.volume_groups.create_blank(
+        name, prism.lab.cluster_ext_id, [2 * MIB, MIB], container, chap_secret=None
+    )
+    try:
+        assert [(d.index, d.size) for d in group.disks] == [(0, 2 * MIB), (1, MIB)]
+        written = prism.lab.volume_disk_file(group.ext_id, 1)
+        written.write_bytes(b"written" * 1000 + bytes(MIB - 7000))
+        source = pc.VolumeDiskRef(group.ext_id, group.disks[1].ext_id)
+        spec = pc.VmSpec(
+            name=name,
+            cluster_ext_id=prism.lab.cluster_ext_id,
+            sockets=1,
+            cores_per_socket=1,
+            threads_per_core=1,
+            memory=1 << 30,
+            machine_type=None,
+            boot=pc.Boot(),
+            disks=(pc.DiskSpec(source, "SCSI", 0, container),),
+            nics=(),
+        )
+        if not client.vms.takes_volume_disks:
+            with pytest.raises(pc.PrismError):
+                client.vms.create(spec)
+            return
+        vm = client.vms.create(spec)
+        assert prism.lab.disk_file(vm.ext_id, 0).read_bytes() == written.read_bytes()
+        client.vms.delete(vm.ext_id)
+    finally:
+        assert client.volume_groups.delete(group.ext_id)
+
+
 # --- images, VMs made of them, tasks
 
 

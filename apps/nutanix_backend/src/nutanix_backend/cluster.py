@@ -88,6 +88,12 @@ def data_clusters(
     return chosen
 
 
+def called(client: prism_client.PrismClient) -> dict[str, str]:
+    """What subnets and categories are called ("key/value"), by id."""
+    subnets = {subnet.ext_id: subnet.name for subnet in client.subnets.list()}
+    return subnets | {c.ext_id: f"{c.key}/{c.value}" for c in client.categories.list()}
+
+
 def _matching(wanted: str, vms: Iterable[prism_client.Vm]) -> list[prism_client.Vm]:
     found = [vm for vm in vms if _is_any_of(vm, (wanted,))]
     if not found:

@@ -1,7 +1,7 @@
-"""What a backup makes on the cluster, and how it is undone: snapshot, volume group, iSCSI session.
+"""What a job makes on the cluster, and how it is undone: snapshot, volume group, iSCSI session, VM.
 
 The order is a property of the types: a VolumeGroupGuard is built from an open SnapshotGuard and an
-IscsiSessionGuard from an open VolumeGroupGuard, so that unwinding is always log out, delete the
+IscsiSessionGuard from an open volume group, so that unwinding is always log out, delete the
 volume group, delete the snapshot. Every undo is registered before its step is tried, and is written
 so that it may run when the step did nothing, half of it, or all of it. A failing undo never hides
 the first error, and a cancel in the middle of an undo does not keep it from being done.
@@ -37,6 +37,16 @@ if TYPE_CHECKING:
     from nutanix_backend.transport import Transport
 
 log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Place:
+    """Where new disks are made: a Prism, one of its clusters, and a storage container there."""
+
+    client: prism_client.PrismClient
+    cluster_id: str
+    container_id: str
+
 
 TEMPORARY = timedelta(days=7)
 """Life of a recovery point that is not (yet) a reference, in case nobody is left to delete it."""
@@ -223,50 +233,116 @@ class SnapshotGuard(ClusterGuard):
         return bool(found)
 
 
-class VolumeGroupGuard(ClusterGuard):
-    """A volume group whose disks are clones of the snapshot's, open to one initiator."""
+def new_secret(*, chap: bool) -> str | None:
+    """A one-time CHAP secret; None where sessions go without."""
+    return secrets.token_hex(8) if chap else None
+
+
+class OfferGuard(ClusterGuard):
+    """A volume group that is open to one initiator."""
 
     kind = Kind.VOLUME_GROUP
     volume_group: prism_client.VolumeGroup
 
     def __init__(
-        self, snapshot: SnapshotGuard, disks: Sequence[str], initiator: str, *, chap: bool
+        self,
+        client: prism_client.PrismClient,
+        journal: Journal,
+        name: str,
+        initiator: str,
+        secret: str | None,
     ) -> None:
-        """Prepare to offer `disks` (disk recovery points of `snapshot`) to `initiator`."""
-        snapshot.require_open()
-        self.snapshot = snapshot
-        self.journal = snapshot.journal
-        self.name = snapshot.name
+        """Prepare to offer a group under our unique `name` to `initiator`, by CHAP if `secret`."""
+        self.client = client
+        self.journal = journal
+        self.name = name
         self.initiator = initiator
-        self.secret = secrets.token_hex(8) if chap else None
-        self._disks = disks
+        self.secret = secret
 
     def _intend(self) -> Entry:
         return self.journal.intend(self.kind, self.name, initiator=self.initiator)
 
+    @abstractmethod
+    def _create(self) -> prism_client.VolumeGroup: ...
+
     def _acquire(self) -> None:
-        groups = self.snapshot.client.volume_groups
-        self.volume_group = groups.create(
-            self.name,
-            self.snapshot.vm.cluster_ext_id,
-            self._disks,
-            chap_secret=self.secret,
-            request_id=self.entry.key,
-        )
+        self.volume_group = self._create()
         self.entry.made(self.volume_group.ext_id)
-        groups.attach_client(
+        self.client.volume_groups.attach_client(
             self.volume_group.ext_id,
             self.initiator,
             chap_secret=self.secret,
         )
 
     def _undo(self) -> bool:
-        groups = self.snapshot.client.volume_groups
+        groups = self.client.volume_groups
         found = list(groups.list(name=self.name))
         for group in found:
             groups.detach_client(group.ext_id, self.initiator)
             groups.delete(group.ext_id)
         return bool(found)
+
+
+class VolumeGroupGuard(OfferGuard):
+    """A volume group whose disks are clones of the snapshot's, open to one initiator."""
+
+    def __init__(
+        self, snapshot: SnapshotGuard, disks: Sequence[str], initiator: str, *, chap: bool
+    ) -> None:
+        """Prepare to offer `disks` (disk recovery points of `snapshot`) to `initiator`."""
+        snapshot.require_open()
+        super().__init__(
+            snapshot.client, snapshot.journal, snapshot.name, initiator, new_secret(chap=chap)
+        )
+        self.snapshot = snapshot
+        self._disks = disks
+
+    def _create(self) -> prism_client.VolumeGroup:
+        return self.client.volume_groups.create(
+            self.name,
+            self.snapshot.vm.cluster_ext_id,
+            self._disks,
+            chap_secret=self.secret,
+            request_id=self.entry.key,
+        )
+
+
+class NewDiskGuard(OfferGuard):
+    """A volume group with one new disk, which a VM's disk is cloned from once it is written."""
+
+    def __init__(
+        self,
+        place: Place,
+        journal: Journal,
+        name: str,
+        size: int,
+        initiator: str,
+        secret: str | None,
+    ) -> None:
+        """Prepare to offer a disk of `size` bytes at `place`."""
+        super().__init__(place.client, journal, name, initiator, secret)
+        self._place = place
+        self._size = size
+
+    @property
+    def disk(self) -> prism_client.VolumeDiskRef:
+        """The disk, as the source of another."""
+        (disk,) = self.volume_group.disks
+        return prism_client.VolumeDiskRef(self.volume_group.ext_id, disk.ext_id)
+
+    def withdraw(self) -> None:
+        """Keep the initiator out: nobody writes to the disk any more."""
+        self.client.volume_groups.detach_client(self.volume_group.ext_id, self.initiator)
+
+    def _create(self) -> prism_client.VolumeGroup:
+        return self.client.volume_groups.create_blank(
+            self.name,
+            self._place.cluster_id,
+            [self._size],
+            self._place.container_id,
+            chap_secret=self.secret,
+            request_id=self.entry.key,
+        )
 
 
 class IscsiSessionGuard(Guard):
@@ -275,7 +351,7 @@ class IscsiSessionGuard(Guard):
     kind = Kind.SESSION
 
     def __init__(
-        self, group: VolumeGroupGuard, portal: iscsi_attach.Portal, transport: Transport
+        self, group: OfferGuard, portal: iscsi_attach.Portal, transport: Transport
     ) -> None:
         """Prepare to log in to the target of `group` at the data services address."""
         group.require_open()
@@ -360,6 +436,11 @@ class VmGuard(ClusterGuard):
         self._client = client
         self._spec = spec
         self._kept = False
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the VM outlives the guard."""
+        return self._kept
 
     def keep(self) -> None:
         """Let the VM outlive the guard."""

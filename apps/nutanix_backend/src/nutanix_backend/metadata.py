@@ -13,7 +13,7 @@ from nutanix_backend import records
 from nutanix_backend.errors import RestoreRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from prism_client import Vm, VmDisk
 
@@ -32,16 +32,24 @@ class ConfigDisk:
 
 @attrs.frozen
 class ConfigNic:
-    """A network card: MAC address, subnet of the source cluster, and whether it was connected."""
+    """A network card: MAC address, subnet of the source cluster, and whether it was connected.
+
+    `network` is the name of the subnet; configurations of older backups do not have it.
+    """
 
     mac: str
     subnet: str
     connected: bool
+    network: str = ""
 
 
 @attrs.frozen
 class VmConfig:
-    """A VM without its bytes; memory in bytes, firmware "legacy" or "uefi"."""
+    """A VM without its bytes; memory in bytes, firmware "legacy" or "uefi".
+
+    `categories` are "key/value", or ids where Prism did not say; `project` is the id of Prism's.
+    Configurations of older backups have neither.
+    """
 
     schema: int
     vm_id: str
@@ -59,6 +67,8 @@ class VmConfig:
     disks: tuple[ConfigDisk, ...]
     nics: tuple[ConfigNic, ...]
     prism: dict[str, Any]
+    categories: tuple[str, ...] = ()
+    project: str = ""
 
     def encode(self) -> bytes:
         """The configuration as JSON."""
@@ -70,8 +80,12 @@ def in_bus_order(disks: Iterable[VmDisk]) -> list[VmDisk]:
     return sorted(disks, key=lambda disk: (disk.bus, disk.index))
 
 
-def from_vm(vm: Vm) -> VmConfig:
-    """Read the configuration of a VM of the cluster."""
+def from_vm(vm: Vm, names: Mapping[str, str] | None = None) -> VmConfig:
+    """Read the configuration of a VM of the cluster.
+
+    `names` says by id what subnets and categories are called: on another cluster ids mean nothing.
+    """
+    called = names or {}
     return VmConfig(
         schema=SCHEMA,
         vm_id=vm.ext_id,
@@ -87,9 +101,21 @@ def from_vm(vm: Vm) -> VmConfig:
         secure_boot=vm.boot.secure,
         boot_order=tuple(vm.boot.order),
         disks=tuple(ConfigDisk(d.disk_ext_id, d.bus, d.index, d.size) for d in vm.disks),
-        nics=tuple(ConfigNic(n.mac or "", n.subnet_ext_id or "", n.connected) for n in vm.nics),
+        nics=tuple(
+            ConfigNic(n.mac or "", subnet, n.connected, called.get(subnet, ""))
+            for n in vm.nics
+            for subnet in [n.subnet_ext_id or ""]
+        ),
         prism=dict(vm.raw),
+        categories=tuple(called.get(ext_id, ext_id) for ext_id in vm.category_ext_ids),
+        project=_project(vm.raw),
     )
+
+
+def _project(raw: Mapping[str, Any]) -> str:
+    """The project that Prism's answer names: in v4 beside the VM, in v3 in its metadata."""
+    found = raw.get("project") or (raw.get("metadata") or {}).get("project_reference") or {}
+    return str(found.get("extId") or found.get("uuid") or "")
 
 
 def decode(data: bytes) -> VmConfig:

@@ -6,6 +6,7 @@ and on the command line.
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ class Kind(Enum):
     FLAG = "yes or no"
     SECONDS = "seconds"
     PATH = "path"
+    PATHS = "path, or number:path,..."
     SECRET = "secret"  # noqa: S105 - the name of a kind, not a secret
 
 
@@ -102,10 +104,41 @@ TABLE: tuple[Parameter, ...] = (
     Parameter(
         "restore_to", Kind.TEXT, "make a VM (ahv) or write raw images (disk)", "", ("ahv", "disk")
     ),
+    Parameter(
+        "restore_via",
+        Kind.TEXT,
+        "disks of a VM go over iSCSI into a volume group, or as images, or the first that works",
+        "auto",
+        ("auto", "volume_group", "image"),
+    ),
     Parameter("disk", Kind.LIST, "restore only these disks, by number"),
-    Parameter("disk_path", Kind.PATH, "file or block device that receives the one disk restored"),
+    Parameter(
+        "disk_path",
+        Kind.PATHS,
+        "file or block device that receives the one disk restored; number:path,... for several",
+    ),
+    Parameter("target_cluster", Kind.TEXT, "cluster that receives the VM, when not the old one"),
+    Parameter(
+        "target_config_file",
+        Kind.PATH,
+        "file like config_file: the Prism that receives the VM, when not the one of the backup",
+    ),
     Parameter("restore_vm_name", Kind.TEXT, "name of the restored VM"),
+    Parameter(
+        "restore_identity",
+        Kind.TEXT,
+        "BIOS UUID and MAC addresses: old ones if the source is gone (auto), in any case, or new",
+        "auto",
+        ("auto", "old", "new"),
+    ),
+    Parameter(
+        "network_map",
+        Kind.TEXT,
+        "source:subnet,... where source is a network, VLAN id or MAC address, or * for all others",
+    ),
+    Parameter("storage_container", Kind.TEXT, "storage container of the restored VM"),
     Parameter("overwrite", Kind.FLAG, "replace existing files and devices with content", "no"),
+    Parameter("verify", Kind.FLAG, "read back what was written, and compare", "no"),
     Parameter("restore_powerstate", Kind.TEXT, "state of the restored VM", "off", ("on", "off")),
     # what every metaplugin has
     Parameter(
@@ -121,6 +154,11 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("abort_on_error", Kind.FLAG, "fail the job with the first VM that fails", "no"),
     Parameter("debug", Kind.FLAG, "log every step", "no"),
 )
+REACHING = (
+    "prism", "user", "password", "password_file", "api_key", "ca", "fingerprint", "prism_insecure",
+    "timeout", "proxy_mode", "dsip", "transport", "chap",
+)  # fmt: skip
+"""The parameters that say how a Prism and its disks are reached."""
 SENT_BY_THE_DAEMON = {"Accurate"}
 """What bacula-fd adds to the parameters by itself; it changes nothing for whole disks."""
 BY_NAME = {parameter.name: parameter for parameter in TABLE}
@@ -128,7 +166,10 @@ BY_NAME = {parameter.name: parameter for parameter in TABLE}
 
 @attrs.frozen
 class Settings:
-    """The parameters of a job, read and checked. Paths are absolute or empty, times in seconds."""
+    """The parameters of a job, read and checked. Paths are absolute or empty, times in seconds.
+
+    `disk_path` is by the number of the disk; "" stands for the one disk that is restored.
+    """
 
     prism: str
     user: str
@@ -152,10 +193,17 @@ class Settings:
     fallback_to_full: bool
     references: str
     restore_to: str
+    restore_via: str
     disk: tuple[str, ...]
-    disk_path: Path | None
+    disk_path: Mapping[str, Path]
+    target_cluster: str
+    target_config_file: Path | None
     restore_vm_name: str
+    restore_identity: str
+    network_map: str
+    storage_container: str
     overwrite: bool
+    verify: bool
     restore_powerstate: str
     listing: str
     query: str
@@ -189,6 +237,24 @@ def require_connection(settings: Settings) -> None:
         raise ParameterError(
             "no credentials for Prism: give user and password_file (or password), or api_key"
         )
+
+
+def for_target(settings: Settings) -> Settings:
+    """The settings of the Prism that receives a VM: those of `target_config_file`, if given.
+
+    Raises ParameterError when it cannot be read, or says more than how to reach that Prism.
+    """
+    if settings.target_config_file is None:
+        return settings
+    items = _config_lines(settings.target_config_file)
+    strange = sorted({name for name, _ in items} - set(REACHING))
+    if strange:
+        raise ParameterError(
+            f"target_config_file {settings.target_config_file} is for the connection: "
+            f"{', '.join(strange)} does not belong there"
+        )
+    other = parse(items)
+    return attrs.evolve(settings, **{name: getattr(other, name) for name in REACHING})
 
 
 def prism_address(settings: Settings) -> str:
@@ -269,6 +335,17 @@ def _path(name: str, text: str) -> Path | None:
     return Path(text) if text else None
 
 
+def _paths(name: str, text: str) -> dict[str, Path]:
+    """Read one path, or `number:path` several times with commas between them."""
+    found: dict[str, Path] = {}
+    for part in re.split(r",(?=[0-9]+:/)", text) if text else ():
+        number, _, path = ("", "", part) if part.startswith("/") else part.partition(":")
+        if number in found or "" in found or not (number.isdecimal() or path == part):
+            raise ParameterError(f"{name}={text} is neither a path nor number:path,...")
+        found[number] = _path(name, path) or Path()
+    return found
+
+
 def _text(_name: str, text: str) -> str:
     return text
 
@@ -279,4 +356,5 @@ READERS: Mapping[Kind, Callable[[str, str], object]] = {
     Kind.FLAG: _flag,
     Kind.SECONDS: _seconds,
     Kind.PATH: _path,
+    Kind.PATHS: _paths,
 }

@@ -57,10 +57,14 @@ def _converse(endpoint: Endpoint) -> None:
     endpoint.send(BackendHello())
     info = endpoint.expect(ptcomm.Job)
     endpoint.send(Ack())
-    settings = _settings(endpoint.expect(ptcomm.Parameters).items)
+    from nutanix_backend import adapter  # noqa: PLC0415 - see _job
+
+    given = endpoint.expect(ptcomm.Parameters).items
+    settings = _settings(adapter.parameters(info.namespace, given))
     start_log(settings)
     endpoint.send(Ack())
     phase = endpoint.expect(ptcomm.Start).phase
+    adapter.refuse_all_but_restores(info.namespace, phase)
     run = _job(phase)
     endpoint.send(Ack())
     from nutanix_backend.jobs.job import JobContext  # noqa: PLC0415 - see _job

@@ -107,14 +107,15 @@ class Sweeper:
     def remove(self, job: str, pending: Pending) -> Iterator[Removed]:
         """Remove what there is of an intent: found by its id, or by its name if none is known.
 
-        A session in user space ended with its process, one of the kernel did not. A VM is whole
-        once it is there, and may be in use by now: it is only reported.
+        A session in user space ended with its process, one of the kernel did not. A restored VM is
+        whole once it is there, and may be in use by now: it is only reported.
         """
         intent = pending.intent
         for ext_id in self._find(pending):
             if ext_id in self._references:
                 continue
-            if self._dry_run or intent.kind is Kind.VM:
+            is_a_restored_vm = intent.kind is Kind.VM and not intent.name.startswith(OURS)
+            if self._dry_run or is_a_restored_vm:
                 yield Removed(job, intent.kind, intent.name, "found")
             else:
                 self._delete(intent, ext_id)
@@ -153,6 +154,8 @@ class Sweeper:
                 client.images.delete(ext_id)
             case Kind.SESSION:
                 transport.end(intent.initiator, ext_id)
+            case Kind.VM:
+                client.vms.delete(ext_id)
             case _:
                 shutil.rmtree(ext_id)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 import attrs
@@ -71,6 +72,12 @@ def portal(
         return iscsi_attach.Portal.parse(address)
     except ValueError as error:
         raise ParameterError(f"dsip={address} is not host or host:port") from error
+
+
+def initiator_name() -> str:
+    """The IQN under which this host logs in."""
+    host = "".join(c if c.isalnum() or c in "-." else "-" for c in socket.gethostname().lower())
+    return f"iqn.2026-11.com.podheitor:nutanix.{host}"
 
 
 def abandoned(initiator: str, target_name: str) -> list[str]:

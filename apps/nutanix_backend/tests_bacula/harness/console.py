@@ -146,9 +146,11 @@ class Console:
         """The jobs that the Director restores for the point in time of a job, like "1,4,5"."""
         return self.say(f".bvfs_get_jobids jobid={job_id}").split()[-1]
 
-    def start_restore(self, job_ids: str, where: Path | str, *, job: str = "restore") -> int:
-        """Start a restore of all files of these jobs; return its JobId."""
-        return _job_id(self.say(f"{_restore(job_ids, where, job)} yes"))
+    def start_restore(
+        self, job_ids: str, where: Path | str, *, job: str = "restore", client: str = "client"
+    ) -> int:
+        """Start a restore of all files of these jobs of a client to ours; return its JobId."""
+        return _job_id(self.say(f"{_restore(job_ids, where, job, client)} yes"))
 
     def restore(
         self, job_ids: str, where: Path | str, options: Mapping[str, str] | None = None
@@ -222,8 +224,9 @@ def _decoded(content: str, compressed: int) -> Manifest:
     return Manifest(f"sha256:{hashlib.sha256(data).hexdigest()}", json.loads(data))
 
 
-def _restore(job_ids: str, where: Path | str, job: str = "restore") -> str:
-    return f"restore client=client jobid={job_ids} all done where={where} restorejob={job}"
+def _restore(job_ids: str, where: Path | str, job: str = "restore", client: str = "client") -> str:
+    what = f"client={client} jobid={job_ids} all done"
+    return f"restore {what} restoreclient=client where={where} restorejob={job}"
 
 
 def _job_id(said: str) -> int:

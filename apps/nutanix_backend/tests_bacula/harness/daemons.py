@@ -64,11 +64,14 @@ class Installation:
 
     @property
     def plugins(self) -> list[Path]:
-        """What goes into the plugin folder of the file daemon: Bacula's own and ours."""
-        folders = (self.prefix, self.product)
-        return [path for folder in folders for path in folder.glob("usr/lib/bacula/*-fd.so")] + [
-            self.product / "usr/lib/bacula/libpodheitor-nutanix-metaplugin.so"
-        ]
+        """What goes into the plugin folder of the file daemon: Bacula's own, ours, our adapters."""
+        found = [*self.prefix.glob("usr/lib/bacula/*-fd.so"), *self.adapters]
+        return found + list(self.product.glob("usr/lib/bacula/*.so"))
+
+    @property
+    def adapters(self) -> list[Path]:
+        """The plugins with the names of our siblings, and their libraries."""
+        return list(self.product.glob("usr/lib/podheitor-nutanix-adapters/*.so"))
 
 
 def unpack(prefix: Path, package: Path, folder: Path) -> Installation:
@@ -92,6 +95,11 @@ class Daemons:
         return self.work / "jobs.conf"
 
     @property
+    def adapter_conf(self) -> Path:
+        """What tells our backend where restores of siblings' backups go."""
+        return self.work / "adapter.conf"
+
+    @property
     def catalog_file(self) -> Path:
         """The Director's database."""
         return self.work / "dir" / "bacula.db"
@@ -100,7 +108,11 @@ class Daemons:
         """Start a daemon in the foreground of nobody, and wait until it listens."""
         command = [str(self.work / "sbin" / name), "-f", "-c", str(self.work / f"{name}.conf")]
         around = {"bacula-fd": IN_NAMESPACE, "bacula-sd": WITH_SMALL_DISK}.get(name, ())
-        environment = {**self.installation.environment, "SMALL_DISK": str(self.work / "small")}
+        environment = {
+            **self.installation.environment,
+            "SMALL_DISK": str(self.work / "small"),
+            "PODHEITOR_ADAPTER_CONF": str(self.adapter_conf),
+        }
         with (self.work / f"{name}.out").open("ab") as output:
             self.processes[name] = subprocess.Popen(
                 [*WITH_US, *around, *command],

@@ -75,6 +75,7 @@ class Disk:
     index: int
     ext_id: str = attrs.field(factory=new_id)
     disk_ext_id: str = attrs.field(factory=new_id)
+    container: str = ""
 
     @property
     def size(self) -> int:
@@ -173,6 +174,7 @@ class VolumeDisk:
     file: Path
     index: int
     lun: int = 0
+    container: str = ""
     ext_id: str = attrs.field(factory=new_id)
     version: int = 1
 

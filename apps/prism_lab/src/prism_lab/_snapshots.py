@@ -18,7 +18,7 @@ from prism_lab._model import (
     new_id,
     now,
 )
-from prism_lab._vms import new_mac
+from prism_lab._vms import new_disk, new_mac
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -138,7 +138,6 @@ def revert_vm(world: World, vm: Vm, snapshot: EntitySnapshot) -> None:
 
 
 def _restore_disk(world: World, vm: Vm, snapshot: DiskSnapshot, source: Path) -> Disk:
-    disk_ext_id = new_id()
-    file = world.root / "vms" / vm.ext_id / f"{disk_ext_id}.raw"
-    _storage.clone(source, file)
-    return Disk(file, snapshot.bus, snapshot.index, disk_ext_id=disk_ext_id)
+    disk = new_disk(world, vm, snapshot.bus, snapshot.index)
+    _storage.clone(source, disk.file)
+    return disk

@@ -133,6 +133,7 @@ def _register_cluster(api: V2Api) -> None:
                     "storage_container_uuid": container.ext_id,
                     "name": container.name,
                     "cluster_uuid": world.ext_id,
+                    "usage_stats": {"storage.user_free_bytes": str(world.settings.free_bytes)},
                 }
                 for container in world.containers.values()
             ]

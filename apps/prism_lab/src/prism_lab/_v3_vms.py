@@ -149,6 +149,11 @@ def _device(world: World, entry: Json) -> tuple[str, Json]:
     mebibytes = integer(entry, "disk_size_mib", None)
     size = integer(entry, "disk_size_bytes", mebibytes << 20 if mebibytes else None)
     backing: Json = {"diskSizeBytes": size}
+    container = (entry.get("storage_config") or {}).get("storage_container_reference") or {}
+    if ext_id := container.get("uuid"):
+        if ext_id not in world.containers:
+            raise not_found("storage_container", str(ext_id))
+        backing["storageContainer"] = {"extId": ext_id}
     if source := entry.get("data_source_reference"):
         backing["dataSource"] = {"reference": _source(world, source)}
     elif not size:
@@ -243,7 +248,7 @@ def _show_boot(boot: Json) -> Json:
 
 
 def _show_disk(world: World, disk: Disk) -> Json:
-    container = next(iter(world.containers.values()))
+    container = world.containers[disk.container]
     return {
         "uuid": disk.ext_id,
         "device_properties": _properties("DISK", disk.bus, disk.index),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flask import request
+
 from prism_lab._api import (
     Answer,
     ApiError,
     Entity,
+    InvalidRequest,
     Json,
     Listing,
     Result,
@@ -69,6 +72,24 @@ def _register_clusters(api: V4Api) -> None:
                 for container in world.containers.values()
             ]
         )
+
+    @api.get(
+        "clustermgmt",
+        "stats/storage-containers/<container_id>",
+        "clustermgmt.v4.stats.GetStorageContainerStatsApiResponse",
+    )
+    def get_container_stats(container_id: str) -> Result:
+        _named(world.containers, "Storage container", container_id)
+        times = [request.args.get(name) for name in ("$startTime", "$endTime")]
+        if not all(times):
+            raise InvalidRequest("$startTime", "statistics need a beginning and an end")
+        point = obj(
+            "common.v1.stats.TimeIntValuePair",
+            value=world.settings.free_bytes,
+            timestamp=times[1],
+        )
+        kind = "clustermgmt.v4.stats.StorageContainerStats"
+        return Entity(obj(kind, extId=container_id, storageFreeBytes=[point]), 1)
 
     @api.get("prism", "config/domain-managers", f"{PRISM}.ListDomainManagerApiResponse")
     def list_managers() -> Result:

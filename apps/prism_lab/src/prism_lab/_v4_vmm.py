@@ -5,7 +5,7 @@ from __future__ import annotations
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
-from flask import Response
+from flask import Response, g
 
 from prism_lab import _snapshots, _vms
 from prism_lab._api import (
@@ -114,12 +114,12 @@ def _register_disks(api: V4Api) -> None:
 
     @api.get(NS, disks, f"{AHV}.ListDisksApiResponse")
     def list_disks(vm_id: str) -> Result:
-        return Listing([_show_disk(world, disk) for disk in _find(world, vm_id).disks])
+        return Listing([_show_disk(disk) for disk in _find(world, vm_id).disks])
 
     @api.get(NS, f"{disks}/<disk_id>", f"{AHV}.GetDiskApiResponse")
     def get_disk(vm_id: str, disk_id: str) -> Result:
         vm = _find(world, vm_id)
-        return Entity(_show_disk(world, _find_disk(vm, disk_id)), vm.version)
+        return Entity(_show_disk(_find_disk(vm, disk_id)), vm.version)
 
     @api.get(NS, f"{VMS}/<vm_id>/cd-roms", f"{AHV}.ListCdRomsApiResponse")
     def list_cd_roms(vm_id: str) -> Result:
@@ -393,6 +393,12 @@ def _check_disk(world: World, spec: Json) -> None:
     image_id = reference.get("imageExtId")
     if image_id is not None and image_id not in world.images:
         raise not_found("Image", image_id)
+    if "volumeGroupExtId" in reference:
+        if not g.revision:
+            raise InvalidRequest("reference", "this revision knows no VolumeDiskReference")
+        need(reference, "diskExtId")
+        if reference["volumeGroupExtId"] not in world.volume_groups:
+            raise not_found("Volume group", reference["volumeGroupExtId"])
     container = (backing.get("storageContainer") or {}).get("extId")
     if container is not None and container not in world.containers:
         raise not_found("Storage container", container)
@@ -436,7 +442,7 @@ def show_vm(world: World, vm: Vm) -> Json:
         powerState=vm.power_state,
         protectionType=vm.protection,
         **_show_policy(vm),
-        disks=[_show_disk(world, disk) for disk in vm.disks],
+        disks=[_show_disk(disk) for disk in vm.disks],
         cdRoms=[_show_cd_rom(cd_rom) for cd_rom in vm.cd_roms],
         nics=[_show_nic(nic) for nic in vm.nics],
     )
@@ -459,12 +465,12 @@ def _show_boot(vm: Vm) -> Json:
     return obj(kind, **given)
 
 
-def _show_disk(world: World, disk: Disk) -> Json:
+def _show_disk(disk: Disk) -> Json:
     backing = obj(
         f"{AHV}.VmDisk",
         diskExtId=disk.disk_ext_id,
         diskSizeBytes=disk.size,
-        storageContainer=ref(f"{AHV}.VmDiskContainerReference", next(iter(world.containers))),
+        storageContainer=ref(f"{AHV}.VmDiskContainerReference", disk.container),
     )
     address = obj(f"{AHV}.DiskAddress", busType=disk.bus, index=disk.index)
     return obj(f"{AHV}.Disk", extId=disk.ext_id, diskAddress=address, backingInfo=backing)

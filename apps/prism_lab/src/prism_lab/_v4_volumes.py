@@ -114,12 +114,12 @@ def _register_disks(api: V4Api, groups: VolumeGroups) -> None:
 
     @api.get(NS, disks, f"{CONFIG}.ListVolumeDisksApiResponse")
     def list_disks(group_id: str) -> Result:
-        return Listing([_show_disk(world, disk) for disk in _find(world, group_id).disks])
+        return Listing([_show_disk(disk) for disk in _find(world, group_id).disks])
 
     @api.get(NS, f"{disks}/<disk_id>", f"{CONFIG}.GetVolumeDiskApiResponse")
     def get_disk(group_id: str, disk_id: str) -> Result:
         disk = _find_disk(_find(world, group_id), disk_id)
-        return Entity(_show_disk(world, disk), disk.version)
+        return Entity(_show_disk(disk), disk.version)
 
     @api.task("POST", NS, disks, f"{CONFIG}.CreateVolumeDiskApiResponse")
     def create_disk(group_id: str) -> Result:
@@ -235,6 +235,11 @@ def _check_disk(world: World, spec: Json) -> None:
         return
     if need(source, "entityType") not in _SOURCES:
         raise InvalidRequest("entityType", f"{source['entityType']} is not a data source")
+    if source["entityType"] == "STORAGE_CONTAINER":
+        if source.get("extId") is not None and source["extId"] not in world.containers:
+            raise not_found("Storage container", source["extId"])
+        if size is None:
+            raise InvalidRequest("diskSizeBytes", "a new disk needs a size")
     if source["entityType"] == "DISK_RECOVERY_POINT" and not _snapshot_exists(
         world, need(source, "extId")
     ):
@@ -315,13 +320,13 @@ def _show(world: World, group: VolumeGroup) -> Json:
     )
 
 
-def _show_disk(world: World, disk: VolumeDisk) -> Json:
+def _show_disk(disk: VolumeDisk) -> Json:
     return obj(
         f"{CONFIG}.VolumeDisk",
         extId=disk.ext_id,
         index=disk.index,
         diskSizeBytes=disk.size,
-        storageContainerId=next(iter(world.containers)),
+        storageContainerId=disk.container,
     )
 
 

@@ -18,7 +18,7 @@ HARDWARE = (
     "description", "numSockets", "numCoresPerSocket", "numThreadsPerCore", "memorySizeBytes",
     "machineType", "hardwareClockTimezone", "isCpuPassthroughEnabled", "biosUuid",
     "isVcpuHardPinningEnabled", "isMemoryOvercommitEnabled", "isVgaConsoleEnabled",
-    "isAgentVm", "isBrandingEnabled", "bootConfig", "vtpmConfig",
+    "isAgentVm", "isBrandingEnabled", "bootConfig", "vtpmConfig", "project",
 )  # fmt: skip
 _DEFAULTS: dict[str, Any] = {
     "numSockets": 1,
@@ -45,7 +45,7 @@ def blank(world: World, name: str, disk_sizes: Sequence[int], hardware: Mapping[
     vm = from_spec(world, spec)
     vm.power_state = "ON"
     for index, size in enumerate(disk_sizes):
-        vm.disks.append(disk := _new_disk(world, vm, "SCSI", index))
+        vm.disks.append(disk := new_disk(world, vm, "SCSI", index))
         _storage.create(disk.file, size)
     with world.lock:
         world.vms[vm.ext_id] = vm
@@ -106,7 +106,8 @@ def add_disk(world: World, vm: Vm, spec: Mapping[str, Any]) -> Disk:
         index = next(i for i in range(256) if i not in taken)
     if index in taken:
         raise LabError(f"the VM has a disk at {bus}.{index} already")
-    disk = _new_disk(world, vm, bus, index)
+    disk = new_disk(world, vm, bus, index)
+    disk.container = (backing.get("storageContainer") or {}).get("extId") or disk.container
     _fill(world, disk.file, backing)
     vm.disks.append(disk)
     return disk
@@ -133,6 +134,8 @@ def _copy_source(world: World, target: Path, reference: Mapping[str, Any]) -> No
         _storage.convert_image(image.file, target)
     elif snapshot_id := reference.get("diskRecoveryPointExtId"):
         _storage.clone(snapshot_disk(world, snapshot_id), target)
+    elif group_id := reference.get("volumeGroupExtId"):
+        _storage.clone(_volume_disk(world, group_id, reference["diskExtId"]), target)
     elif disk_id := reference.get("diskExtId"):
         _storage.clone(any_disk(world, disk_id), target)
     else:
@@ -147,6 +150,20 @@ def snapshot_disk(world: World, disk_recovery_point: str) -> Path:
                 if disk.ext_id == disk_recovery_point and disk.file is not None:
                     return disk.file
     raise NotInLab(f"disk recovery point {disk_recovery_point} is not there or is not a data disk")
+
+
+def _volume_disk(world: World, group_id: str, disk_id: str) -> Path:
+    """Return a disk of a volume group that nobody writes to; LabError when it cannot be cloned."""
+    if not world.settings.volume_disk_clones:
+        raise LabError("a disk of a volume group cannot be the source of a disk of a VM here")
+    with world.lock:
+        group = world.volume_groups.get(group_id)
+        found = [disk.file for disk in group.disks if disk.ext_id == disk_id] if group else []
+    if not group or not found:
+        raise NotInLab(f"disk {disk_id} of volume group {group_id} is not there")
+    if group.clients:
+        raise LabError(f"volume group {group_id} is attached: it may be written to")
+    return found[0]
 
 
 def any_disk(world: World, ext_id: str) -> Path:
@@ -180,10 +197,11 @@ def _discard(world: World, vm: Vm) -> None:
     shutil.rmtree(world.root / "vms" / vm.ext_id, ignore_errors=True)
 
 
-def _new_disk(world: World, vm: Vm, bus: str, index: int) -> Disk:
+def new_disk(world: World, vm: Vm, bus: str, index: int) -> Disk:
+    """Make the record of a disk, without its bytes; it is not the VM's yet."""
     disk_ext_id = new_id()
     file = world.root / "vms" / vm.ext_id / f"{disk_ext_id}.raw"
-    return Disk(file, bus, index, disk_ext_id=disk_ext_id)
+    return Disk(file, bus, index, disk_ext_id=disk_ext_id, container=next(iter(world.containers)))
 
 
 def update(vm: Vm, spec: Mapping[str, Any]) -> None:

@@ -70,7 +70,10 @@ class VolumeGroups:
         ext_id = new_id()
         file = self._folder(group) / f"{ext_id}.raw"
         self._fill(file, spec)
-        return VolumeDisk(file, index, ext_id=ext_id)
+        source = spec.get("diskDataSourceReference") or {}
+        named = source.get("extId") if source.get("entityType") == "STORAGE_CONTAINER" else None
+        container = named or next(iter(self._world.containers))
+        return VolumeDisk(file, index, container=container, ext_id=ext_id)
 
     def _fill(self, file: Path, spec: Mapping[str, Any]) -> None:
         size = spec.get("diskSizeBytes")

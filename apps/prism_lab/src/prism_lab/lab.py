@@ -169,6 +169,10 @@ class Lab:
         """
         return _vms.blank(self._world, name, disk_sizes, hardware).ext_id
 
+    def category_ids(self) -> list[str]:
+        """Return the ids of the categories that a VM may have."""
+        return list(self._world.categories)
+
     def grow_disk(self, vm: str, index: int, size: int) -> None:
         """Enlarge a disk to `size` bytes."""
         _storage.grow(self.disk_file(vm, index), size)
@@ -179,6 +183,15 @@ class Lab:
         if not 0 <= index < len(disks):
             raise NotInLab(f"VM {vm} has {len(disks)} disks, there is no disk {index}")
         return disks[index].file
+
+    def volume_disk_file(self, volume_group: str, index: int) -> Path:
+        """Return the live sparse file of a disk of a volume group, which is named by its id."""
+        with self._world.lock:
+            group = self._world.volume_groups.get(volume_group)
+            files = [d.file for d in group.disks if d.index == index] if group else []
+        if not files:
+            raise NotInLab(f"there is no disk {index} of volume group {volume_group}")
+        return files[0]
 
     def _vm(self, name: str) -> Vm:
         with self._world.lock:
@@ -282,7 +295,16 @@ def _settings(personality: str, **chosen: Any) -> Settings:  # noqa: ANN401 - se
 
 
 def _vm_state(vm: Vm) -> dict[str, Any]:
-    disks = [{"ext_id": d.ext_id, "size": d.size, "file": str(d.file)} for d in vm.disks]
+    disks = [
+        {
+            "ext_id": d.ext_id,
+            "size": d.size,
+            "file": str(d.file),
+            "address": f"{d.bus}.{d.index}",
+            "container": d.container,
+        }
+        for d in vm.disks
+    ]
     return {"ext_id": vm.ext_id, "name": vm.name, "power": vm.power_state, "disks": disks}
 
 
@@ -299,7 +321,7 @@ def _new_world(root: Path, settings: Settings, addresses: Addresses) -> World:
     world = World(root, settings.cluster_name, addresses, settings)
     for shelf, records in (
         (world.subnets, [Named("lab-net"), Named("lab-net-2")]),
-        (world.containers, [Named("default-container")]),
+        (world.containers, [Named(name) for name in settings.containers]),
         (world.categories, [Named("Environment", value="Lab")]),
     ):
         shelf.update({record.ext_id: record for record in records})

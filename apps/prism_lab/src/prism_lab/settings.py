@@ -41,6 +41,11 @@ class Settings:
     """The dataprotection revision that the JWT's scope names and that the PE checks."""
     change_tracking: bool = True
     """Does the PE have the content API of v4 at all? Without it, it answers 404."""
+    volume_disk_clones: bool = True
+    """Does the cluster make a VM's disk from a disk of a volume group (v4.1 and newer can ask)?"""
+    containers: tuple[str, ...] = ("default-container",)
+    free_bytes: int = 1 << 44
+    """How much each storage container says it can still take."""
     v3_lists_holes: bool = False
     """May v3 changed regions without a reference list sparse parts, as ZEROED?
 

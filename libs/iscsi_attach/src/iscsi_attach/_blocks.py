@@ -29,6 +29,13 @@ def check_range(device: str, offset: int, length: int, size: int) -> None:
         raise OutOfRange(device, offset, length, size)
 
 
+def check_blocks(device: str, offset: int, length: int, size: int, block: int) -> None:
+    """Raise OutOfRange when a range leaves the device, or is not of whole blocks."""
+    check_range(device, offset, length, size)
+    if cover(offset, length, block) != (offset, length):
+        raise OutOfRange(device, offset, length, size)
+
+
 def as_bytes(data: Buffer) -> memoryview:
     """Return a flat view of the bytes of any contiguous buffer."""
     return memoryview(data).cast("B")

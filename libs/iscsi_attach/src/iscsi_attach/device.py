@@ -47,6 +47,15 @@ class BlockDevice(Protocol):
     def write(self, offset: int, data: Buffer) -> None:
         """Write all of the data at byte ``offset``; durable after flush()."""
 
+    def submit_write(self, offset: int, buffer: memoryview) -> Future[None]:
+        """Start to write whole blocks from byte ``offset``; durable after flush().
+
+        The buffer is writable memory, which stays alive and unchanged until the future is done.
+        Several writes may be in flight, in any order: they must not overlap, and flush() covers
+        only those that are done. Raises OutOfRange, also for a partial block, ReadOnlyDevice or
+        DeviceClosed at once.
+        """
+
     def flush(self) -> None:
         """Make every finished write durable."""
 

@@ -142,6 +142,16 @@ class DirectDevice:
         self._write_blocks(offset + head, view[head:body_end])
         self._write_all(self._plain_fd, offset + body_end, view[body_end:])
 
+    def submit_write(self, offset: int, buffer: memoryview) -> Future[None]:
+        """Start to write whole blocks in one of the threads."""
+        if not self._writable:
+            raise ReadOnlyDevice(self.name)
+        view = _blocks.as_bytes(buffer)
+        _blocks.check_blocks(self.name, offset, len(view), self.size, self.block_size)
+        with self._lock:
+            self._check_open()
+            return self._readers.submit(self._write_blocks, offset, view)
+
     def _write_blocks(self, offset: int, view: memoryview) -> None:
         if not view.readonly and self._is_direct(offset, view):
             self._write_all(self._fd, offset, view)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from iscsi_attach._blocks import as_bytes, check_range, round_up
+from iscsi_attach._blocks import as_bytes, check_blocks, check_range, round_up
 from iscsi_attach.errors import DeviceClosed, IoFailed
 
 if TYPE_CHECKING:
@@ -320,6 +320,15 @@ class MemoryDevice:
         view = as_bytes(data)
         check_range(self.name, offset, len(view), self.size)
         self.content[offset : offset + len(view)] = view
+
+    def submit_write(self, offset: int, buffer: memoryview) -> Future[None]:
+        """Change the content at once."""
+        check_blocks(self.name, offset, len(buffer), self.size, self.block_size)
+        future: Future[None] = Future()
+        future.set_running_or_notify_cancel()
+        self.write(offset, buffer)
+        future.set_result(None)
+        return future
 
     def flush(self) -> None:
         """Do nothing: memory is as durable as it gets."""

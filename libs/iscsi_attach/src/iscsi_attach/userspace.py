@@ -178,6 +178,20 @@ class LunDevice:
             for at in range(0, len(view), WRITE_UNIT):
                 self._write_piece(offset + at, view[at : at + WRITE_UNIT])
 
+    def submit_write(self, offset: int, buffer: memoryview) -> Future[None]:
+        """Start to write whole blocks; up to 256 KiB a command, several of them in flight."""
+        self._check_open()
+        if not self._writable:
+            raise ReadOnlyDevice(self.name)
+        view = _blocks.as_bytes(buffer)
+        _blocks.check_blocks(self.name, offset, len(view), self.size, self.block_size)
+        if not view:
+            return _done()
+        with self._write_lock:
+            if self._losses_before_writes is None:
+                self._losses_before_writes = self._session.losses
+        return self._session.write(self._info, self.name, offset, view)
+
     def _write_piece(self, offset: int, view: memoryview) -> None:
         start, length = _blocks.cover(offset, len(view), self.block_size)
         if (start, length) != (offset, len(view)):

@@ -30,6 +30,7 @@ from prism_client.model import (
     ApiKey,
     Basic,
     Boot,
+    Category,
     ChangedRegion,
     Cluster,
     Consistency,
@@ -41,6 +42,7 @@ from prism_client.model import (
     Image,
     Nic,
     NicSpec,
+    Project,
     RecoveryPoint,
     StorageContainer,
     Subnet,
@@ -50,6 +52,7 @@ from prism_client.model import (
     VmDisk,
     VmSpec,
     VolumeDisk,
+    VolumeDiskRef,
     VolumeGroup,
 )
 from prism_client.select import connect
@@ -64,6 +67,7 @@ __all__ = [
     "BadRequest",
     "Basic",
     "Boot",
+    "Category",
     "ChangeTrackingUnavailable",
     "ChangedRegion",
     "Cluster",
@@ -82,6 +86,7 @@ __all__ = [
     "NotFound",
     "PrismClient",
     "PrismError",
+    "Project",
     "RateLimited",
     "RecoveryPoint",
     "ServerError",
@@ -100,6 +105,7 @@ __all__ = [
     "VmDisk",
     "VmSpec",
     "VolumeDisk",
+    "VolumeDiskRef",
     "VolumeGroup",
     "connect",
 ]

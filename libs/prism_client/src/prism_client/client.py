@@ -22,6 +22,8 @@ class PrismClient:
     vms: services.Vms
     subnets: services.Subnets
     storage_containers: services.StorageContainers
+    categories: services.Categories
+    projects: services.Projects
     recovery_points: services.RecoveryPoints
     changed_regions: services.ChangedRegions
     volume_groups: services.VolumeGroups

@@ -103,6 +103,23 @@ class StorageContainer:
 
 
 @attrs.frozen
+class Category:
+    """A category, one value of a key. In v3 its id is "key/value"."""
+
+    ext_id: str
+    key: str
+    value: str
+
+
+@attrs.frozen
+class Project:
+    """A project of Prism Central."""
+
+    ext_id: str
+    name: str
+
+
+@attrs.frozen
 class VmDisk:
     """A data disk of a VM: no CD-ROM, and no disk of an attached volume group.
 
@@ -254,12 +271,25 @@ class Image:
 
 
 @attrs.frozen
-class DiskSpec:
-    """A disk to be cloned from an image, at this bus ("SCSI", "SATA", ...) and index."""
+class VolumeDiskRef:
+    """The full address of a disk of a volume group."""
 
-    image_ext_id: str
+    volume_group_ext_id: str
+    disk_ext_id: str
+
+
+@attrs.frozen
+class DiskSpec:
+    """A disk to be cloned, at this bus ("SCSI", "SATA", ...) and index.
+
+    source: the id of an image; or a disk of a volume group, where Vms.takes_volume_disks.
+    storage_container_ext_id: where it goes; None leaves the choice to Prism.
+    """
+
+    source: str | VolumeDiskRef
     bus: str
     index: int
+    storage_container_ext_id: str | None = None
 
 
 @attrs.frozen
@@ -273,7 +303,10 @@ class NicSpec:
 
 @attrs.frozen
 class VmSpec:
-    """A VM to be created; it starts powered off. machine_type None leaves the choice to Prism."""
+    """A VM to be created; it starts powered off. machine_type None leaves the choice to Prism.
+
+    bios_uuid: the UUID that the guest sees; None for a new one, and v3 gives no choice.
+    """
 
     name: str
     cluster_ext_id: str
@@ -286,6 +319,9 @@ class VmSpec:
     disks: tuple[DiskSpec, ...]
     nics: tuple[NicSpec, ...]
     description: str = ""
+    category_ext_ids: tuple[str, ...] = ()
+    project_ext_id: str | None = None
+    bios_uuid: str | None = None
 
 
 @attrs.frozen

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from prism_client.model import (
+        Category,
         ChangedRegion,
         Cluster,
         Consistency,
         DiskSnapshotRef,
         Image,
+        Project,
         RecoveryPoint,
         StorageContainer,
         Subnet,
@@ -59,9 +61,37 @@ class StorageContainers(Protocol):
         """Return all storage containers."""
         ...
 
+    def free_bytes(self, ext_id: str) -> int | None:
+        """Return how much a container can still take, in bytes; None when Prism does not say."""
+        ...
+
+
+class Categories(Protocol):
+    """The categories that a VM may have."""
+
+    def list(self) -> builtins.list[Category]:
+        """Return all categories."""
+        ...
+
+
+class Projects(Protocol):
+    """The projects that a VM may belong to. Only v3 lists them."""
+
+    def list(self) -> builtins.list[Project]:
+        """Return all projects."""
+        ...
+
 
 class Vms(Protocol):
     """AHV virtual machines."""
+
+    @property
+    def takes_volume_disks(self) -> bool:
+        """Whether this API can name a disk of a volume group as the source of a VM's disk.
+
+        That the server then clones it is another question: only trying tells.
+        """
+        ...
 
     def list(self) -> Iterator[Vm]:
         """Yield all VMs of all clusters, page by page, each once."""
@@ -174,6 +204,19 @@ class VolumeGroups(Protocol):
         request_id: UUID | None = None,
     ) -> VolumeGroup:
         """Create a group with one disk per disk recovery point id in `sources`, indexes from 0."""
+        ...
+
+    def create_blank(
+        self,
+        name: str,
+        cluster_ext_id: str,
+        sizes: Sequence[int],
+        storage_container_ext_id: str,
+        *,
+        chap_secret: str | None,
+        request_id: UUID | None = None,
+    ) -> VolumeGroup:
+        """Create a group of disks that read as zeros, of `sizes` in bytes, indexes from 0."""
         ...
 
     def get(self, ext_id: str) -> VolumeGroup:

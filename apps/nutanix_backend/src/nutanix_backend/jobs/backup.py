@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
@@ -175,7 +174,8 @@ class VmBackup:
             vm = self._client.vms.get(self.source.vm.ext_id)
             plans = self._plan(chain, vm, snapshot.recovery_point, base)
             devices = self._open_disks(stack, snapshot, plans)
-            self._send_file(self.source.folder.metadata(), metadata.from_vm(vm).encode())
+            config = metadata.from_vm(vm, self._names())
+            self._send_file(self.source.folder.metadata(), config.encode())
             entries = tuple(self._send_disk(plan, devices.get(plan.index)) for plan in plans)
             manifest = self._manifest(snapshot.recovery_point, entries)
             snapshot.prolong()
@@ -184,6 +184,17 @@ class VmBackup:
             self._send_manifest(manifest)
             self._complete = True
         self._summarise(manifest, time.monotonic() - began)
+
+    def _names(self) -> dict[str, str]:
+        """What a restore to another cluster goes by; without them it needs more to be told."""
+        try:
+            return cluster.called(self._client)
+        except prism_client.PrismError as error:
+            self._job.warn(
+                f"VM {self.source.vm.name}: the names of its networks and categories are not saved,"
+                f" only their ids: {error}"
+            )
+            return {}
 
     def _snapshot(self) -> SnapshotGuard:
         vm = self.source.vm
@@ -218,7 +229,7 @@ class VmBackup:
         portal = transport.portal(settings, self.source.cluster, warn)
         disks = [plan.snapshot.disk_recovery_point_ext_id for plan in wanted]
         group = stack.enter_context(
-            VolumeGroupGuard(snapshot, disks, initiator_name(), chap=settings.chap)
+            VolumeGroupGuard(snapshot, disks, transport.initiator_name(), chap=settings.chap)
         )
         session = stack.enter_context(IscsiSessionGuard(group, portal, self._transport))
         return dict(_devices(session.attachment, wanted))
@@ -313,12 +324,6 @@ class VmBackup:
             f"VM {manifest.vm_name}: {len(manifest.disks)} disks ({changed} as changes only), "
             f"{size(read)} read, {size(sent)} sent, {seconds:.1f} s"
         )
-
-
-def initiator_name() -> str:
-    """The IQN under which this host logs in."""
-    host = "".join(c if c.isalnum() or c in "-." else "-" for c in socket.gethostname().lower())
-    return f"iqn.2026-11.com.podheitor:nutanix.{host}"
 
 
 def _devices(

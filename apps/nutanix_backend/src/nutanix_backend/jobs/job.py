@@ -33,9 +33,11 @@ class JobContext:
         if self.endpoint.pending():
             raise Cancelled(f"the daemon gave up: it sent {type(self.endpoint.receive()).__name__}")
 
-    def journal(self) -> AbstractContextManager[journal.Journal]:
-        """Open the journal of this job; raise StateError."""
-        return journal.opened(self.settings.state_dir, self.info.name, prism_address(self.settings))
+    def journal(self, of: str = "") -> AbstractContextManager[journal.Journal]:
+        """Open the journal of this job; raise StateError. One `of` things of this host is extra."""
+        prism = "" if of else prism_address(self.settings)
+        name = f"{self.info.name}.{of}" if of else self.info.name
+        return journal.opened(self.settings.state_dir, name, prism)
 
     def say(self, text: str) -> None:
         """An information line in the job log."""

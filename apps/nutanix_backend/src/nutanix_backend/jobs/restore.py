@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-import attrs
 from ptcomm import (
     Ack,
     Answer,
@@ -25,25 +24,19 @@ from ptcomm import (
 
 from nutanix_backend import manifest, names
 from nutanix_backend.errors import Cancelled, RestoreFailed, RestoreRefused
-from nutanix_backend.restore import destination
-from nutanix_backend.restore.plan import VmPlan, plan_vm
+from nutanix_backend.restore import destination, sources
+from nutanix_backend.restore.sources import Role
+from nutanix_backend.restore.vms import PlannedVm, SiblingVm, Vm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from nutanix_backend.jobs.job import JobContext
-    from nutanix_backend.restore.writer import DiskWriter
+    from nutanix_backend.restore.sources import SourceFile
 
 MAX_SMALL = 64 * 1024 * 1024
 """Bytes of a manifest or a VM configuration that we are ready to hold."""
-
-
-@attrs.frozen
-class VmRestore:
-    """A VM of which at least one file arrived."""
-
-    plan: VmPlan
-    writers: dict[str, DiskWriter]
 
 
 def run(job: JobContext) -> None:
@@ -59,9 +52,10 @@ class Restore:
         """Restore within `job`; `stack` undoes what must not stay."""
         self._job = job
         self._stack = stack
-        self._manifests: dict[names.VmFolder, list[manifest.Manifest]] = {}
-        self._vms: dict[names.VmFolder, VmRestore] = {}
+        self._manifests: dict[str, list[manifest.Manifest]] = {}
+        self._vms: dict[str, Vm] = {}
         self._destination: destination.Destination | None = None
+        self._folder: Path | None = None
 
     def run(self) -> None:
         """Answer each message of the daemon once, until there is no more."""
@@ -85,76 +79,67 @@ class Restore:
         content = self._collect()
         if announced.name.startswith(manifest.OBJECT_PREFIX):
             found = manifest.decode(content)
-            self._manifests.setdefault(found.folder, []).append(found)
+            self._manifests.setdefault(found.folder.path, []).append(found)
         self._reply(Answer.OK)
 
     def _take_file(self, announced: File) -> None:
-        file = names.parse(announced.name)
+        file = sources.recognise(announced.name)
+        if file.role is Role.OTHER:
+            self._skip(file)
+            return
         vm = self._vm(file)
-        if file.kind is names.FileKind.METADATA:
+        if file.role is Role.CONFIGURATION:
             self._reply(Answer.OK)
-            self._receive_metadata(file)
-        else:
-            self._take_disk_file(vm, file)
+            vm.configuration(file, self._collect())
+            self._reply(Answer.OK)
+            return
+        receiver = vm.receiver(file, announced.size)
+        if receiver is None:
+            self._skip(file)
+            return
+        self._reply(Answer.OK)
+        for piece in self._pieces():
+            receiver.write(piece)
+        receiver.end()
+        self._reply(Answer.OK)
 
-    def _vm(self, file: names.VirtualFile) -> VmRestore:
+    def _skip(self, file: SourceFile) -> None:
+        self._job.endpoint.send(
+            Message(Severity.SKIPPED, f"{file.name} is not needed"), Reply(Answer.SKIP)
+        )
+
+    def _vm(self, file: SourceFile) -> Vm:
         """The VM that a file belongs to; with its first file it is planned, or refused."""
         if file.folder not in self._vms:
+            is_ours = file.namespace == names.NAMESPACE
             manifests = self._manifests.get(file.folder)
-            if not manifests:
+            if is_ours and not manifests:
                 raise RestoreRefused(
-                    f"no manifest came for {file.folder.path}: its backup did not complete, or was "
+                    f"no manifest came for {file.folder}: its backup did not complete, or was "
                     "not made by this plugin"
                 )
             if self._destination is None:
                 self._destination = destination.choose(self._job, self._stack, file)
-            plan = plan_vm(manifests, self._job.settings.disk)
-            writers = self._destination.prepare(plan, file)
-            for writer in writers.values():
-                self._stack.callback(writer.abandon)
-            self._vms[file.folder] = VmRestore(plan, writers)
-            self._announce(plan)
+            vm: Vm = (
+                PlannedVm(self._job, self._destination, manifests, file)
+                if manifests
+                else SiblingVm(self._job, self._destination, file, self._staging)
+            )
+            self._stack.callback(vm.abandon)
+            self._vms[file.folder] = vm
         return self._vms[file.folder]
 
-    def _announce(self, plan: VmPlan) -> None:
-        for chain in plan.disks:
-            self._job.say(
-                f"VM {plan.manifest.vm_name} disk {chain.newest.index}: whole image and "
-                f"{len(chain.files) - 1} deltas, to the state of job {plan.manifest.job}"
-            )
-
-    def _take_disk_file(self, vm: VmRestore, file: names.VirtualFile) -> None:
-        writer = vm.writers.get(file.disk_id)
-        if writer is None or not writer.needs(file.name):
-            self._job.endpoint.send(
-                Message(Severity.SKIPPED, f"{file.name} is not needed"), Reply(Answer.SKIP)
-            )
-            return
-        writer.begin(file.name)
-        self._reply(Answer.OK)
-        for piece in self._pieces():
-            writer.write(piece)
-        writer.end()
-        self._reply(Answer.OK)
-
-    def _receive_metadata(self, file: names.VirtualFile) -> None:
-        content = self._collect()
-        if self._destination is not None:
-            self._destination.metadata(file, content)
-        self._reply(Answer.OK)
+    def _staging(self) -> Path:
+        """The folder for images of other hypervisors, made when the first of them comes."""
+        if self._folder is None:
+            intents = self._stack.enter_context(self._job.journal("images"))
+            self._folder = destination.staging_folder(self._job, intents, self._stack, "-images")
+        return self._folder
 
     def _finish(self) -> None:
         """Everything has arrived: finish each VM, or say what is missing."""
         for vm in self._vms.values():
-            for writer in vm.writers.values():
-                missing = writer.missing()
-                if missing:
-                    raise RestoreFailed(
-                        f"{missing.file} did not arrive, so disk {missing.index} of VM "
-                        f"{vm.plan.manifest.vm_name} is not restored: select all of its files"
-                    )
-            if self._destination and any(writer.complete for writer in vm.writers.values()):
-                self._destination.finish(vm.plan, vm.writers)
+            vm.finish()
 
     def _collect(self) -> bytes:
         content = bytearray()

@@ -1,137 +1,229 @@
-"""Making a VM on AHV from restored disks, through the image service."""
+"""Making a VM on AHV from a machine of any source and its restored disks."""
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import attrs
 import prism_client
 
-from nutanix_backend import cluster, metadata, qemu_img
+from nutanix_backend import cluster
 from nutanix_backend.errors import RestoreRefused, with_notes
-from nutanix_backend.guards import ImageGuard, VmGuard
-from nutanix_backend.names import OURS
-from nutanix_backend.progress import Progress, size
+from nutanix_backend.guards import VmGuard
+from nutanix_backend.restore.machine import match_disks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
-
-    from prism_client import PrismClient
 
     from nutanix_backend.jobs.job import JobContext
     from nutanix_backend.journal import Journal
-    from nutanix_backend.metadata import VmConfig
-    from nutanix_backend.restore.plan import VmPlan
+    from nutanix_backend.parameters import Settings
+    from nutanix_backend.restore.machine import Machine, MachineDisk, MachineNic
+    from nutanix_backend.restore.plan import Origin
+    from nutanix_backend.restore.site import Site
+    from nutanix_backend.restore.ways import Way
     from nutanix_backend.restore.writer import DiskWriter
 
 
-def vm_name(job: JobContext, plan: VmPlan) -> str:
+def vm_name(job: JobContext, old_name: str) -> str:
     """The name of the restored VM: the one asked for, or the old one marked with the job."""
-    return job.settings.restore_vm_name or f"{plan.manifest.vm_name}-restore-{job.info.job_id}"
+    return job.settings.restore_vm_name or f"{old_name}-restore-{job.info.job_id}"
 
 
-def refuse_unfit(client: PrismClient, job: JobContext, plan: VmPlan) -> None:
-    """Raise RestoreRefused when the cluster is not there or the name of the VM is taken.
-
-    Raises PrismError when images cannot be uploaded.
-    """
-    clusters = cluster.data_clusters(client)
-    if plan.manifest.cluster_id not in clusters:
-        raise RestoreRefused(
-            f"VM {plan.manifest.vm_name} was backed up from cluster {plan.manifest.cluster}, which "
-            "this Prism does not manage: restore its disks with where=/a/folder"
-        )
-    name = vm_name(job, plan)
-    if client.vms.find(name):
+def refuse_taken(site: Site, name: str) -> None:
+    """Raise RestoreRefused when a VM of this name exists, or cannot."""
+    if name in site.names:
         raise RestoreRefused(f"a VM called {name} exists: give another restore_vm_name")
-    client.images.check_upload()
+    if len(name) > 80:
+        raise RestoreRefused(f"{name!r} is too long for the name of a VM: give restore_vm_name")
 
 
-def create_vm(
-    client: PrismClient,
-    job: JobContext,
-    journal: Journal,
-    plan: VmPlan,
-    configuration: bytes,
-    disks: Sequence[DiskWriter],
-) -> None:
-    """Upload every disk as an image, create the VM from them, remove the images.
+@attrs.frozen
+class Identity:
+    """Whether the VM gets the BIOS UUID and MAC addresses of its source, and why."""
+
+    keeps: bool
+    reason: str
+
+    def refuse_conflict(self, site: Site, machine: Machine) -> Identity:
+        """The identity, unless a MAC address is in use: then new ones, or RestoreRefused."""
+        used = sorted({nic.mac for nic in machine.nics if nic.mac.lower() in site.owners})
+        if not self.keeps or not used:
+            return self
+        owner = site.owners[used[0].lower()]
+        if self.reason == ASKED_FOR:
+            raise RestoreRefused(
+                f"MAC address {used[0]} is in use by VM {owner}: restore_identity=old cannot be"
+            )
+        return Identity(keeps=False, reason=f"MAC address {used[0]} is in use by VM {owner}")
+
+
+PLACES = {"SCSI": 256, "SATA": 6, "PCI": 7, "IDE": 4}
+"""How many disks AHV takes on each bus."""
+ASKED_FOR = "restore_identity says so"
+
+
+def identity(wanted: str, site: Site, origin: Origin, source: Settings | None) -> Identity:
+    """Decide for `restore_identity`; `source` is how to reach the source's Prism, if another.
+
+    Raises RestoreRefused when the old identity is asked for and the source lives.
+    """
+    if wanted == "new":
+        return Identity(keeps=False, reason=ASKED_FOR)
+    state = _state_of_source(site, origin, source)
+    if wanted == "old":
+        if state == LIVES:
+            raise RestoreRefused(
+                f"VM {origin.vm_name} lives: a second one with its UUID and MAC addresses is not "
+                "made, leave restore_identity=old out"
+            )
+        return Identity(keeps=True, reason=ASKED_FOR)
+    return Identity(keeps=state == GONE, reason=f"the source {state}")
+
+
+LIVES, GONE, UNKNOWN = "lives", "is gone", "may live: restore_identity=old keeps them all the same"
+
+
+def _state_of_source(site: Site, origin: Origin, source: Settings | None) -> str:
+    if origin.vm_id in site.vm_ids:
+        return LIVES
+    if not origin.cluster_id:
+        return UNKNOWN  # a sibling's: its hypervisor is not ours to ask
+    if source is None:
+        return GONE
+    try:
+        with cluster.connect(source) as client:
+            client.vms.get(origin.vm_id)
+    except prism_client.NotFound:
+        return GONE
+    except prism_client.PrismError:
+        return UNKNOWN
+    return LIVES
+
+
+@attrs.frozen
+class Order:
+    """A VM to be made: of what, where, and which way its disks came."""
+
+    site: Site
+    origin: Origin
+    machine: Machine
+    name: str
+    identity: Identity
+    way: Way
+
+
+def create_vm(job: JobContext, journal: Journal, order: Order, disks: Sequence[DiskWriter]) -> None:
+    """Make the VM from its disks, then remove what they were cloned from.
 
     A VM that is made stays: what fails behind that is reported, and does not cost the restore.
     """
-    config = metadata.decode(configuration)
-    name = vm_name(job, plan)
-    description = f"restored by job {job.info.name} from {plan.manifest.job}"
+    site, origin = order.site, order.origin
     guard = None
     try:
         with ExitStack() as stack:
-            images = {
-                disk.chain.newest.disk_id: stack.enter_context(
-                    _image(client, job, journal, disk)
-                ).image.ext_id
-                for disk in disks
+            sources = {
+                writer.chain.newest.disk_id: order.way.source(stack, writer) for writer in disks
             }
-            guard = stack.enter_context(
-                VmGuard(client, journal, _specification(config, name, description, images))
-            )
+            spec = _specification(job, order, sources)
+            guard = stack.enter_context(VmGuard(site.client, journal, spec))
             guard.keep()
         if job.settings.restore_powerstate == "on":
-            client.vms.power_on(guard.vm.ext_id)
+            site.client.vms.power_on(guard.vm.ext_id)
     except prism_client.PrismError as error:
-        if guard is None:
+        if guard is None or not guard.is_kept:
             raise
-        job.report(f"VM {name} is restored, but: {with_notes(error)}")
+        job.report(f"VM {order.name} is restored, but: {with_notes(error)}")
     job.say(
-        f"VM {plan.manifest.vm_name} as of job {plan.manifest.job} is restored as {name} "
-        f"({guard.vm.ext_id}) with {len(disks)} of {len(config.disks)} disks"
+        f"{origin} is restored as {order.name} ({guard.vm.ext_id}) "
+        f"with {len(disks)} of {max(len(order.machine.disks), len(disks))} disks"
     )
-
-
-def _image(client: PrismClient, job: JobContext, journal: Journal, disk: DiskWriter) -> ImageGuard:
-    """A disk as an image; of its copies here none is left."""
-    entry = disk.chain.newest
-    qcow2 = disk.path.with_suffix(".qcow2")
-
-    def upload(name: str) -> prism_client.Image:
-        length = qcow2.stat().st_size
-        job.say(f"disk {entry.index}: uploading {size(length)}")
-        progress = Progress(job.say, f"disk {entry.index} upload", length)
-        image = client.images.upload(name, qcow2, sha256=_sha256(qcow2), progress=progress.advance)
-        qcow2.unlink()
-        return image
-
-    qemu_img.convert_to_qcow2(disk.path, qcow2)
-    disk.path.unlink()
-    return ImageGuard(client, journal, f"{OURS}{job.info.name} disk {entry.disk_id}", upload)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _specification(
-    config: VmConfig, name: str, description: str, images: dict[str, str]
+    job: JobContext, order: Order, sources: dict[str, str | prism_client.VolumeDiskRef]
 ) -> prism_client.VmSpec:
-    """The old hardware under a new name; new UUID and MAC addresses, for the source may live."""
+    site, machine = order.site, order.machine
+    as_of = f" from {order.origin.job}" if order.origin.job else ""
+    categories, project = _belonging(job, site, machine)
     return prism_client.VmSpec(
-        name=name,
-        description=description,
-        cluster_ext_id=config.cluster_id,
-        sockets=config.sockets,
-        cores_per_socket=config.cores_per_socket,
-        threads_per_core=config.threads_per_core,
-        memory=config.memory,
-        machine_type=config.machine_type or None,
-        boot=prism_client.Boot(config.firmware, config.secure_boot, config.boot_order),
-        disks=tuple(
-            prism_client.DiskSpec(images[disk.disk_id], disk.bus, disk.index)
-            for disk in config.disks
-            if disk.disk_id in images
-        ),
-        nics=tuple(
-            prism_client.NicSpec(nic.subnet or None, None, nic.connected) for nic in config.nics
-        ),
+        name=order.name,
+        description=f"restored by job {job.info.name}{as_of}",
+        cluster_ext_id=site.cluster.ext_id,
+        sockets=machine.sockets,
+        cores_per_socket=machine.cores_per_socket,
+        threads_per_core=machine.threads_per_core,
+        memory=machine.memory,
+        machine_type=machine.machine_type or ("Q35" if machine.secure_boot else None),
+        boot=prism_client.Boot(machine.firmware, machine.secure_boot, machine.boot_order),
+        disks=tuple(_disks(site, machine, sources)),
+        nics=tuple(_nic(job, order, nic) for nic in machine.nics),
+        category_ext_ids=categories,
+        project_ext_id=project,
+        bios_uuid=machine.bios_uuid or None if order.identity.keeps else None,
     )
+
+
+def _disks(
+    site: Site, machine: Machine, sources: dict[str, str | prism_client.VolumeDiskRef]
+) -> list[prism_client.DiskSpec]:
+    """The disks on their addresses; one that has none there goes behind the others."""
+    known = match_disks(machine.disks, list(sources))
+    container = site.container.ext_id if site.container else None
+    taken = {(disk.bus, disk.index) for disk in machine.disks}
+    found = []
+    for key, source in sources.items():
+        bus, index = _address(machine, known.get(key), taken)
+        taken.add((bus, index))
+        found.append(prism_client.DiskSpec(source, bus, index, container))
+    return found
+
+
+def _address(
+    machine: Machine, disk: MachineDisk | None, taken: set[tuple[str, int]]
+) -> tuple[str, int]:
+    """Where a disk goes: AHV has less room on some buses than others, and Q35 has no IDE."""
+    if disk is None:
+        return _free("SCSI", taken)
+    is_q35 = machine.machine_type == "Q35" or machine.secure_boot
+    if disk.index < PLACES[disk.bus] and not (is_q35 and disk.bus == "IDE"):
+        return disk.bus, disk.index
+    return _free("SATA" if disk.bus == "IDE" else "SCSI", taken)
+
+
+def _free(bus: str, taken: set[tuple[str, int]]) -> tuple[str, int]:
+    return next(
+        (bus, index)
+        for bus in dict.fromkeys((bus, "SCSI"))
+        for index in range(PLACES[bus])
+        if (bus, index) not in taken
+    )
+
+
+def _nic(job: JobContext, order: Order, nic: MachineNic) -> prism_client.NicSpec:
+    """A card on its subnet; one without is made disconnected, on any subnet, with a warning."""
+    networks = order.site.networks
+    subnet = networks.subnet_of(nic)
+    mac = nic.mac or None if order.identity.keeps else None
+    if subnet is not None:
+        return prism_client.NicSpec(subnet.ext_id, mac, nic.connected)
+    source = nic.network or nic.network_id or nic.mac or "a network card"
+    job.warn(
+        f"VM {order.name}: network {source} has no subnet on cluster {order.site.cluster.name}: "
+        "its card is disconnected; network_map= would connect it"
+    )
+    first = networks.subnets[0].ext_id if networks.subnets else None
+    return prism_client.NicSpec(first, mac, connected=False)
+
+
+def _belonging(job: JobContext, site: Site, machine: Machine) -> tuple[tuple[str, ...], str | None]:
+    """The categories and the project that exist there; what does not is said."""
+    categories, unknown = site.categories_of(machine)
+    if unknown:
+        job.say(f"categories that are not known there are left out: {', '.join(unknown)}")
+    project = machine.project or None
+    if project and not site.has_project(project):
+        job.say(f"project {project} is not known there and left out")
+        project = None
+    return categories, project

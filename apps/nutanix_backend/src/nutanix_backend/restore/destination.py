@@ -1,4 +1,4 @@
-"""Where restored disks go: image files below a folder, one file or device, or a new AHV VM."""
+"""Where restored disks go: image files below a folder, files or devices, or a new AHV VM."""
 
 from __future__ import annotations
 
@@ -6,73 +6,90 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nutanix_backend import cluster, sweep
+import attrs
+
+from nutanix_backend import cluster, journal, sweep
 from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.guards import FolderGuard
 from nutanix_backend.names import STAGING
+from nutanix_backend.parameters import for_target
 from nutanix_backend.progress import size
-from nutanix_backend.restore import ahv
+from nutanix_backend.restore import ahv, readers, ways
+from nutanix_backend.restore.site import look
+from nutanix_backend.restore.targets import DiskTarget, ImageFile, at_path
 from nutanix_backend.restore.writer import DiskWriter, refuse_full_disk, refuse_unfit, write_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from contextlib import ExitStack
 
     from nutanix_backend.jobs.job import JobContext
-    from nutanix_backend.names import VirtualFile
     from nutanix_backend.restore.plan import DiskChain, VmPlan
+    from nutanix_backend.restore.site import Site
+    from nutanix_backend.restore.sources import SourceFile
 
 
 class Destination(ABC):
-    """Gives each disk of a VM its place, and finishes the VM when its disks are complete."""
+    """Gives each disk of a VM its place, and finishes the VM when its disks are complete.
+
+    prepare() for each VM comes first, then writer() for its disks, and finish() at the end.
+    """
 
     def __init__(self, job: JobContext) -> None:
         """Restore within `job`."""
         self.job = job
 
-    def prepare(self, plan: VmPlan, first: VirtualFile) -> dict[str, DiskWriter]:
-        """A writer for every disk, by disk id; raise RestoreRefused when it cannot work.
+    def wanted(self) -> tuple[str, ...]:
+        """The numbers of the disks that have a place here; none for all."""
+        return ()
 
-        `first` is the first file that arrived of the VM. Nothing is written here.
+    def prepare(self, plan: VmPlan) -> None:  # noqa: B027 - most places take any VM
+        """Raise RestoreRefused when this VM cannot be restored here as a whole.
+
+        Nothing is written here.
         """
-        self.refuse_unfit(plan)
-        writers = {}
-        for chain in plan.disks:
-            path = self.path(chain, first)
-            refuse_unfit(path, chain.newest.size, overwrite=self.job.settings.overwrite)
-            writers[chain.newest.disk_id] = DiskWriter(chain, path)
-        refuse_full_disk(writers.values())
-        return writers
-
-    def refuse_unfit(self, plan: VmPlan) -> None:  # noqa: B027 - most places take any VM
-        """Raise RestoreRefused when this VM cannot be restored here as a whole."""
 
     @abstractmethod
-    def path(self, chain: DiskChain, first: VirtualFile) -> Path:
-        """The file or device that receives a disk."""
+    def target(self, plan: VmPlan, chain: DiskChain) -> DiskTarget:
+        """The place of a disk; raise RestoreRefused when it cannot be written to."""
 
-    def metadata(self, file: VirtualFile, content: bytes) -> None:  # noqa: B027 - disks need none
-        """Take the VM's configuration."""
+    def writer(self, plan: VmPlan, chain: DiskChain, *, grows: bool = False) -> DiskWriter:
+        """A writer for a disk."""
+        target = self.target(plan, chain)
+        return DiskWriter(chain, target, verify=self.job.settings.verify, grows=grows)
 
-    def finish(self, plan: VmPlan, writers: dict[str, DiskWriter]) -> None:
+    def refuse_too_large(self, writers: Iterable[DiskWriter]) -> None:
+        """Raise RestoreRefused unless the data of all disks fits where they go."""
+        refuse_full_disk(writers)
+
+    def configuration(  # noqa: B027 - disks need none
+        self, file: SourceFile, content: bytes
+    ) -> None:
+        """Take the VM's configuration; raise RestoreRefused when no VM can be made from it."""
+
+    def finish(self, plan: VmPlan, writers: Mapping[str, DiskWriter]) -> None:
         """All disks of the VM are complete."""
         for writer in writers.values():
             if writer.complete:
                 entry = writer.chain.newest
+                as_of = f" as of job {plan.origin.job}" if plan.origin.job else ""
                 self.job.say(
-                    f"VM {plan.manifest.vm_name} disk {entry.index} ({size(entry.size)}) "
-                    f"as of job {plan.manifest.job} is restored to {writer.path}"
+                    f"VM {plan.origin.vm_name} disk {entry.index} ({size(entry.size)})"
+                    f"{as_of} is restored to {writer.target.label}"
                 )
 
 
 class Folder(Destination):
     """Raw images below the folder that the restore was pointed at."""
 
-    def path(self, chain: DiskChain, first: VirtualFile) -> Path:
+    def target(self, plan: VmPlan, chain: DiskChain) -> DiskTarget:
         """The name of the disk's whole image, below where the files were sent to."""
-        folder = Path(first.where) / first.folder.path / "disks"
-        return folder / f"disk-{chain.newest.index}-{chain.newest.disk_id}.raw"
+        folder = Path(plan.where) / plan.origin.folder / "disks"
+        path = folder / f"disk-{chain.newest.index}-{chain.newest.disk_id}.raw"
+        refuse_unfit(path, chain.newest.size, overwrite=self.job.settings.overwrite)
+        return ImageFile(path)
 
-    def metadata(self, file: VirtualFile, content: bytes) -> None:
+    def configuration(self, file: SourceFile, content: bytes) -> None:
         """Keep the configuration beside the disks."""
         path = Path(file.where) / file.name
         refuse_unfit(path, len(content), overwrite=self.job.settings.overwrite)
@@ -80,74 +97,145 @@ class Folder(Destination):
         write_whole(path, content)
 
 
-class OneDisk(Destination):
-    """The file or block device that `disk_path` names."""
+class Paths(Destination):
+    """The files or block devices that `disk_path` names, by the number of the disk."""
 
-    def __init__(self, job: JobContext, path: Path) -> None:
-        """Restore to `path`."""
+    def __init__(self, job: JobContext, paths: Mapping[str, Path]) -> None:
+        """Restore to `paths`."""
         super().__init__(job)
-        self._path = path
+        self._paths = paths
         self._vm = ""
+        self._used: set[int] = set()
 
-    def refuse_unfit(self, plan: VmPlan) -> None:
-        """Refuse more than one disk: they would overwrite each other."""
+    def wanted(self) -> tuple[str, ...]:
+        """Those that have a path."""
+        return tuple(filter(None, self._paths))
+
+    def prepare(self, plan: VmPlan) -> None:
+        """Refuse more disks than paths: they would overwrite each other."""
         if self._vm:
             raise RestoreRefused(
-                f"disk_path takes one disk, but VM {self._vm} and VM {plan.manifest.vm_name} are "
-                "to be restored: select the files of one"
+                f"disk_path takes the disks of one VM, but VM {self._vm} and VM "
+                f"{plan.origin.vm_name} are to be restored: select the files of one"
             )
-        self._vm = plan.manifest.vm_name
-        if len(plan.disks) != 1:
+        self._vm = plan.origin.vm_name
+        if "" in self._paths and len(plan.disks) > 1:
             numbers = ", ".join(str(chain.newest.index) for chain in plan.disks)
             raise RestoreRefused(
-                f"disk_path takes one disk, VM {plan.manifest.vm_name} has {len(plan.disks)}: "
-                f"choose with disk= one of {numbers}"
+                f"disk_path takes one disk, VM {plan.origin.vm_name} has {len(plan.disks)}: "
+                f"choose with disk= one of {numbers}, or give disk_path=number:path,..."
             )
 
-    def path(self, chain: DiskChain, first: VirtualFile) -> Path:  # noqa: ARG002 - one for all
-        """The path given."""
-        return self._path
+    def target(self, plan: VmPlan, chain: DiskChain) -> DiskTarget:
+        """The path given for this disk."""
+        index = chain.newest.index
+        if "" in self._paths and self._used:
+            raise RestoreRefused(
+                f"disk_path takes one disk, but VM {plan.origin.vm_name} has more: choose with "
+                "disk=, or give disk_path=number:path,..."
+            )
+        self._used.add(index)
+        path = self._paths.get("") or self._paths[str(index)]
+        refuse_unfit(path, chain.newest.size, overwrite=self.job.settings.overwrite)
+        return at_path(path)
+
+
+@attrs.frozen
+class _Vm:
+    """A VM that is being made."""
+
+    site: Site
+    identity: ahv.Identity
+    way: ways.Way
 
 
 class NewVm(Destination):
-    """A new VM on the cluster, made from images; disks are staged as files first."""
+    """A new VM on a cluster; its disks go the way that works there."""
 
     def __init__(self, job: JobContext, stack: ExitStack) -> None:
-        """Connect to Prism and make the staging folder; `stack` undoes both."""
-        super().__init__(job)
-        self._client = stack.enter_context(cluster.connect(job.settings))
-        self._journal = stack.enter_context(job.journal())
-        sweep.before_job(job, self._client)
-        staging = Path(job.info.working_dir) / f"{STAGING}{job.info.job_id}"
-        self._staging = stack.enter_context(FolderGuard(self._journal, staging)).path
+        """Connect to the Prism that receives it; `stack` undoes all that must not stay."""
+        settings = for_target(job.settings)
+        super().__init__(attrs.evolve(job, settings=settings))
+        self._source = job.settings if settings is not job.settings else None
+        self._stack = stack
+        self._client = stack.enter_context(cluster.connect(settings))
+        self._journal = stack.enter_context(self.job.journal())
+        sweep.before_job(self.job, self._client)
+        self._folder: Path | None = None
+        self._vms: dict[str, _Vm] = {}
         self._configurations: dict[str, bytes] = {}
+        self._names: set[str] = set()
 
-    def refuse_unfit(self, plan: VmPlan) -> None:
-        """Refuse an unknown cluster, or a VM name that is taken."""
-        ahv.refuse_unfit(self._client, self.job, plan)
+    def prepare(self, plan: VmPlan) -> None:
+        """Ask the cluster: does it know all that is named, is the name free, which way?"""
+        origin, settings = plan.origin, self.job.settings
+        site = look(self._client, settings, origin)
+        if origin.cluster_id or settings.restore_vm_name:
+            self._refuse_taken(site, origin.vm_name)
+        identity = ahv.identity(settings.restore_identity, site, origin, self._source)
+        site.refuse_full(sum(min(c.data_bytes, c.newest.size) for c in plan.disks))
+        way = ways.choose(site, self.job, self._journal, self._stack, self._staging)
+        self._vms[origin.folder] = _Vm(site, identity, way)
+        self.job.say(
+            f"{origin} becomes a VM of cluster {site.cluster.name}, its disks through {way.label}"
+        )
 
-    def path(self, chain: DiskChain, first: VirtualFile) -> Path:
-        """A file in the staging folder."""
-        newest = chain.newest
-        return self._staging / first.folder.vm / f"disk-{newest.index}-{newest.disk_id}.raw"
+    def target(self, plan: VmPlan, chain: DiskChain) -> DiskTarget:
+        """A place on the way to the cluster."""
+        return self._vms[plan.origin.folder].way.target(plan.origin, chain)
 
-    def metadata(self, file: VirtualFile, content: bytes) -> None:
-        """Remember the configuration for when the disks are complete."""
-        self._configurations[file.folder.vm] = content
+    def configuration(self, file: SourceFile, content: bytes) -> None:
+        """Remember the configuration for when the disks are complete, if a VM can be made of it."""
+        readers.read(file.namespace, content)
+        self._configurations[file.folder] = content
 
-    def finish(self, plan: VmPlan, writers: dict[str, DiskWriter]) -> None:
-        """Upload the disks and create the VM."""
-        content = self._configurations.get(plan.manifest.vm_id)
+    def finish(self, plan: VmPlan, writers: Mapping[str, DiskWriter]) -> None:
+        """Create the VM."""
+        origin = plan.origin
+        content = self._configurations.get(origin.folder)
         if content is None:
             raise RestoreRefused(
-                f"VM {plan.manifest.vm_name} cannot be made without its vm-metadata.json: "
+                f"VM {origin.vm_name} cannot be made without its configuration file: "
                 "select it too, or restore the disks with where=/a/folder"
             )
+        machine = readers.read(origin.namespace, content)
+        machine = attrs.evolve(machine, name=machine.name or origin.vm_name)
+        for line in machine.left_out:
+            self.job.warn(f"VM {machine.name}: {line}")
+        vm = self._vms[origin.folder]
+        name = ahv.vm_name(self.job, machine.name)
+        if not origin.cluster_id and not self.job.settings.restore_vm_name:
+            self._refuse_taken(vm.site, machine.name)
+        identity = vm.identity.refuse_conflict(vm.site, machine)
+        has = "the old" if identity.keeps else "new"
+        self.job.say(f"VM {name} has {has} UUID and MAC addresses: {identity.reason}")
+        order = ahv.Order(vm.site, origin, machine, name, identity, vm.way)
         complete = [writer for writer in writers.values() if writer.complete]
-        ahv.create_vm(self._client, self.job, self._journal, plan, content, complete)
+        ahv.create_vm(self.job, self._journal, order, complete)
+
+    def _refuse_taken(self, site: Site, old_name: str) -> None:
+        name = ahv.vm_name(self.job, old_name)
+        ahv.refuse_taken(site, name)
+        if name in self._names:
+            raise RestoreRefused(f"two VMs would be called {name}: restore them one by one")
+        self._names.add(name)
+
+    def _staging(self) -> Path:
+        """The folder for images, made when it is needed."""
+        if self._folder is None:
+            self._folder = staging_folder(self.job, self._journal, self._stack)
+        return self._folder
 
 
-def choose(job: JobContext, stack: ExitStack, first: VirtualFile) -> Destination:
+def staging_folder(
+    job: JobContext, intents: journal.Journal, stack: ExitStack, suffix: str = ""
+) -> Path:
+    """Make the folder for what is only on its way; `stack` removes it."""
+    path = Path(job.info.working_dir) / f"{STAGING}{job.info.job_id}{suffix}"
+    return stack.enter_context(FolderGuard(intents, path)).path
+
+
+def choose(job: JobContext, stack: ExitStack, first: SourceFile) -> Destination:
     """The destination that the parameters and the place of the first file ask for."""
     settings = job.settings
     kind = settings.restore_to or ("disk" if settings.disk_path else "")
@@ -156,7 +244,7 @@ def choose(job: JobContext, stack: ExitStack, first: VirtualFile) -> Destination
     if kind == "ahv":
         return NewVm(job, stack)
     if settings.disk_path:
-        return OneDisk(job, settings.disk_path)
+        return Paths(job, settings.disk_path)
     if not first.where.strip("/"):
         raise RestoreRefused("restore_to=disk needs disk_path, or where=/a/folder")
     return Folder(job)

@@ -1,4 +1,8 @@
-"""What to write where, decided from the manifests of a chain before a byte is written."""
+"""What to write where, decided before a byte is written.
+
+From the manifests of a chain for our own backups. A sibling's backup has none: there the plan grows
+with the names of the files, which come in the order of their jobs.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,15 @@ from typing import TYPE_CHECKING
 import attrs
 
 from nutanix_backend.errors import RestoreRefused
+from nutanix_backend.manifest import DiskEntry
+from nutanix_backend.names import NAMESPACE, FileKind
+from nutanix_backend.restore.sources import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from nutanix_backend.manifest import DiskEntry, Manifest
+    from nutanix_backend.manifest import Manifest
+    from nutanix_backend.restore.sources import SourceFile
 
 
 @attrs.frozen
@@ -32,11 +40,40 @@ class DiskChain:
 
 
 @attrs.frozen
-class VmPlan:
-    """A VM at the point in time of `manifest`, and how each of its disks is put together."""
+class Origin:
+    """Whose disks they are: the VM's folder in the backup, and the VM as of which job.
 
-    manifest: Manifest
+    A sibling's backup says neither the id of the cluster nor the job.
+    """
+
+    namespace: str
+    folder: str
+    vm_id: str
+    vm_name: str
+    cluster: str = ""
+    cluster_id: str = ""
+    job: str = ""
+
+    def __str__(self) -> str:
+        as_of = f" as of job {self.job}" if self.job else ""
+        return f"VM {self.vm_name}{as_of}"
+
+
+@attrs.frozen
+class VmPlan:
+    """A VM at one point in time, how each of its disks is put together, and what is left out."""
+
+    origin: Origin
     disks: tuple[DiskChain, ...]
+    skipped: tuple[str, ...] = ()
+    manifest: Manifest | None = None
+    where: str = ""
+    """Below which folder the daemon was told to restore."""
+
+
+def numbers(given: Iterable[str]) -> tuple[str, ...]:
+    """The numbers of disks in a list of texts that may each hold several."""
+    return tuple(part.strip() for text in given for part in text.split(","))
 
 
 def plan_vm(manifests: Sequence[Manifest], disks: Sequence[str] = ()) -> VmPlan:
@@ -53,7 +90,22 @@ def plan_vm(manifests: Sequence[Manifest], disks: Sequence[str] = ()) -> VmPlan:
         )
     by_digest = {manifest.digest(): manifest for manifest in manifests}
     wanted = [disk for disk in newest.disks if not disks or str(disk.index) in disks]
-    return VmPlan(newest, tuple(_chain(newest, disk, by_digest) for disk in wanted))
+    skipped = [disk for disk in newest.disks if disk not in wanted]
+    origin = Origin(
+        namespace=NAMESPACE,
+        folder=newest.folder.path,
+        vm_id=newest.vm_id,
+        vm_name=newest.vm_name,
+        cluster=newest.cluster,
+        cluster_id=newest.cluster_id,
+        job=newest.job,
+    )
+    chains = tuple(_chain(newest, disk, by_digest) for disk in wanted)
+    return VmPlan(origin, chains, tuple(_not_asked_for(disk) for disk in skipped), newest)
+
+
+def _not_asked_for(disk: DiskEntry) -> str:
+    return f"disk {disk.index} is skipped: it was not asked for"
 
 
 def _chain(newest: Manifest, disk: DiskEntry, by_digest: dict[str, Manifest]) -> DiskChain:
@@ -72,3 +124,29 @@ def _chain(newest: Manifest, disk: DiskEntry, by_digest: dict[str, Manifest]) ->
         files.insert(0, older)
         job = base.job
     return DiskChain(tuple(files))
+
+
+def plan_sibling(file: SourceFile) -> VmPlan:
+    """Plan the restore of a VM of a sibling's backup, of which this is the first file."""
+    origin = Origin(file.namespace, file.folder, file.vm, file.vm, file.cluster)
+    return VmPlan(origin, (), where=file.where)
+
+
+def sibling_entry(file: SourceFile, index: int, size: int, length: int) -> DiskEntry:
+    """A file of a sibling's backup, which nobody has digested: `length` bytes for a disk of `size`.
+
+    A delta of a sibling stands on whatever came before it for its disk.
+    """
+    is_delta = file.role is Role.DELTA
+    return DiskEntry(
+        index=index,
+        disk_id=file.key,
+        size=size,
+        file=file.name,
+        kind=(FileKind.DELTA if is_delta else FileKind.RAW).value,
+        stream_bytes=length,
+        regions=0,
+        data_bytes=length,
+        digest="",
+        base="what came before" if is_delta else "",
+    )

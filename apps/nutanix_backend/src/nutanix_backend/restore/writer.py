@@ -5,26 +5,36 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from array import array
 from typing import TYPE_CHECKING
 
 import phcbt01
 
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.progress import size
+from nutanix_backend.restore import signatures
+from nutanix_backend.restore.plan import DiskChain
+from nutanix_backend.restore.targets import ImageFile, partial_of
 from nutanix_backend.streams import StreamDigest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from phcbt01 import Buffer
+
     from nutanix_backend.manifest import DiskEntry
-    from nutanix_backend.restore.plan import DiskChain
+    from nutanix_backend.restore.targets import DiskTarget, OpenDisk
+
+CHUNK = 1 << 20
+"""Bytes read back at a time."""
+ZEROS = memoryview(bytes(CHUNK))
 
 
 class ImageReceiver:
-    """Receives a whole disk in pieces and writes it with holes for zeros."""
+    """Receives a whole disk in pieces and leaves holes for zeros."""
 
-    def __init__(self, target: phcbt01.FileTarget, size: int) -> None:
+    def __init__(self, target: phcbt01.Target, size: int) -> None:
         """Write `size` bytes to `target`."""
         self._target = target
         self._size = size
@@ -34,7 +44,7 @@ class ImageReceiver:
         """Write the next piece; raise RestoreFailed when it is one too many."""
         if self._position + len(piece) > self._size:
             raise RestoreFailed("the image in the backup is longer than the disk")
-        self._target.write_sparse(self._position, piece)
+        phcbt01.write_sparse(self._target, self._position, piece)
         self._position += len(piece)
 
     def close(self) -> None:
@@ -43,7 +53,7 @@ class ImageReceiver:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a small file under another name and rename it: what looks whole is whole."""
-    partial = _partial(path)
+    partial = partial_of(path)
     try:
         partial.write_bytes(content)
         partial.replace(path)
@@ -52,31 +62,88 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
+class Record:
+    """A target that remembers what was written to it, for the proof that it is there."""
+
+    def __init__(self, disk: OpenDisk) -> None:
+        """Write to `disk`."""
+        self._disk = disk
+        self._ranges = array("Q")
+        self._digest = StreamDigest()
+
+    @property
+    def size(self) -> int:
+        """How many bytes the disk has."""
+        return self._disk.size
+
+    def write(self, offset: int, view: Buffer) -> None:
+        """Write, and remember what."""
+        self._disk.write(offset, view)
+        self._digest.update(view)
+        self._remember(offset, memoryview(view).nbytes)
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make the range zero, and remember it."""
+        self._disk.zero(offset, length)
+        for at in range(0, length, CHUNK):
+            self._digest.update(ZEROS[: length - at])
+        self._remember(offset, length)
+
+    def resize(self, size: int) -> None:
+        """Grow."""
+        self._disk.resize(size)
+
+    def flush(self) -> None:
+        """Make it durable."""
+        self._disk.flush()
+
+    def is_on(self, target: DiskTarget) -> bool:
+        """Whether all of it is read back from `target`, which was flushed."""
+        digest = StreamDigest()
+        buffer = memoryview(bytearray(CHUNK))
+        for start, end in zip(self._ranges[::2], self._ranges[1::2], strict=True):
+            for at in range(start, end, CHUNK):
+                piece = buffer[: end - at]
+                target.read_into(at, piece)
+                digest.update(piece)
+        return digest.text() == self._digest.text()
+
+    def _remember(self, offset: int, length: int) -> None:
+        if self._ranges and self._ranges[-1] == offset:
+            self._ranges[-1] += length
+        elif length:
+            self._ranges.extend((offset, offset + length))
 
 
 class DiskWriter:
-    """One disk on its way to a file or a block device.
+    """One disk on its way to its target.
 
-    A file is written under another name and renamed when the last file of the chain is in and
-    every digest agreed: what looks whole is whole.
+    The target is finished when the last file of the chain is in and every digest agreed. A chain
+    that `grows` is told by `finish` that it was the last: its files are not known beforehand.
     """
 
-    def __init__(self, chain: DiskChain, path: Path) -> None:
-        """Write `chain` to `path`; nothing is opened before the first file arrives."""
+    def __init__(
+        self, chain: DiskChain, target: DiskTarget, *, verify: bool = False, grows: bool = False
+    ) -> None:
+        """Write `chain` to `target`; nothing is opened before the first file arrives."""
         self.chain = chain
-        self.path = path
+        self.target = target
         self.complete = False
+        self._verify = verify
+        self._grows = grows
         self._pending = list(chain.files)
-        self._is_device = path.is_block_device()
-        self._partial = path if self._is_device else _partial(path)
-        self._target: phcbt01.FileTarget | None = None
+        self._disk: OpenDisk | None = None
+        self._record: Record | None = None
         self._receiver: ImageReceiver | phcbt01.Applier | None = None
 
     def needs(self, name: str) -> bool:
         """Whether file `name` is part of the chain."""
         return any(entry.file == name for entry in self.chain.files)
+
+    def extend(self, entry: DiskEntry) -> None:
+        """One more file of a chain that grows."""
+        self.chain = DiskChain((*self.chain.files, entry))
+        self._pending.append(entry)
 
     def begin(self, name: str) -> None:
         """Make ready for the content of file `name`, which must be the next of the chain."""
@@ -85,12 +152,14 @@ class DiskWriter:
             raise RestoreRefused(
                 f"{name} arrived out of order: it stands on a file that did not come before it"
             )
-        if self._target is None:
-            self._target = self._open(entry.size)
+        if self._disk is None:
+            self._disk = self.target.open(entry.size)
         self._digest = StreamDigest()
         self._received = 0
+        self._record = Record(self._disk) if self._verify else None
+        written_to = self._record or self._disk
         self._receiver = (
-            phcbt01.Applier(self._target) if entry.base else ImageReceiver(self._target, entry.size)
+            phcbt01.Applier(written_to) if entry.base else ImageReceiver(written_to, entry.size)
         )
 
     def write(self, piece: memoryview) -> None:
@@ -108,45 +177,61 @@ class DiskWriter:
             ) from error
 
     def end(self) -> None:
-        """The file is in: check it; after the last, make the disk durable and give it its name."""
-        if self._receiver is None or self._target is None:
+        """The file is in: check it; after the last, make the disk durable and finish its target."""
+        if self._receiver is None or self._disk is None:
             raise RestoreFailed("a file ended that had not begun")
         entry = self._pending.pop(0)
-        if self._received != entry.stream_bytes or self._digest.text() != entry.digest:
+        self._check_stream(entry)
+        try:
+            self._receiver.close()
+        except phcbt01.FormatError as error:
+            raise RestoreFailed(f"{entry.file} ends too early: {error}") from error
+        self._receiver = None
+        if entry.digest and self._disk.size != entry.size:
+            raise RestoreFailed(
+                f"{entry.file} makes a disk of {self._disk.size} bytes where {entry.size} were "
+                "backed up; this disk is not restored"
+            )
+        self._prove(entry)
+        if not self._pending and not self._grows:
+            self.finish()
+
+    def finish(self) -> None:
+        """All files are in: make the disk durable, and let it be found."""
+        if self._disk is None or self._pending:
+            raise RestoreFailed("a disk ended that had not all of its files")
+        self._disk.flush()
+        self.target.finish()
+        self.complete = True
+
+    def missing(self) -> DiskEntry | None:
+        """The next file that has not arrived, when the disk has begun but is not complete."""
+        return self._pending[0] if self._pending and self._disk and not self.complete else None
+
+    def abandon(self) -> None:
+        """Give up, unless the disk is complete."""
+        if self._disk is not None and not self.complete:
+            self.target.abandon()
+
+    def _check_stream(self, entry: DiskEntry) -> None:
+        """Compare what came with the manifest; a sibling's backup knows its length at most."""
+        longer = self._received != entry.stream_bytes and not (entry.base and not entry.digest)
+        if longer or (entry.digest and self._digest.text() != entry.digest):
             raise RestoreFailed(
                 f"{entry.file} is not what was backed up: {self._received} of {entry.stream_bytes} "
                 "bytes arrived, or they were altered; this disk is not restored"
             )
-        self._receiver.close()
-        self._receiver = None
-        if self._target.size != entry.size:
+
+    def _prove(self, entry: DiskEntry) -> None:
+        """Read back what this file wrote, before anything else is written over it."""
+        if self._record is None:
+            return
+        self._record.flush()
+        if not self._record.is_on(self.target):
             raise RestoreFailed(
-                f"{entry.file} makes a disk of {self._target.size} bytes where {entry.size} were "
-                "backed up; this disk is not restored"
+                f"{self.target.label} does not hold what was written to it from {entry.file}: "
+                "is the medium damaged? This disk is not restored"
             )
-        if not self._pending:
-            self._target.flush()
-            self._target.close()
-            if not self._is_device:
-                self._partial.replace(self.path)
-            self.complete = True
-
-    def missing(self) -> DiskEntry | None:
-        """The next file that has not arrived, when the disk has begun but is not complete."""
-        return self._pending[0] if self._target and not self.complete else None
-
-    def abandon(self) -> None:
-        """Give up: close the target and remove a partial file."""
-        if self._target is not None and not self.complete:
-            self._target.close()
-            if not self._is_device:
-                self._partial.unlink(missing_ok=True)
-
-    def _open(self, size: int) -> phcbt01.FileTarget:
-        if not self._is_device:
-            self._partial.parent.mkdir(parents=True, exist_ok=True)
-            self._partial.unlink(missing_ok=True)
-        return phcbt01.FileTarget.create(self._partial, size)
 
 
 def refuse_unfit(path: Path, needed: int, *, overwrite: bool) -> None:
@@ -156,14 +241,14 @@ def refuse_unfit(path: Path, needed: int, *, overwrite: bool) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISBLK(mode):
-        _refuse_unfit_device(path, needed)
+        _refuse_unfit_device(path, needed, overwrite=overwrite)
     elif not stat.S_ISREG(mode):
         raise RestoreRefused(f"{path} is neither a file nor a block device")
-    if not overwrite:
+    elif not overwrite:
         raise RestoreRefused(f"{path} exists: give overwrite=yes to replace its content")
 
 
-def _refuse_unfit_device(path: Path, needed: int) -> None:
+def _refuse_unfit_device(path: Path, needed: int, *, overwrite: bool) -> None:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
     except OSError as error:
@@ -172,18 +257,21 @@ def _refuse_unfit_device(path: Path, needed: int) -> None:
         ) from error
     try:
         capacity = os.lseek(descriptor, 0, os.SEEK_END)
+        found = "" if overwrite else signatures.content_of(descriptor, capacity)
     finally:
         os.close(descriptor)
     if capacity < needed:
         raise RestoreRefused(f"{path} has {capacity} bytes, the disk needs {needed}")
+    if found:
+        raise RestoreRefused(f"{path} holds {found}: give overwrite=yes to replace it")
 
 
 def refuse_full_disk(writers: Iterable[DiskWriter]) -> None:
     """Raise RestoreRefused unless the data of all disks fits where they go."""
     needed: dict[Path, int] = {}
     for writer in writers:
-        if not writer.path.is_block_device():
-            folder = next(parent for parent in writer.path.parents if parent.is_dir())
+        if isinstance(writer.target, ImageFile):
+            folder = next(parent for parent in writer.target.path.parents if parent.is_dir())
             needed[folder] = needed.get(folder, 0) + writer.chain.data_bytes
     for folder, amount in needed.items():
         free = shutil.disk_usage(folder).free

@@ -47,6 +47,7 @@ def add_parser(subparsers: Subparsers) -> None:
     restore.add_argument("--job", type=int, metavar="ID", help="default: the newest good backup")
     restore.add_argument("--where", default="/", help="/ (default), or a folder for everything")
     restore.add_argument("--replace", choices=REPLACE, default="always")
+    restore.add_argument("--verify", action="store_true", help="the same as verify=yes")
     restore.add_argument("--include", action="append", default=[], metavar="GLOB")
 
     _add(actions, "estimate", "show what a full backup would save")
@@ -137,7 +138,7 @@ def _job(args: argparse.Namespace) -> int:
         watcher = stack.enter_context(display.watching(silent=args.json))
         settings = jobs.Settings(
             command=(args.backend,) if args.backend else _this_program(),
-            parameters=tuple(args.parameters),
+            parameters=_parameters(args),
             working_dir=_working_dir(args, stack),
             watcher=watcher,
             timeout=args.timeout,
@@ -146,6 +147,11 @@ def _job(args: argparse.Namespace) -> int:
         result = _run_action(args, settings)
     _show(args, result)
     return 0 if result.status.good else 1
+
+
+def _parameters(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    given: list[tuple[str, str]] = args.parameters
+    return (*given, ("verify", "yes")) if getattr(args, "verify", False) else tuple(given)
 
 
 def _this_program() -> tuple[str, ...]:

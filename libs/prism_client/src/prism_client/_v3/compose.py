@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 from prism_client._v3.changed_regions import ChangedRegions
 from prism_client._v3.elements import Elements
 from prism_client._v3.images import Images
-from prism_client._v3.inventory import Clusters, StorageContainers, Subnets
+from prism_client._v3.inventory import (
+    Categories,
+    Clusters,
+    Projects,
+    StorageContainers,
+    Subnets,
+)
 from prism_client._v3.protection import ProtectionPolicies
 from prism_client._v3.snapshots import RecoveryPoints
 from prism_client._v3.tasks import Tasks
@@ -31,6 +37,8 @@ def client(
         vms=Vms(central, elements),
         subnets=Subnets(central),
         storage_containers=StorageContainers(elements),
+        categories=Categories(),
+        projects=Projects(central),
         recovery_points=RecoveryPoints(central, elements),
         changed_regions=ChangedRegions(elements),
         volume_groups=VolumeGroups(elements),

@@ -1,4 +1,4 @@
-"""What is only read: clusters, subnets, storage containers."""
+"""What is only read: clusters, subnets, storage containers, projects."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import attrs
 from prism_client._v3 import wire
 from prism_client._v3.api import V2
 from prism_client.errors import NotFound
+from prism_client.model import Project
 
 if TYPE_CHECKING:
     import builtins
 
     from prism_client._v3.api import Api
     from prism_client._v3.elements import Elements
-    from prism_client.model import Cluster, StorageContainer, Subnet
+    from prism_client.model import Category, Cluster, StorageContainer, Subnet
 
 
 @attrs.frozen
@@ -56,3 +57,29 @@ class StorageContainers:
             for cluster_ext_id, element in self.elements.each()
             for item in element.get("storage_containers", V2).items("entities")
         ]
+
+    def free_bytes(self, ext_id: str) -> int | None:
+        for _, element in self.elements.each():
+            for item in element.get("storage_containers", V2).items("entities"):
+                if item.text("storage_container_uuid") == ext_id:
+                    return wire.free_bytes(item)
+        return None
+
+
+@attrs.frozen
+class Categories:
+    """services.Categories where there is no v4: v3 lists the values of each key one by one."""
+
+    def list(self) -> builtins.list[Category]:
+        return []
+
+
+@attrs.frozen
+class Projects:
+    """services.Projects over v3 of Prism Central."""
+
+    api: Api
+
+    def list(self) -> builtins.list[Project]:
+        entities = self.api.list("projects/list", "project")
+        return [Project(wire.uuid_of(entity), wire.name_of(entity)) for entity in entities]

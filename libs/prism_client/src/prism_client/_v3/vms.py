@@ -8,7 +8,7 @@ import attrs
 
 from prism_client._v3 import wire
 from prism_client._v3.api import segment
-from prism_client.errors import BadRequest
+from prism_client.errors import BadRequest, Unsupported
 
 if TYPE_CHECKING:
     import builtins
@@ -27,6 +27,10 @@ class Vms:
     api: Api
     elements: Elements
 
+    @property
+    def takes_volume_disks(self) -> bool:
+        return False
+
     def list(self) -> Iterator[Vm]:
         return map(wire.vm, self.api.list("vms/list", "vm"))
 
@@ -38,6 +42,8 @@ class Vms:
         return [vm for vm in self.list() if vm.name == name]
 
     def create(self, spec: VmSpec, *, request_id: UUID | None = None) -> Vm:
+        if not all(isinstance(disk.source, str) for disk in spec.disks):
+            raise Unsupported("v3 makes no disk of a VM from a disk of a volume group: use images")
         return self.get(self.api.create("vms", "vm", wire.vm_body(spec), request_id))
 
     def power_on(self, ext_id: str) -> None:

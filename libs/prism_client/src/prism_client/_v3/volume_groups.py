@@ -40,18 +40,51 @@ class VolumeGroups:
         chap_secret: str | None,  # noqa: ARG002 - v2 takes it with the client only
         request_id: UUID | None = None,
     ) -> VolumeGroup:
-        element = self.elements.of(cluster_ext_id)
-        key = request_id or uuid4()
-        if key not in self._made:
-            self._made[key] = self._create(element, name, sources, key)
-        return wire.volume_group(element.get(_entity(self._made[key])))
-
-    def _create(self, element: Api, name: str, sources: Sequence[str], key: UUID) -> str:
-        """Ask v2 for a group, once a key: asked again it would make a second one."""
         disks = [
             {"index": index, "clone_config": {"disk_address": {"ndfs_filepath": source}}}
             for index, source in enumerate(sources)
         ]
+        return self._create(name, cluster_ext_id, disks, request_id)
+
+    def create_blank(
+        self,
+        name: str,
+        cluster_ext_id: str,
+        sizes: Sequence[int],
+        storage_container_ext_id: str,
+        *,
+        chap_secret: str | None,  # noqa: ARG002 - v2 takes it with the client only
+        request_id: UUID | None = None,
+    ) -> VolumeGroup:
+        disks = [
+            {
+                "index": index,
+                "create_config": {
+                    "size": size,
+                    "storage_container_uuid": storage_container_ext_id,
+                },
+            }
+            for index, size in enumerate(sizes)
+        ]
+        return self._create(name, cluster_ext_id, disks, request_id)
+
+    def _create(
+        self,
+        name: str,
+        cluster_ext_id: str,
+        disks: builtins.list[dict[str, Any]],
+        request_id: UUID | None,
+    ) -> VolumeGroup:
+        element = self.elements.of(cluster_ext_id)
+        key = request_id or uuid4()
+        if key not in self._made:
+            self._made[key] = self._make(element, name, disks, key)
+        return wire.volume_group(element.get(_entity(self._made[key])))
+
+    def _make(
+        self, element: Api, name: str, disks: builtins.list[dict[str, Any]], key: UUID
+    ) -> str:
+        """Ask v2 for a group, once a key: asked again it would make a second one."""
         body = {"name": name, "is_shared": False, "disk_list": disks}
         try:
             with element.once(key, f"volume group {name}"):

@@ -94,6 +94,12 @@ def storage_container(data: Fields, cluster_ext_id: str) -> StorageContainer:
     )
 
 
+def free_bytes(container: Fields) -> int | None:
+    """Return the free space of a storage container of v2, which writes numbers as text."""
+    text = str(container.child("usage_stats").value.get("storage.user_free_bytes"))
+    return int(text) if text.isdecimal() else None
+
+
 def vm(entity: Fields) -> Vm:
     resources = _resources(entity)
     cluster_ext_id = _cluster_of(entity)
@@ -203,13 +209,17 @@ def _boot_body(boot: Boot) -> dict[str, Any]:
 
 
 def _disk_body(disk: DiskSpec) -> dict[str, Any]:
-    return {
+    body: dict[str, Any] = {
         "device_properties": {
             "device_type": "DISK",
             "disk_address": {"adapter_type": disk.bus, "device_index": disk.index},
         },
-        "data_source_reference": {"kind": "image", "uuid": disk.image_ext_id},
+        "data_source_reference": {"kind": "image", "uuid": disk.source},
     }
+    if disk.storage_container_ext_id is not None:
+        container = {"kind": "storage_container", "uuid": disk.storage_container_ext_id}
+        body["storage_config"] = {"storage_container_reference": container}
+    return body
 
 
 def _nic_body(nic: NicSpec) -> dict[str, Any]:

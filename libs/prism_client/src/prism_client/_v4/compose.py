@@ -9,7 +9,7 @@ import attrs
 from prism_client._v4.api import Writes
 from prism_client._v4.changed_regions import ChangedRegions
 from prism_client._v4.images import Images
-from prism_client._v4.inventory import Clusters, StorageContainers, Subnets
+from prism_client._v4.inventory import Categories, Clusters, StorageContainers, Subnets
 from prism_client._v4.protection import ProtectionPolicies
 from prism_client._v4.recovery_points import RecoveryPoints
 from prism_client._v4.tasks import Tasks
@@ -43,14 +43,14 @@ def over(
         client = attrs.evolve(
             client,
             clusters=Clusters(apis["clustermgmt"]),
-            storage_containers=StorageContainers(apis["clustermgmt"]),
+            storage_containers=StorageContainers(apis["clustermgmt"], clock),
         )
     if "networking" in apis:
         client = attrs.evolve(client, subnets=Subnets(apis["networking"]))
     if "prism" not in apis:
         return client
     tasks = Tasks(apis["prism"], clock, deadline)
-    client = attrs.evolve(client, tasks=tasks)
+    client = attrs.evolve(client, tasks=tasks, categories=Categories(apis["prism"]))
     if "vmm" in apis:
         vmm, writes = apis["vmm"], Writes(apis["vmm"], tasks)
         client = attrs.evolve(

@@ -28,6 +28,10 @@ class Vms:
     api: Api
     writes: Writes
 
+    @property
+    def takes_volume_disks(self) -> bool:
+        return self.api.revision != "v4.0"  # its models have no reference to such a disk
+
     def list(self) -> Iterator[Vm]:
         return map(wire.vm, self.api.list(_PATH))
 

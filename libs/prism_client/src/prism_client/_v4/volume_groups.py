@@ -44,6 +44,21 @@ class VolumeGroups:
         body = wire.volume_group_body(name, cluster_ext_id, sources, chap_secret)
         return self.get(self.writes.create(_PATH, body, _KIND, request_id))
 
+    def create_blank(
+        self,
+        name: str,
+        cluster_ext_id: str,
+        sizes: Sequence[int],
+        storage_container_ext_id: str,
+        *,
+        chap_secret: str | None,
+        request_id: UUID | None = None,
+    ) -> VolumeGroup:
+        body = wire.blank_volume_group_body(
+            name, cluster_ext_id, sizes, storage_container_ext_id, chap_secret
+        )
+        return self.get(self.writes.create(_PATH, body, _KIND, request_id))
+
     def get(self, ext_id: str) -> VolumeGroup:
         data = self.api.get(_entity(ext_id))
         return wire.volume_group(data, list(self.api.list(f"{_entity(ext_id)}/disks")))

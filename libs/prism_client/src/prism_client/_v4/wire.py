@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from prism_client._refusal import app_messages, one_line
 from prism_client.model import (
     Boot,
+    Category,
     Cluster,
     Consistency,
     DiskRecoveryPoint,
@@ -23,6 +24,7 @@ from prism_client.model import (
     VmDisk,
     VmSpec,
     VolumeDisk,
+    VolumeDiskRef,
     VolumeGroup,
 )
 
@@ -65,6 +67,16 @@ def storage_container(data: Fields) -> StorageContainer:
         name=data.text("name"),
         cluster_ext_id=data.opt_text("clusterExtId"),
     )
+
+
+def category(data: Fields) -> Category:
+    return Category(data.text("extId"), data.text("key"), data.text("value"))
+
+
+def newest_free_bytes(stats: Fields) -> int | None:
+    """Return the last free space that a container reported; None for none."""
+    points = stats.items("storageFreeBytes")
+    return points[-1].opt_integer("value") if points else None
 
 
 def ip_address(data: Fields) -> str | None:
@@ -150,7 +162,10 @@ def vm_body(spec: VmSpec) -> dict[str, Any]:
         "machineType": spec.machine_type,
         "bootConfig": _boot_body(spec.boot),
         "disks": [_disk_body(disk) for disk in spec.disks],
-        "nics": [_nic_body(nic) for nic in spec.nics],
+        "nics": [_nic_body(nic) for nic in spec.nics] or None,
+        "categories": [{"extId": ext_id} for ext_id in spec.category_ext_ids] or None,
+        "project": {"extId": spec.project_ext_id} if spec.project_ext_id else None,
+        "biosUuid": spec.bios_uuid,
     }
     return {name: value for name, value in body.items() if value not in (None, "")}
 
@@ -166,17 +181,26 @@ def _boot_body(boot: Boot) -> dict[str, Any]:
 
 
 def _disk_body(disk: DiskSpec) -> dict[str, Any]:
-    image_reference = {
-        "$objectType": "vmm.v4.ahv.config.ImageReference",
-        "imageExtId": disk.image_ext_id,
+    backing: dict[str, Any] = {
+        "$objectType": "vmm.v4.ahv.config.VmDisk",
+        "dataSource": {"reference": _disk_source(disk.source)},
     }
+    if disk.storage_container_ext_id is not None:
+        backing["storageContainer"] = {"extId": disk.storage_container_ext_id}
     return {
         "$objectType": "vmm.v4.ahv.config.Disk",
         "diskAddress": {"busType": disk.bus, "index": disk.index},
-        "backingInfo": {
-            "$objectType": "vmm.v4.ahv.config.VmDisk",
-            "dataSource": {"reference": image_reference},
-        },
+        "backingInfo": backing,
+    }
+
+
+def _disk_source(source: str | VolumeDiskRef) -> dict[str, str]:
+    if isinstance(source, str):
+        return {"$objectType": "vmm.v4.ahv.config.ImageReference", "imageExtId": source}
+    return {
+        "$objectType": "vmm.v4.ahv.config.VolumeDiskReference",
+        "diskExtId": source.disk_ext_id,
+        "volumeGroupExtId": source.volume_group_ext_id,
     }
 
 
@@ -259,23 +283,46 @@ def volume_group_body(
     name: str, cluster_ext_id: str, sources: Sequence[str], chap_secret: str | None
 ) -> dict[str, Any]:
     """Return the body that creates a volume group of clones of disk recovery points."""
+    disks = [
+        _volume_disk_body(i, "DISK_RECOVERY_POINT", source) for i, source in enumerate(sources)
+    ]
+    return _volume_group_body(name, cluster_ext_id, disks, chap_secret)
+
+
+def blank_volume_group_body(
+    name: str,
+    cluster_ext_id: str,
+    sizes: Sequence[int],
+    storage_container_ext_id: str,
+    chap_secret: str | None,
+) -> dict[str, Any]:
+    """Return the body that creates a volume group of new disks on a storage container."""
+    disks = [
+        _volume_disk_body(i, "STORAGE_CONTAINER", storage_container_ext_id)
+        | {"diskSizeBytes": size}
+        for i, size in enumerate(sizes)
+    ]
+    return _volume_group_body(name, cluster_ext_id, disks, chap_secret)
+
+
+def _volume_group_body(
+    name: str, cluster_ext_id: str, disks: list[dict[str, Any]], chap_secret: str | None
+) -> dict[str, Any]:
     return {
         "$objectType": "volumes.v4.config.VolumeGroup",
         "name": name,
         "clusterReference": cluster_ext_id,
         "sharingStatus": "NOT_SHARED",
         "iscsiFeatures": _chap("targetSecret", chap_secret),
-        "disks": [
-            {
-                "$objectType": "volumes.v4.config.VolumeDisk",
-                "index": index,
-                "diskDataSourceReference": {
-                    "extId": source,
-                    "entityType": "DISK_RECOVERY_POINT",
-                },
-            }
-            for index, source in enumerate(sources)
-        ],
+        "disks": disks,
+    }
+
+
+def _volume_disk_body(index: int, kind: str, source: str) -> dict[str, Any]:
+    return {
+        "$objectType": "volumes.v4.config.VolumeDisk",
+        "index": index,
+        "diskDataSourceReference": {"extId": source, "entityType": kind},
     }
 
 

@@ -1,0 +1,246 @@
+"""How fast a disk comes back: into a volume group, as an image, and what qemu-img makes of it.
+
+    restore_speed.py
+
+One 1-GiB disk, half of it data. First the way onto a new disk of a volume group, against
+`qemu-img convert` from the same file to such a disk, over the same user-space initiator. Then whole
+restore jobs, from the start of the backend to the finished VM, by either way. All contestants run
+in turns on one lab.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from iscsi_attach import Portal
+from nutanix_backend import journal
+from nutanix_backend.cluster import connect
+from nutanix_backend.guards import IscsiSessionGuard, NewDiskGuard, Place
+from nutanix_backend.manifest import DiskEntry
+from nutanix_backend.parameters import parse
+from nutanix_backend.restore.plan import DiskChain
+from nutanix_backend.restore.targets import LunTarget
+from nutanix_backend.restore.writer import DiskWriter
+from nutanix_backend.runner import jobs
+from nutanix_backend.runner.catalog import Status, Store
+from nutanix_backend.streams import StreamDigest
+from nutanix_backend.transport import choose, initiator_name
+from prism_lab import Lab
+from ptcomm import Level
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from iscsi_attach import BlockDevice
+    from nutanix_backend.journal import Journal
+    from ptcomm import Message
+
+MIB = 1 << 20
+SIZE = 1024 * MIB
+PIECE = 64 * 1024
+"""Bytes in which bacula-fd hands data over."""
+ROUNDS = 3
+
+
+class Site:
+    """A lab with one VM, its image as a file, and one backup of it."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.folder = folder
+        self.lab = stack.enter_context(Lab.start(folder / "lab", task_seconds=0.0))
+        vm = self.lab.create_vm("bench", [SIZE])
+        self.image = self.lab.disk_file(vm, 0)
+        with self.image.open("r+b") as disk:
+            for number in range(0, SIZE // MIB, 16):  # runs of 8 MiB, and holes as long
+                disk.seek(number * MIB)
+                disk.write(os.urandom(8 * MIB))
+        self.entry = entry_of(self.image)
+        self.parameters = (
+            ("prism", self.lab.pc_host), ("user", self.lab.user), ("password", self.lab.password),
+            ("ca", str(self.lab.ca_file)), ("state_dir", str(folder / "state")),
+            ("transport", "userspace"),
+        )  # fmt: skip
+        self.client = stack.enter_context(connect(parse(self.parameters)))
+        self.intents = stack.enter_context(
+            journal.opened(folder / "journal", "bench", self.lab.pc_host)
+        )
+        self.place = Place(
+            self.client,
+            self.lab.cluster_ext_id,
+            self.client.storage_containers.list()[0].ext_id,
+        )
+        self.store = Store(folder / "store")
+        self.number = 0
+
+    def run(self, *parameters: tuple[str, str]) -> jobs.Settings:
+        """What a job of the runner needs."""
+        command = (sys.executable, "-m", "nutanix_backend")
+        given = (*self.parameters, *parameters)
+        return jobs.Settings(command, given, self.folder / "working", Silent(), 600.0)
+
+    def restore(self, via: str) -> float:
+        """The seconds of a whole restore job."""
+        self.number += 1
+        name = f"restored-{self.number}"
+        settings = self.run(("restore_via", via), ("restore_vm_name", name))
+        began = time.perf_counter()
+        result = jobs.restore(self.store, "bench", settings)
+        seconds = time.perf_counter() - began
+        if result.status is not Status.GOOD:
+            sys.exit(str(result.log[-1]))
+        (vm,) = (vm for vm in self.client.vms.find(name))
+        self.compare(self.lab.disk_file(name, 0))
+        self.client.vms.delete(vm.ext_id)
+        return seconds
+
+    def compare(self, other: Path) -> None:
+        """Bit for bit, after each round."""
+        if subprocess.run(["cmp", "--quiet", self.image, other], check=False).returncode:
+            sys.exit(f"{other} is not what was backed up")
+
+    def to_new_disk(self, work: Callable[[NewDiskGuard, Journal], float]) -> float:
+        """Let `work` fill a new disk, and return the seconds that it took."""
+        self.number += 1
+        name = f"bench {self.number}"
+        guard = NewDiskGuard(self.place, self.intents, name, SIZE, initiator_name(), None)
+        with guard as group:
+            seconds = work(group, self.intents)
+            self.compare(self.lab.volume_disk_file(group.volume_group.ext_id, 0))
+        return seconds
+
+    def session(self, group: NewDiskGuard) -> IscsiSessionGuard:
+        """A session to a new disk."""
+        portal = Portal(self.lab.data_services_ip)
+        return IscsiSessionGuard(group, portal, choose("userspace"))
+
+
+class Silent:
+    """Nobody watches."""
+
+    def message(self, message: Message) -> None:
+        """Nothing."""
+
+    def file(self, name: str, size: int) -> None:
+        """Nothing."""
+
+    def data(self, count: int) -> None:
+        """Nothing."""
+
+
+def entry_of(image: Path) -> DiskEntry:
+    """The whole image as a file of a backup."""
+    digest = StreamDigest()
+    for piece in pieces(image):
+        digest.update(piece)
+    return DiskEntry(0, "bench", SIZE, "bench", "raw", SIZE, 0, SIZE, digest.text(), "")
+
+
+def pieces(image: Path) -> Iterator[memoryview]:
+    """The file as it arrives from the daemon."""
+    buffer = memoryview(bytearray(PIECE))
+    with image.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            yield buffer[:count]
+
+
+def by_product(site: Site) -> Callable[[NewDiskGuard, Journal], float]:
+    """The product's writer: digest, zeros left out, written and flushed."""
+
+    def work(group: NewDiskGuard, _: Journal) -> float:
+        with site.session(group) as session:
+            lun = session.attachment.luns[0].lun
+            device: BlockDevice = session.attachment.open(lun, writable=True)
+            target = LunTarget("bench", lambda _size: device, lambda: None)
+            writer = DiskWriter(DiskChain((site.entry,)), target)
+            began = time.perf_counter()
+            writer.begin(site.entry.file)
+            for piece in pieces(site.image):
+                writer.write(piece)
+            writer.end()
+            return time.perf_counter() - began
+
+    return work
+
+
+def by_qemu(site: Site) -> Callable[[NewDiskGuard, Journal], float]:
+    """`qemu-img convert`, told that the disk is empty."""
+
+    def work(group: NewDiskGuard, _: Journal) -> float:
+        with site.session(group) as session:
+            lun = session.attachment.luns[0].lun
+        iqn = f"iqn.2010-06.com.nutanix:{group.volume_group.target_name}"
+        found = choose("userspace").discover(
+            Portal(site.lab.data_services_ip), initiator_name(), None
+        )
+        iqn = next(t.iqn for t in found if group.volume_group.target_name in t.iqn)
+        options = (
+            f"driver=raw,file.driver=iscsi,file.transport=tcp,file.portal={site.lab.data_services_ip},"
+            f"file.target={iqn},file.lun={lun},file.initiator-name={initiator_name()}"
+        )
+        command = ["qemu-img", "convert", "-n", "--target-is-zero", "-f", "raw"]
+        began = time.perf_counter()
+        subprocess.run(
+            [*command, "--target-image-opts", str(site.image), options],
+            check=True, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        return time.perf_counter() - began
+
+    return work
+
+
+def in_turns(works: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+    """Run the works in turns, so that a slow moment meets all; the median seconds of each."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(ROUNDS):
+        for name, work in works.items():
+            seconds[name].append(work())
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def show(title: str, seconds: dict[str, float], words: str) -> None:
+    """A row for each contestant, and what it comes to."""
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    table = Table(
+        "", "seconds", "MB/s", title=title, caption=f"{words}; {resident:.0f} MiB resident"
+    )
+    for name, value in seconds.items():
+        table.add_row(name, f"{value:.2f}", f"{SIZE / value / 1e6:,.0f}")
+    Console(width=110).print(table)
+
+
+def main() -> None:
+    """Run both comparisons."""
+    with tempfile.TemporaryDirectory(prefix="podheitor-bench-") as name, ExitStack() as stack:
+        site = Site(Path(name), stack)
+        seconds = in_turns(
+            {
+                "qemu-img convert to the LUN": lambda: site.to_new_disk(by_qemu(site)),
+                "restore to the LUN": lambda: site.to_new_disk(by_product(site)),
+            }
+        )
+        peer, ours = seconds.values()
+        show("a disk onto a volume group", seconds, f"ratio {peer / ours:.2f}, goal 0.9")
+        backup = jobs.backup(site.store, "bench", Level.FULL, site.run(("vm", "bench")))
+        if backup.status is not Status.GOOD:
+            sys.exit(str(backup.log[-1]))
+        seconds = in_turns(
+            {via: (lambda via=via: site.restore(via)) for via in ("image", "volume_group")}  # type: ignore[misc]
+        )
+        images, volumes = seconds.values()
+        words = f"the volume group takes {volumes / images:.2f} of the images' time, goal 0.5"
+        show("a restore job, from its start to the VM", seconds, words)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Jobs of a sibling's adapter: our backend, started to restore what another plugin has saved.
+
+Plugin line and restore options of such a job belong to the sibling; even where a name is one of
+ours it means something else (its user, its password). So none of them is looked at: a file on this
+host says where restores go.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nutanix_backend.errors import ParameterError
+from nutanix_backend.names import NAMESPACE
+
+if TYPE_CHECKING:
+    from ptcomm import Phase
+
+CONFIG_FILE = Path("/etc/podheitor-nutanix/adapter.conf")
+VARIABLE = "PODHEITOR_ADAPTER_CONF"
+"""Names another file than CONFIG_FILE, in the environment of bacula-fd."""
+
+Items = tuple[tuple[str, str], ...]
+
+
+def parameters(namespace: str, given: Items) -> Items:
+    """The parameters of a job: as given in ours, from the file of this host in a sibling's."""
+    if not is_sibling(namespace):
+        return given
+    path = Path(os.environ.get(VARIABLE, CONFIG_FILE))
+    return (("config_file", str(path)),) if path.exists() else ()
+
+
+def refuse_all_but_restores(namespace: str, phase: Phase) -> None:
+    """Raise ParameterError when an adapter is asked to back up, to estimate or to list."""
+    if is_sibling(namespace) and phase.name != "RESTORE":
+        raise ParameterError(
+            f"the adapter for {namespace} restores its backups to Nutanix and does nothing else: "
+            "back up on a client with the sibling's own plugin"
+        )
+
+
+def is_sibling(namespace: str) -> bool:
+    """Whether the plugin that started us is another's."""
+    return namespace not in {"", NAMESPACE}
