@@ -27,7 +27,7 @@ import iscsi_attach
 from nutanix_backend import journal
 from nutanix_backend.cluster import connect
 from nutanix_backend.guards import IscsiSessionGuard, SnapshotGuard, VolumeGroupGuard
-from nutanix_backend.jobs.backup import initiator_name
+from nutanix_backend.jobs.disks import initiator_name
 from nutanix_backend.jobs.plan import plan_disks
 from nutanix_backend.parameters import parse
 from nutanix_backend.regions import Region, RegionList
