@@ -80,6 +80,8 @@ const char *valid_params[] = {
    "vm", "exclude_vm", "cluster", "consistency",
    // chain
    "fallback_to_full",
+   // replication
+   "mode", "replicate_to", "replicate_limit", "replicate_parallel", "replicate_protected",
    // restore
    "restore_to", "disk", "disk_path", "restore_vm_name", "overwrite", "restore_powerstate",
    // what every metaplugin has

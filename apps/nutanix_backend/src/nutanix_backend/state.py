@@ -129,7 +129,7 @@ def find_base(state: VmState | None, level: str, previous: str) -> Base:
 
 BACKUP = "bitmap"
 REPLICATION = "replication"
-"""Below the state folder, where each keeps what it left on the cluster, and only looks at its own."""
+"""Folders of the state in which each keeps, for itself alone, what it left on the cluster."""
 
 
 class StateFile:
