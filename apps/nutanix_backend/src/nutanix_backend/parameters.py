@@ -289,8 +289,8 @@ def _rate(name: str, text: str) -> float:
         rate = float(text)
     except ValueError:
         rate = 0.0
-    if not 0.01 <= rate <= 1e6:
-        raise ParameterError(f"{name}={text} is not a number of MiB per second, at least 0.01")
+    if not 0.05 <= rate <= 1e6:
+        raise ParameterError(f"{name}={text} is not a number of MiB per second, at least 0.05")
     return rate * 1024 * 1024
 
 

@@ -21,7 +21,7 @@ SMALLEST = 4096
 class Throttle:
     """Lets `rate` bytes a second through (0: all), whichever thread sends them.
 
-    `stop` ends every wait: then Cancelled is raised, at the next piece at the latest.
+    `stop` ends every wait with Cancelled.
     """
 
     def __init__(self, rate: float, stop: threading.Event) -> None:
@@ -33,14 +33,13 @@ class Throttle:
     def slices(self, piece: Buffer) -> Iterator[Buffer]:
         """The piece in parts, each when its time has come."""
         if not self._rate:
-            self._wait(0.0)
             yield piece
             return
         view = memoryview(piece).cast("B")
         step = max(int(self._rate * SLICE), SMALLEST)
         for start in range(0, len(view), step):
             part = view[start : start + step]
-            self._wait(self._delay(len(part)))
+            self.heed(self._delay(len(part)))
             yield part
 
     def _delay(self, length: int) -> float:
@@ -51,6 +50,7 @@ class Throttle:
             self._free = begin + length / self._rate
         return begin - now
 
-    def _wait(self, seconds: float) -> None:
+    def heed(self, seconds: float = 0.0) -> None:
+        """Wait so long; raise Cancelled when we are told to stop."""
         if self._stop.wait(seconds) if seconds > 0 else self._stop.is_set():
             raise Cancelled("replication was told to stop")
