@@ -38,6 +38,12 @@ def replace(path: Path, content: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def rename(old: Path, new: Path) -> None:
+    """Give a file or folder, whose content is durable, the name by which it counts."""
+    os.rename(old, new)  # noqa: PTH104 - see above: through os
+    _sync_folder(new.parent)
+
+
 def remove(path: Path) -> None:
     """Remove a file."""
     os.unlink(path)  # noqa: PTH108 - see above: through os
