@@ -81,7 +81,8 @@ const char *valid_params[] = {
    // chain
    "fallback_to_full",
    // replication
-   "mode", "replicate_to", "replicate_limit", "replicate_parallel", "replicate_protected",
+   "mode", "replicate_to", "replicate_limit", "replicate_parallel", "replicate_rpo",
+   "replicate_protected",
    // restore
    "restore_to", "disk", "disk_path", "restore_vm_name", "overwrite", "restore_powerstate",
    // what every metaplugin has

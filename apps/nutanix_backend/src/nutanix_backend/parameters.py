@@ -104,6 +104,12 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("replicate_limit", Kind.RATE, "most that is sent to the receiver, for all VMs"),
     Parameter("replicate_parallel", Kind.COUNT, "VMs that are replicated side by side", "2"),
     Parameter(
+        "replicate_rpo",
+        Kind.SECONDS,
+        "age of a replica beyond which the receiver calls it late",
+        "86400",
+    ),
+    Parameter(
         "replicate_protected",
         Kind.FLAG,
         "replicate VMs too that a protection policy of Prism replicates already",
@@ -168,6 +174,7 @@ class Settings:
     replicate_to: str
     replicate_limit: float
     replicate_parallel: int
+    replicate_rpo: float
     replicate_protected: bool
     restore_to: str
     disk: tuple[str, ...]

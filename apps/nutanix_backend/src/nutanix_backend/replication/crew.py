@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from nutanix_backend.replication.source import Result
+
 log = logging.getLogger(__name__)
 
 PULSE = 0.2
@@ -63,10 +65,17 @@ class Voice:
 
 @attrs.frozen
 class Done:
-    """A task that has ended: its name, and the error that it ended with."""
+    """A task that has ended: its name, and what it came to, or the error that it ended with."""
 
     name: str
+    result: Result | None
     error: BaseException | None
+
+    @classmethod
+    def of(cls, name: str, task: Future[Result]) -> Done:
+        """What became of a task that is done."""
+        error = task.exception()
+        return cls(name, None if error else task.result(), error)
 
 
 class Crew:
@@ -81,7 +90,7 @@ class Crew:
         self._stop = stop
         self._listener = listener
         self._pool = ThreadPoolExecutor(size, thread_name_prefix="replicate")
-        self._running: dict[Future[None], str] = {}
+        self._running: dict[Future[Result], str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +109,7 @@ class Crew:
         """The tasks that have not ended."""
         return set(self._running.values())
 
-    def start(self, name: str, task: Callable[[], None]) -> None:
+    def start(self, name: str, task: Callable[[], Result]) -> None:
         """Run a task when its turn comes."""
         self._running[self._pool.submit(task)] = name
 
@@ -120,7 +129,7 @@ class Crew:
                 self._stop.wait(left)
             self._pass_on()
             if done or time.monotonic() >= deadline:
-                return [Done(self._running.pop(task), task.exception()) for task in done]
+                return [Done.of(self._running.pop(task), task) for task in done]
 
     def _pass_on(self) -> None:
         while not self._lines.empty():
