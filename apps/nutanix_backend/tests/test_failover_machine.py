@@ -126,6 +126,9 @@ class World:
     def refuse_unfit(self, *, test: bool = False) -> None:
         """Everything fits."""
 
+    def refuse_foreign(self, copy: Copy) -> None:
+        """Everything is here."""
+
     def intend(self, *, test: bool) -> Copy:
         return Copy(str(uuid4()), "test" if test else "copy", "fake", "here", self.generation)
 

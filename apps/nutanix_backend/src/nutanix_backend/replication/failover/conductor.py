@@ -72,6 +72,10 @@ class Copies(Protocol):
         """Raise FailoverRefused when no copy can be made; makes nothing."""
         ...
 
+    def refuse_foreign(self, copy: Copy) -> None:
+        """Raise FailoverRefused when this one cannot be removed from here; removes nothing."""
+        ...
+
     def intend(self, *, test: bool) -> Copy:
         """Choose name, place, key and generation of a copy that is about to be made."""
         ...
@@ -103,7 +107,7 @@ class Conductor:
         """
         try:
             record = machine.begin(self.ledger.record, event)
-            self._refuse_unfit(event)
+            self._refuse_unfit(record, abandon=abandon)
         except FailoverRefused as error:
             self.ledger.note(event.value, "refused", str(error))
             raise
@@ -116,12 +120,19 @@ class Conductor:
             raise
         return self.ledger.record
 
-    def _refuse_unfit(self, event: Event) -> None:
+    def _refuse_unfit(self, record: Record, *, abandon: bool) -> None:
         """What can be known to fail is not begun: nobody shuts a source down for nothing."""
-        if event in {Event.TEST, Event.PLANNED, Event.UNPLANNED}:
-            self.copies.refuse_unfit(test=event is Event.TEST)
-        if event is Event.PLANNED:
-            self.source.refuse_unfit()
+        for step in machine.steps(record):
+            copy = _copy(record, step)
+            if abandon and step in OUTSIDE:
+                continue
+            match step:
+                case Step.MAKE_COPY | Step.MAKE_TEST_COPY:
+                    self.copies.refuse_unfit(test=step in _OF_TESTS)
+                case Step.REMOVE_COPY | Step.REMOVE_TEST_COPY if copy:
+                    self.copies.refuse_foreign(copy)
+                case Step.SHUT_DOWN | Step.POWER_ON:
+                    self.source.refuse_unfit()
 
     def _perform(self, event: Event, *, abandon: bool = False) -> None:
         for step in machine.steps(self.ledger.record):
@@ -155,7 +166,7 @@ class Conductor:
         self.ledger.keep(machine.done(record, step))
 
     def _act(self, step: Step, record: Record) -> None:
-        copy = record.test if step in _OF_TESTS else record.copy
+        copy = _copy(record, step)
         match step:
             case Step.MAKE_COPY | Step.MAKE_TEST_COPY if copy:
                 self.say(self.copies.make(copy, test=step in _OF_TESTS))
@@ -194,8 +205,12 @@ class Conductor:
         self.say(detail)
 
     def _whose(self, step: Step) -> str:
-        record = self.ledger.record
-        copy = record.test if step in _OF_TESTS else record.copy
+        copy = _copy(self.ledger.record, step)
         if step is Step.POWER_ON or copy is None:
             return f"not done: {step.value}"
         return f"not removed: {copy.name} (key {copy.key}) at {copy.place}"
+
+
+def _copy(record: Record, step: Step) -> Copy | None:
+    """The copy that a step is about."""
+    return record.test if step in _OF_TESTS else record.copy
