@@ -42,7 +42,9 @@ from nutanix_backend.replication.references import JOB, References
 from nutanix_backend.streams import StreamSender
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+    from ptcomm.events import Buffer
 
     from nutanix_backend import cluster, transport
     from nutanix_backend.parameters import Settings
@@ -54,6 +56,8 @@ log = logging.getLogger(__name__)
 
 VM_ERRORS = (BackendError, prism_client.PrismError, iscsi_attach.IscsiAttachError, OSError)
 """What may fail for one VM while the others go on."""
+BUSY = 10.0
+"""Seconds for which a receiver may say that another session sends a cycle of the same replica."""
 ANOTHER_BASE = {Code.WRONG_BASE, Code.NEEDS_SEED}
 
 
@@ -354,8 +358,7 @@ class Replication:
                     needs=now.digest,
                 )
             held = dict(now.resume.disks) if now.resume and now.resume.digest == digest else {}
-            channel.send(wire.Cycle(kind, manifest.base, manifest.encode()))
-            channel.expect(wire.Accepted)
+            self._begin(channel, wire.Cycle(kind, manifest.base, manifest.encode()))
             for plan in cycle.plans:
                 start = held.get(plan.disk.disk_ext_id, 0)
                 self._send_disk(channel, plan, devices.get(plan.index), start)
@@ -375,6 +378,20 @@ class Replication:
             seconds=0.0,
         )
 
+    def _begin(self, channel: Channel, cycle: wire.Cycle) -> None:
+        """Have the cycle accepted; a receiver may not have noticed yet that our last line broke."""
+        deadline = time.monotonic() + BUSY
+        while True:
+            channel.send(cycle)
+            try:
+                channel.expect(wire.Accepted)
+            except CycleRefused as refused:
+                if refused.code is not Code.BUSY or time.monotonic() > deadline:
+                    raise
+                self._link.throttle.heed(0.5)
+            else:
+                return
+
     def _send_disk(
         self,
         channel: Channel,
@@ -383,24 +400,35 @@ class Replication:
         start: int,
     ) -> None:
         """Send the stream of a disk from this byte on; what arrived must be what was read."""
-        disk_id = plan.disk.disk_ext_id
         total, _ = stream.length(plan.regions)
         name = f"VM {self._source.vm.name} disk {plan.index}"
         progress = Progress(self._listener.say, name, total - start)
-        sender = StreamSender(lambda data: channel.send(wire.Data(data.parts[0])))
-        channel.send(wire.Disk(disk_id, start))
+
+        def tick(count: int) -> None:
+            self._link.throttle.heed()
+            progress.advance(count)
+
+        channel.send(wire.Disk(plan.disk.disk_ext_id, start))
         with closing(stream.pieces(device, plan.regions, start)) as pieces:
-            for piece in pieces:
-                self._link.throttle.heed()
-                sender.put(piece)
-                progress.advance(memoryview(piece).nbytes)
-        digest = sender.finish()
-        if sender.sent != total - start:
-            raise SourceError(f"{name}: {sender.sent} bytes were read, not {total - start}")
+            sent, digest = send_stream(channel, pieces, tick)
+        if sent != total - start:
+            raise SourceError(f"{name}: {sent} bytes were read, not {total - start}")
         channel.send(wire.EndOfDisk())
         stored = channel.expect(wire.Stored).digest
         if stored != digest:
             raise PeerFailed(f"{name} arrived damaged: it was {digest}, the receiver has {stored}")
+
+
+def send_stream(
+    channel: Channel, pieces: Iterable[Buffer], tick: Callable[[int], None]
+) -> tuple[int, str]:
+    """Send the pieces as data; how many bytes it were, and their digest."""
+    sender = StreamSender(lambda data: channel.send(wire.Data(data.parts[0])))
+    for piece in pieces:
+        tick(memoryview(piece).nbytes)
+        sender.put(piece)
+    digest = sender.finish()
+    return sender.sent, digest
 
 
 def refuse_protected(

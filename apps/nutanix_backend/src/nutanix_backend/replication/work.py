@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nutanix_backend.replication.crew import Listener
 
 NAME = "podheitor-nutanix-backend"
+PATIENCE = channel.Patience()
 RETRY = 60.0
 """Seconds after which a cycle that failed is tried again, if its turn does not come before."""
 
