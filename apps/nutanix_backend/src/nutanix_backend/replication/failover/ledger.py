@@ -51,7 +51,7 @@ def read(folder: Path) -> Record:
     try:
         return records.load(path.read_bytes(), Record, schema=SCHEMA)
     except FileNotFoundError:
-        return Record()
+        return Record(SCHEMA)
     except (OSError, records.RecordError) as error:
         raise StateError(f"{path} cannot be used: {error}; {LOG} beside it tells more") from error
 

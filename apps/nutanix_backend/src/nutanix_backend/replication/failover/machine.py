@@ -123,7 +123,7 @@ class Record:
     `source_off` when we shut the source down, `reversed` when the other direction was opened.
     """
 
-    schema: int = SCHEMA
+    schema: int
     state: State = State.REPLICATING
     doing: str = ""
     backwards: bool = False
