@@ -112,6 +112,15 @@ class PointRecord:
 
 
 @attrs.frozen
+class Trouble:
+    """trouble.json: what went wrong since the last commit, and when (seconds of the epoch)."""
+
+    schema: int
+    when: int
+    text: str
+
+
+@attrs.frozen
 class ReplicaFolder:
     """Where the files of one replica are; reads its records. The folder need not exist."""
 
@@ -128,6 +137,11 @@ class ReplicaFolder:
     def state_path(self) -> Path:
         """replica.json."""
         return self.path / "replica.json"
+
+    @property
+    def trouble(self) -> Path:
+        """trouble.json."""
+        return self.path / "trouble.json"
 
     @property
     def images(self) -> Path:

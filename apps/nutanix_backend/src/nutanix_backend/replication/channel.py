@@ -7,6 +7,7 @@ message byte by byte, is given up after a time that does not depend on how it go
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import ssl
@@ -158,6 +159,14 @@ class Channel:
                 self._connection.sendall(part)
             self._connection.shutdown(socket.SHUT_WR)
             self._drain()
+
+    def interrupt(self) -> None:
+        """Let whoever waits for the peer in another thread see the end of the connection."""
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(fileno=os.dup(self._connection.fileno())) as same,
+        ):  # a shutdown of the TLS socket itself is not for two threads
+            same.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
         """Close the connection; a second close does nothing."""

@@ -24,6 +24,7 @@ from nutanix_backend.replication.errors import Code, CycleRefused
 from nutanix_backend.streams import StreamDigest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
 
@@ -66,6 +67,7 @@ class Spool:
         self.manifest = manifest
         self.fresh: set[str] = set()
         self._marks = marks
+        self._decoders: dict[str, phcbt01.Decoder] = {}
 
     @classmethod
     def create(cls, folder: Path, manifest: CycleManifest, source: str) -> Self:
@@ -114,9 +116,20 @@ class Spool:
             raise CycleRefused(
                 Code.BAD_STREAM, f"disk {disk_id} goes on at byte {held}, not at {offset}"
             )
-        return DiskSpool(self, disk)
+        decoder = self._decoders.pop(disk_id, None) or self.replay(disk, lambda: None)
+        return DiskSpool(self, disk, decoder)
 
-    def replay(self, disk: CycleDisk) -> phcbt01.Decoder:
+    def prepare(self, tick: Callable[[], None]) -> None:
+        """Read again what arrived earlier of streams that are not complete, to go on with them.
+
+        Raises CycleRefused if it is not what arrived; OSError.
+        """
+        for disk_id in self.missing:
+            disk = self.manifest.disk(disk_id)
+            if disk and disk_id in self._marks:
+                self._decoders[disk_id] = self.replay(disk, tick)
+
+    def replay(self, disk: CycleDisk, tick: Callable[[], None]) -> phcbt01.Decoder:
         """Read again what is durable of a stream; a decoder that has seen it all.
 
         Raises CycleRefused if it is not what arrived.
@@ -129,6 +142,7 @@ class Spool:
             for mark in marks:
                 digest, left = StreamDigest(), mark.end - mark.start
                 while left:
+                    tick()
                     piece = file.read(min(left, _READ))
                     if not piece:
                         break
@@ -168,12 +182,12 @@ class DiskSpool:
     Errors are CycleRefused (the stream is not what was announced), OSError.
     """
 
-    def __init__(self, spool: Spool, disk: CycleDisk) -> None:
-        """Go on where the durable bytes end."""
+    def __init__(self, spool: Spool, disk: CycleDisk, decoder: phcbt01.Decoder) -> None:
+        """Go on where the durable bytes end, which `decoder` has seen."""
         self._spool = spool
         self._disk = disk
         self._end = spool.durable_bytes.get(disk.disk_id, 0)
-        self._decoder = spool.replay(disk)
+        self._decoder = decoder
         self._segment, self._in_segment = StreamDigest(), 0
         self._session = StreamDigest()
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC

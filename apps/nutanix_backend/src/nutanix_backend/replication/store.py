@@ -36,6 +36,7 @@ from nutanix_backend.replication.catalog import (
     ReplicaState,
     Role,
     StoredDisk,
+    Trouble,
     is_point,
 )
 from nutanix_backend.replication.errors import (
@@ -169,6 +170,30 @@ class Replica:
             with self.reader(generation, disk.disk_id) as reader:
                 reader.verify(tick)
 
+    # --- what went wrong last
+
+    def note_error(self, text: str) -> None:
+        """Remember what went wrong, for the status; best effort."""
+        self._note(Trouble(SCHEMA, int(time.time()), text))
+
+    def trouble(self) -> Trouble | None:
+        """What went wrong since the last commit, if anything did."""
+        try:
+            return records.load(self.files.trouble.read_bytes(), Trouble, schema=SCHEMA)
+        except (OSError, records.RecordError):
+            return None
+
+    def _note(self, trouble: Trouble | None) -> None:
+        if not self.files.path.is_dir():
+            return
+        try:
+            if trouble:
+                durable.replace(self.files.trouble, records.dump(trouble))
+            elif self.files.trouble.exists():
+                durable.remove(self.files.trouble)
+        except OSError as error:
+            log.warning("the trouble of %s cannot be noted: %s", self.name, error)
+
     # --- the role
 
     def fence(self, reason: str = "a failover has fenced the source") -> None:
@@ -206,7 +231,9 @@ class Replica:
         if state.role is not Role.REPLICA:
             raise CycleRefused(Code.FENCED, f"the replica takes no cycles: {state.reason}")
 
-    def begin_cycle(self, manifest: CycleManifest, source: str) -> IncomingCycle:
+    def begin_cycle(
+        self, manifest: CycleManifest, source: str, tick: Callable[[], None] = _nothing
+    ) -> IncomingCycle:
         """Take a cycle; close() what is returned. What was received of it before stays.
 
         Raises CycleRefused, with nothing written, or StoreError.
@@ -218,12 +245,22 @@ class Replica:
         if lock is None:
             raise CycleRefused(Code.BUSY, f"another session is sending a cycle of {self.name}")
         try:
-            return IncomingCycle(self, self._open_spool(manifest, source), source, lock)
+            arrived = self._open_spool(manifest, source, tick)
+            self._resume(arrived, tick)
+            return IncomingCycle(self, arrived, source, lock)
         except BaseException:
             os.close(lock)
             raise
 
-    def _open_spool(self, manifest: CycleManifest, source: str) -> Spool:
+    def _resume(self, arrived: Spool, tick: Callable[[], None]) -> None:
+        with self.files.explained():
+            try:
+                arrived.prepare(tick)
+            except CycleRefused:
+                spool.drop(self.files.incoming)
+                raise
+
+    def _open_spool(self, manifest: CycleManifest, source: str, tick: Callable[[], None]) -> Spool:
         with self.files.explained(), self._held():
             state = self.state()
             if state is None:
@@ -238,7 +275,7 @@ class Replica:
                     applying=None,
                 )
                 self._save(state)
-            self._recover(state, _nothing)
+            self._recover(state, tick)
             self._refuse_cycle(manifest, source)
             found = Spool.load(self.files.incoming)
             if found and found.manifest == manifest:
@@ -337,19 +374,19 @@ class Replica:
             self.refuse_source(source)
             self._refuse_base(manifest, state.current)
             self._refuse_replay(manifest, state.current)
-            self._check_spool(arrived)
+            self._check_spool(arrived, tick)
             generation = self._prepare(state, arrived, tick)
             self._save(attrs.evolve(state, applying=generation))
             self._apply(state, generation, tick)
             self._finish(state, generation)
         return generation.number
 
-    def _check_spool(self, arrived: Spool) -> None:
+    def _check_spool(self, arrived: Spool, tick: Callable[[], None]) -> None:
         """What came in earlier sessions has lain here: it must still be what arrived."""
         for disk in arrived.manifest.disks:
             if disk.disk_id not in arrived.fresh:
                 try:
-                    arrived.replay(disk)
+                    arrived.replay(disk, tick)
                 except CycleRefused:
                     spool.drop(self.files.incoming)
                     raise
@@ -403,6 +440,7 @@ class Replica:
 
     def _finish(self, state: ReplicaState, generation: Generation) -> None:
         self._save(attrs.evolve(state, current=generation, applying=None))
+        self._note(None)
         try:
             spool.drop(self.files.incoming)
         except OSError as error:  # the next start finds that it was committed, and drops it
