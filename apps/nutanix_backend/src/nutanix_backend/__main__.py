@@ -30,6 +30,7 @@ def _command(arguments: list[str]) -> int:
 
     from nutanix_backend import upkeep  # noqa: PLC0415
     from nutanix_backend.doctor import command as doctor  # noqa: PLC0415
+    from nutanix_backend.replication import command as receiver  # noqa: PLC0415
     from nutanix_backend.replication import replicate  # noqa: PLC0415
     from nutanix_backend.replication.failover import command as failover  # noqa: PLC0415
     from nutanix_backend.runner import command as job  # noqa: PLC0415
@@ -39,7 +40,7 @@ def _command(arguments: list[str]) -> int:
         description="Without arguments: the backend that bacula-fd starts.",
     )
     commands = parser.add_subparsers(required=True)
-    for command in (job, doctor, upkeep, replicate, failover):
+    for command in (job, doctor, upkeep, replicate, receiver, failover):
         command.add_parser(commands)
     args = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = args.run
