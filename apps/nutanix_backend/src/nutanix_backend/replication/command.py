@@ -394,7 +394,8 @@ def _show(headings: Iterable[str], rows: Iterable[tuple[str, ...]]) -> None:
         table.add_column(heading)
     for row in rows:
         table.add_row(*row)
-    Console(markup=False, highlight=False).print(table)
+    width = None if sys.stdout.isatty() else 200
+    Console(markup=False, highlight=False, width=width).print(table)
 
 
 def _printable(text: str) -> str:
