@@ -25,7 +25,7 @@ import attrs
 import pytest
 from nutanix_backend import cluster, state, sweep
 from nutanix_backend.parameters import parse
-from nutanix_backend.replication import channel, spool, tls, wire
+from nutanix_backend.replication import allowed, channel, spool, tls, wire
 from nutanix_backend.replication.channel import Patience
 from nutanix_backend.replication.manifest import SCHEMA, CycleDisk, CycleManifest
 from nutanix_backend.replication.store import Store
@@ -87,10 +87,10 @@ class Prepared:
         self._answer(LONGEST)
         self.pid = 0
 
-    def start(self, *argv: str, log: Path, **order: object) -> None:
-        """Start the program."""
+    def start(self, **order: object) -> None:
+        """Start what is ordered."""
         assert not self.pid, "the last one was not waited for"
-        self._orders.write(json.dumps({"argv": argv, "log": str(log), **order}) + "\n")
+        self._orders.write(json.dumps(order) + "\n")
         self._orders.flush()
         self.pid = self._answer(LONGEST)["pid"]
 
@@ -168,6 +168,7 @@ class Receiver:
         theirs = tls.ensure_identity(self.identity, "receiver")
         tls.add_peer(self.source, theirs.certificate)
         tls.add_peer(self.identity, ours.certificate)
+        allowed.save(self.identity, (allowed.Grant(ours.fingerprint, "*", "*"),))
         self.reached_at(self.port)
 
     def reached_at(self, port: int) -> None:
@@ -188,11 +189,10 @@ class Receiver:
 
     def start(self, **order: object) -> None:
         """Start it, and wait until it listens or is dead."""
-        argv = [
-            "receiver", "--store", str(self.root), "--identity", str(self.identity),
-            "--listen", f"127.0.0.1:{self.port}", "--reserve", "0",
-        ]  # fmt: skip
-        self._prepared.start(*argv, log=self.log, segment=SEGMENT, **order)
+        self._prepared.start(
+            store=str(self.root), identity=str(self.identity), port=self.port,
+            log=str(self.log), segment=SEGMENT, **order,
+        )  # fmt: skip
         deadline = time.monotonic() + LONGEST
         while not self._prepared.ended():
             assert time.monotonic() < deadline, "the receiver does not listen"
@@ -215,7 +215,11 @@ class Receiver:
         """A connection of the source."""
         options.setdefault("patience", PATIENCE)
         connected = channel.connect(self.address, self.source, **options)
-        channel.greet(connected, "source")
+        try:
+            channel.greet(connected, "source")
+        except BaseException:
+            connected.close()
+            raise
         return connected
 
 
@@ -265,10 +269,11 @@ class Model:
                     bytes(length) if wipe else self.random.randbytes(length)
                 )
             self.disks[disk_id] = bytes(changed)
-        if self.random.random() < 0.05:
-            self.disks["disk-2"] = self.random.randbytes(100 * 4096)
-        elif self.random.random() < 0.05:
-            self.disks.pop("disk-2", None)
+        if self.random.random() < 0.1:  # a disk comes, or goes
+            if len(self.disks) > 2:
+                self.disks.popitem()
+            else:
+                self.disks[f"disk-at-{self._taken}"] = self.random.randbytes(100 * 4096)
 
     def send(self, session: Channel) -> int:
         """One cycle, as the real source would do it; returns the generation."""
@@ -363,7 +368,7 @@ class Model:
         self.learn(found.current.digest)
         assert found.current.number == len(self.committed)
         for disk_id, content in self.made[found.current.digest].disks.items():
-            image = replica.folder / "images" / f"{disk_id}.raw"
+            image = replica.files.image(disk_id)
             assert image.read_bytes() == content, f"the image of {disk_id} is another"
         kept = replica.points()[:-1]
         for generation in self.random.sample(kept, min(points, len(kept))):
@@ -473,7 +478,7 @@ class Site:
         current = self.current(guest)
         disks = {disk.disk_id for disk in current.manifest.disks}
         for disk_id in disks:
-            image = self.replica(guest).folder / "images" / f"{disk_id}.raw"
+            image = self.replica(guest).files.image(disk_id)
             assert same(image, self.point(guest, disk_id)), f"disk {disk_id} is another"
         assert len(disks) == len(guest.disk_ids())
 

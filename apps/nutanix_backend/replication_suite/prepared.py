@@ -2,9 +2,10 @@
 
     prepared.py          has imported everything; reads an order a line, forks, and says how it ends
 
-An order is JSON: "argv" of the program, the file "log" for what it prints. "calls" kills it just
-before or after that many calls that change a file system, and "segment" is how many bytes of a
-stream the receiver makes durable at a time. The answers are lines with a pid, then with a status.
+An order is JSON: "argv" of the program, or the "store", "identity" and "port" of a receiver; the
+file "log" for what it prints. "calls" kills it just before (or, negative, after) that many calls
+that change a file system, and "segment" is how many bytes of a stream the receiver makes durable at
+a time. The answers are lines with a pid, then with a status.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 CHANGES = (
@@ -56,11 +58,8 @@ def run(order: dict[str, Any]) -> int:
     os.close(log)
     os.close(null)
     prepare(order)
-    sys.argv = ["podheitor-nutanix-backend", *order["argv"]]
-    from nutanix_backend.__main__ import main as program  # noqa: PLC0415 - see main
-
     try:
-        return program()
+        return program(order["argv"]) if "argv" in order else receive(order)
     except BaseException:  # noqa: BLE001 - it goes to the log, and the process ends
         import traceback  # noqa: PLC0415
 
@@ -69,6 +68,24 @@ def run(order: dict[str, Any]) -> int:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def program(argv: list[str]) -> int:
+    """The command line."""
+    from nutanix_backend.__main__ import main as command  # noqa: PLC0415 - see main
+
+    sys.argv = ["podheitor-nutanix-backend", *argv]
+    return command()
+
+
+def receive(order: dict[str, Any]) -> int:
+    """Be a receiver; it keeps every point of the last day."""
+    from nutanix_backend.replication.receiver import Receiver  # noqa: PLC0415 - see main
+    from nutanix_backend.replication.store import Limits, Store  # noqa: PLC0415
+
+    store = Store(Path(order["store"]), Limits(reserve=0))
+    Receiver(store, Path(order["identity"]), ("127.0.0.1", order["port"])).serve()
+    return 0
 
 
 def prepare(order: dict[str, Any]) -> None:

@@ -97,7 +97,7 @@ def test_the_source_is_killed(
     for number in range(SOURCES):
         guest.write(0, chance.randrange(6) * MIB, chance.choice((4096, MIB)))
         guest.discard(1, 0, 4096 * chance.randrange(1, 100))
-        sources.start(*site.argv(guest), log=log)
+        sources.start(argv=site.argv(guest), log=str(log))
         time.sleep(chance.uniform(0, longest))
         killed = sources.kill()
         tally["sources killed" if killed else "sources that were faster"] += 1

@@ -93,7 +93,9 @@ def rebuild_all(
     assert len(numbers) > min(len(kept), 20)
     for number in numbers:
         replica.verify(number)
-        assert {disk.disk_id for disk in replica.generation(number).disks} == set(kept[number])
+        assert {disk.disk_id for disk in replica.files.generation(number).disks} == set(
+            kept[number]
+        )
         for disk_id, expected in kept[number].items():
             target = folder / "rebuilt.raw"
             replica.rebuild(number, disk_id, target)

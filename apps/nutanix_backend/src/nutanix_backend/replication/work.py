@@ -162,7 +162,9 @@ def connect(settings: Settings, throttle: Throttle) -> channel.Channel:
     if not settings.replicate_to:
         raise ParameterError("parameter replicate_to is missing: give the address of the receiver")
     limiter = throttle.slices if settings.replicate_limit else None
-    connected = channel.connect(settings.replicate_to, identity_folder(settings), limiter=limiter)
+    connected = channel.connect(
+        settings.replicate_to, identity_folder(settings), patience=PATIENCE, limiter=limiter
+    )
     try:
         channel.greet(connected, NAME)
     except BaseException:
