@@ -16,6 +16,7 @@ from rich.table import Table
 
 from nutanix_backend import cluster, parameters
 from nutanix_backend.errors import BackendError, Cancelled, with_notes
+from nutanix_backend.replication.command import STORE
 from nutanix_backend.replication.failover import host, ledger, stored
 from nutanix_backend.replication.failover.ahv import Ahv
 from nutanix_backend.replication.failover.conductor import Conductor
@@ -78,7 +79,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def _add(actions: Subparsers, name: str, text: str) -> argparse.ArgumentParser:
     parser = actions.add_parser(name, help=text)
-    parser.add_argument("--store", type=Path, required=True, help="folder of the receiver's store")
+    parser.add_argument("--store", type=Path, default=STORE, help="default: %(default)s")
     parser.set_defaults(run=run)
     return parser
 
