@@ -140,8 +140,8 @@ class Receiver:
         words = ("--identity", ours, "--receiver", self.address, "--fingerprint", fingerprint)
         command(PROGRAM, "pair", *words)
         certificate = self._show_identity(ours)[1]
-        words = ("--identity", self._identity, "--vm", "*", certificate)
-        command(PROGRAM, "receiver", "allow", "--store", self.store, *words)
+        allow = ("receiver", "allow", "--identity", self._identity, "--vm", "*")
+        command(PROGRAM, *allow, certificate)
 
     def _show_identity(self, folder: Path) -> tuple[str, str]:
         """The fingerprint and the certificate of a side, made if need be."""
@@ -365,7 +365,8 @@ class Demo:
 
     def _judge(self, name: str, seconds: float, good: bool, verdict: str) -> None:  # noqa: FBT001 - what is judged
         self._steps.append(Step(name, seconds, verdict if good else "FAILED", good))
-        console.print(f"   [{seconds:.1f} s] {self._steps[-1].verdict}", highlight=False, markup=False)
+        took = f"{seconds:.1f} s: " if seconds else ""
+        console.print(f"   {took}{self._steps[-1].verdict}", highlight=False)
 
     def _show(self) -> None:
         table = Table(title="What was proven")
