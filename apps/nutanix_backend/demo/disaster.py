@@ -171,11 +171,41 @@ class Step:
     good: bool = True
 
 
+@attrs.frozen
+class Transcripts:
+    """What the guide shows: commands and what they said, under the names of a real site."""
+
+    names: dict[str, str]
+    folder: Path | None
+
+    def keep(self, name: str, words: tuple[object, ...], said: str) -> None:
+        """Record a command, if that is wanted."""
+        if self.folder is None:
+            return
+        text = f"$ {PROGRAM} {' '.join(map(str, words))}\n{said.strip()}\n"
+        for ours, real in self.names.items():
+            text = text.replace(ours, real)
+        (self.folder / f"dr-{name}.txt").write_text(text)
+
+
 class Demo:
     """The story: every method is a chapter."""
 
-    def __init__(self, folder: Path, here: Prism, there: Prism, receiver: Receiver) -> None:
+    def __init__(
+        self, folder: Path, here: Prism, there: Prism, receiver: Receiver, record: Path | None
+    ) -> None:
         self._folder = folder
+        names = {
+            str(receiver.store): "/var/lib/podheitor-receiver/store",
+            str(folder / "copies"): "/var/dr",
+            str(here.config): "/etc/podheitor-nutanix/site-a.conf",
+            str(there.config): "/etc/podheitor-nutanix/site-b.conf",
+            here.lab.pc_host: "prism-a.example.com",
+            there.lab.pc_host: "prism-b.example.com",
+            receiver.address: "receiver.example.com:9848",
+            "*=lab-net": "'*=lab-net'",
+        }
+        self._transcripts = Transcripts(names, record)
         self._here = here
         self._there = there
         self._receiver = receiver
@@ -237,6 +267,9 @@ class Demo:
     def _replicate(self, *, check: bool = True) -> str:
         words = ("--to", self._receiver.address, f"config_file={self._here.config}", VM)
         done = command(PROGRAM, "replicate", *words, check=check)
+        self._transcripts.keep(
+            "replicate" if check else "fenced", ("replicate", *words), done.stdout + done.stderr
+        )
         return done.stdout + done.stderr
 
     def _keep_truth(self, number: int) -> None:
@@ -266,6 +299,7 @@ class Demo:
         began = time.monotonic()
         self._failover("test", VM, "--folder", copies)
         seconds = time.monotonic() - began
+        self._status("status")
         folder = copies / f"{VM}-test"
         images = sorted(folder.glob("*.qcow2"))
         same = all(
@@ -285,6 +319,7 @@ class Demo:
         done = command(*_qemu(domain), check=False)
         lines = [line.rstrip() for line in done.stdout.splitlines() if line.strip()]
         booted = f"PODHEITOR GUEST BOOTED {marker}"
+        self._transcripts.keep("boot", ("boots:",), "\n".join(lines))
         for line in lines[-3:]:
             console.print(f"   serial: {line}", highlight=False, markup=False)
         good = booted in lines
@@ -300,6 +335,7 @@ class Demo:
         name = f"{VM}-failover"
         good = self._there.is_on(name) and self._same(self._truth[5], self._there.disks(name))
         self._judge("unplanned failover to site-b", seconds, good, "runs, and is generation 5")
+        self._status("status-failed-over")
         words = self._replicate(check=False)
         refused = next((line for line in words.splitlines() if "takes no cycles" in line), "")
         console.print(f"   {refused}", highlight=False)
@@ -353,11 +389,18 @@ class Demo:
         return ("--target", f"config_file={self._there.config}", "--network", "*=lab-net")
 
     def _failover(self, action: str, *words: object) -> str:
-        done = command(PROGRAM, "failover", action, "--store", self._receiver.store, *words)
+        words = ("--store", self._receiver.store, *words)
+        done = command(PROGRAM, "failover", action, *words)
+        self._transcripts.keep(action, ("failover", action, *words), done.stdout)
         if "--json" not in words:
             for line in done.stdout.splitlines():
                 console.print(f"   {line}", highlight=False, markup=False)
         return done.stdout
+
+    def _status(self, name: str) -> None:
+        words = ("receiver", "status", "--store", self._receiver.store)
+        done = command(PROGRAM, *words, check=False)
+        self._transcripts.keep(name, words, done.stdout)
 
     def _same(self, truth: list[Path], found: list[Path]) -> bool:
         """Whether disks are equal bit for bit, in this order."""
@@ -378,9 +421,10 @@ class Demo:
         console.print(table)
         command(PROGRAM, "receiver", "verify", "--store", self._receiver.store)
         say("receiver verify: every generation that is kept is what was committed")
-        history = command(
-            PROGRAM, "failover", "history", "--store", self._receiver.store, VM
-        ).stdout.splitlines()
+        words = ("failover", "history", "--store", self._receiver.store, VM)
+        said = command(PROGRAM, *words).stdout
+        self._transcripts.keep("history", words, said)
+        history = said.splitlines()
         say(f"the audit log has {len(history)} lines; its last ones:")
         for line in history[-4:]:
             console.print(f"   {line}", highlight=False, markup=False)
@@ -439,15 +483,16 @@ def _qemu(domain: Path) -> list[object]:
 
 
 def main() -> None:
-    """Run the demo in a temporary folder."""
+    """Run the demo in a temporary folder; `--record FOLDER` keeps what the guide shows."""
     began = time.monotonic()
+    record = Path(sys.argv[2]) if sys.argv[1:2] == ["--record"] else None
     with tempfile.TemporaryDirectory(prefix="podheitor-demo-") as name, ExitStack() as stack:
         folder = Path(name)
         say("starting two sites: each a Prism Central, a cluster and an iSCSI target on loopback")
         here, there = (Prism.start(stack, folder, site) for site in ("site-a", "site-b"))
         receiver = Receiver(folder, here, there)
         stack.enter_context(receiver.running())
-        Demo(folder, here, there, receiver).run()
+        Demo(folder, here, there, receiver, record).run()
     say(f"done in {time.monotonic() - began:.0f} s")
 
 
