@@ -185,6 +185,9 @@ class Transcripts:
         text = f"$ {PROGRAM} {' '.join(map(str, words))}\n{said.strip()}\n"
         for ours, real in self.names.items():
             text = text.replace(ours, real)
+        text = text.replace(" --store /var/lib/podheitor-receiver/store", "")
+        if words[0] == "failover":  # typed on the receiver, by its user
+            text = text.replace("/etc/podheitor-nutanix/", "/var/lib/podheitor-receiver/")
         (self.folder / f"dr-{name}.txt").write_text(text)
 
 

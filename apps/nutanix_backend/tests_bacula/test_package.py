@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from nutanix_backend.replication.command import HOME
 
 from apps.nutanix_backend.tests_bacula.harness.site import MIB
 
@@ -61,8 +62,8 @@ def test_the_receiver_is_a_service_of_its_own_user(installation: Installation) -
     settings = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line)
     program, *words = settings["ExecStart"].split()
     assert (installation.product / program.lstrip("/")).is_file()
-    assert words[:2] == ["receiver", "serve"]
-    assert f"/var/lib/{settings['StateDirectory']}/store" in words
+    assert words == ["receiver", "serve"]
+    assert Path("/var/lib", settings["StateDirectory"]) == HOME
     users = installation.product / "usr/lib/sysusers.d/podheitor-receiver.conf"
     assert users.read_text().split()[1] == settings["User"]
     assert (settings["ProtectSystem"], settings["NoNewPrivileges"]) == ("strict", "yes")

@@ -26,6 +26,13 @@ def main() -> int:
 
 
 def _command(arguments: list[str]) -> int:
+    args = command_line().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = args.run
+    return run(args)
+
+
+def command_line() -> argparse.ArgumentParser:
+    """What reads the commands."""
     import argparse  # noqa: PLC0415
 
     from nutanix_backend import upkeep  # noqa: PLC0415
@@ -42,9 +49,7 @@ def _command(arguments: list[str]) -> int:
     commands = parser.add_subparsers(required=True)
     for command in (job, doctor, upkeep, replicate, receiver, failover):
         command.add_parser(commands)
-    args = parser.parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = args.run
-    return run(args)
+    return parser
 
 
 if __name__ == "__main__":

@@ -39,9 +39,11 @@ if TYPE_CHECKING:
 
     Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse offers no public name for it
 
-STATE = Path("/var/lib/podheitor-nutanix")
-STORE = STATE / "store"
-IDENTITY = STATE / "identity"
+HOME = Path("/var/lib/podheitor-receiver")
+STORE = HOME / "store"
+RECEIVER_IDENTITY = HOME / "identity"
+SOURCE_IDENTITY = Path("/var/lib/podheitor-nutanix/identity")
+"""Folders of two users: a receiver runs without privileges, and knows no state of a source."""
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _TIMES = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -57,7 +59,7 @@ def add_parser(subparsers: Subparsers) -> None:
     pairing = subparsers.add_parser(
         "pair", help="make a key for replication, and trust a receiver or a source"
     )
-    _add_identity(pairing)
+    _add_identity(pairing, SOURCE_IDENTITY)
     pairing.add_argument("--name", default="", help="in the certificate; default: of this host")
     pairing.add_argument("--receiver", metavar="HOST[:PORT]", help="pair with a receiver there")
     pairing.add_argument(
@@ -69,7 +71,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def _add_serve(actions: Subparsers) -> None:
     parser = _add(actions, "serve", "take cycles until told to stop", _serve)
-    _add_identity(parser)
+    _add_identity(parser, RECEIVER_IDENTITY)
     parser.add_argument(
         "--listen", default=f"0.0.0.0:{PORT}", metavar="HOST:PORT", help="default: %(default)s"
     )
@@ -112,7 +114,7 @@ def _add_points(actions: Subparsers) -> None:
 
 def _add_allow(actions: Subparsers) -> None:
     parser = _add(actions, "allow", "let a source write replicas; without a source: list", _allow)
-    _add_identity(parser)
+    _add_identity(parser, RECEIVER_IDENTITY)
     parser.add_argument(
         "source", nargs="?", help="certificate (FILE or LINE), a fingerprint, or cn:NAME with a CA"
     )
@@ -131,9 +133,9 @@ def _add(actions: Subparsers, name: str, text: str, do: object) -> argparse.Argu
     return parser
 
 
-def _add_identity(parser: argparse.ArgumentParser) -> None:
+def _add_identity(parser: argparse.ArgumentParser, default: Path) -> None:
     parser.add_argument(
-        "--identity", type=Path, default=IDENTITY, metavar="DIR",
+        "--identity", type=Path, default=default, metavar="DIR",
         help="our key and whom we trust; default: %(default)s",
     )  # fmt: skip
 

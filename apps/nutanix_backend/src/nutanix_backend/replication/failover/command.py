@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse offers no public name for it
 
+_STATE_DIR = Path(parameters.BY_NAME["state_dir"].default)
 MAKING = {
     Event.TEST: "make an isolated copy; replication goes on",
     Event.PLANNED: "shut the source down, wait for its last cycle, make the copy",
@@ -178,6 +179,8 @@ def _activator(args: argparse.Namespace, stack: ExitStack) -> Activator | None:
     if not getattr(args, "target", []):
         return None
     settings = _settings(args.target)
+    if settings.state_dir == _STATE_DIR:  # that of another user
+        settings = attrs.evolve(settings, state_dir=args.store.absolute())
     client = stack.enter_context(cluster.connect(settings))
     staging = (args.staging or args.store).absolute()
     return Ahv(client, settings, staging, networks, not getattr(args, "off", False), _say)
