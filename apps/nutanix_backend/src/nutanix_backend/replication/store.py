@@ -37,6 +37,7 @@ from nutanix_backend.replication.catalog import (
     Role,
     StoredDisk,
     Trouble,
+    Undo,
     is_point,
 )
 from nutanix_backend.replication.errors import (
@@ -165,10 +166,26 @@ class Replica:
             reader.copy(target, tick)
 
     def verify(self, generation: int, tick: Callable[[], None] = _nothing) -> None:
-        """Read a generation again and compare it with what was committed; raise ReplicaDamaged."""
+        """Read a generation again and compare it with what was committed; raise ReplicaDamaged.
+
+        Of an older one also what leads back to it, byte by byte.
+        """
+        state = self.files.existing()
+        if generation < state.number:
+            for made in self.files.point(generation).undo:
+                self._verify_undo(generation, made, tick)
         for disk in self.files.generation(generation).disks:
             with self.reader(generation, disk.disk_id) as reader:
                 reader.verify(tick)
+
+    def _verify_undo(self, generation: int, made: Undo, tick: Callable[[], None]) -> None:
+        with self.files.explained():
+            found = undo.digest(self.files.undo(generation, made.disk_id), tick)
+        if found != (made.stream_bytes, made.digest):
+            raise ReplicaDamaged(
+                f"the way back to generation {generation} of {self.name} is damaged: disk "
+                f"{made.disk_id} was damaged on the receiver's storage"
+            )
 
     # --- what went wrong last
 

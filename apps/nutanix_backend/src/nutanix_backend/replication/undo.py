@@ -197,13 +197,13 @@ def _write_undo(
     before: ImageFile,
     tick: Callable[[], None],
 ) -> Undo:
-    digest, total = StreamDigest(), 0
+    made, total = StreamDigest(), 0
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o600)
     try:
         for piece in _undo_pieces(size, changed, before):
             tick()
-            digest.update(piece)
+            made.update(piece)
             total += len(piece)
             left = memoryview(piece)
             while left:
@@ -211,7 +211,7 @@ def _write_undo(
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return Undo(disk.disk_id, total, digest.text())
+    return Undo(disk.disk_id, total, made.text())
 
 
 def _undo_pieces(size: int, changed: _Extents, before: ImageFile) -> Iterator[bytes | bytearray]:
@@ -222,6 +222,17 @@ def _undo_pieces(size: int, changed: _Extents, before: ImageFile) -> Iterator[by
         for offset, length in steps([(begin, end)], STEP):
             yield encoder.data(before.read(offset, length))
     encoder.finish()
+
+
+def digest(path: Path, tick: Callable[[], None]) -> tuple[int, str]:
+    """The length and the digest of a stream that was kept. Raises OSError."""
+    found, length = StreamDigest(), 0
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(STEP):
+            tick()
+            found.update(piece)
+            length += len(piece)
+    return length, found.text()
 
 
 def apply(disk: CycleDisk, stream: Path, image: Path, tick: Callable[[], None]) -> None:
