@@ -296,18 +296,26 @@ def accept(plain: socket.socket, folder: Path, *, patience: Patience) -> Channel
     plain.settimeout(patience.connect)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     until = time.monotonic() + patience.connect
+    connection = context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
     try:
-        connection = context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
-        _shake_hands(connection, until)
-        peer = tls.identify(connection, folder)
+        peer = _shake_hands(connection, folder, until)
+    except BaseException:
+        connection.close()
+        raise
+    return Channel(connection, Role.RECEIVER, peer, patience=patience)
+
+
+def _shake_hands(connection: ssl.SSLSocket, folder: Path, until: float) -> tls.Peer:
+    try:
+        _complete_handshake(connection, until)
+        return tls.identify(connection, folder)
     except ssl.SSLError as error:
         raise PeerRefused(f"the handshake failed: {error.reason or error}") from error
     except OSError as error:
         raise PeerLost(f"the connection broke in its handshake: {error}") from error
-    return Channel(connection, Role.RECEIVER, peer, patience=patience)
 
 
-def _shake_hands(connection: ssl.SSLSocket, until: float) -> None:
+def _complete_handshake(connection: ssl.SSLSocket, until: float) -> None:
     """The handshake, in so much time altogether: a socket's own time-out begins with each byte."""
     connection.settimeout(0)
     while True:
