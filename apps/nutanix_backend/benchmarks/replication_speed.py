@@ -30,7 +30,7 @@ import attrs
 import iscsi_attach
 from nutanix_backend.parameters import parse
 from nutanix_backend.regions import Region, RegionList
-from nutanix_backend.replication import channel, stream, tls, wire
+from nutanix_backend.replication import allowed, channel, stream, tls, wire
 from nutanix_backend.replication.manifest import SCHEMA, CycleDisk, CycleManifest
 from nutanix_backend.replication.source import send_stream
 from nutanix_backend.replication.work import Work
@@ -70,15 +70,16 @@ def receiver(folder: Path) -> Iterator[Site]:
     ours = tls.ensure_identity(folder / "state" / "identity", "source")
     tls.add_peer(theirs.folder, ours.certificate)
     tls.add_peer(ours.folder, theirs.certificate)
+    allowed.save(theirs.folder, (allowed.Grant(ours.fingerprint, "*", "*"),))
     port = free_port()
     address = f"127.0.0.1:{port}"
     tls.remember_pair(ours.folder, address, theirs.fingerprint)
     store = folder / "store"
     command = [
-        sys.executable, "-m", "nutanix_backend", "receiver", "--store", str(store),
+        sys.executable, "-m", "nutanix_backend", "receiver", "serve", "--store", str(store),
         "--identity", str(theirs.folder), "--listen", address, "--reserve", "0",
     ]  # fmt: skip
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
             wait_for(port)
             yield Site(folder, store, ours.folder, address)
@@ -112,9 +113,19 @@ def send_disk(site: Site, image: Path, number: int) -> None:
         total, count = stream.length(regions)
         disk = CycleDisk("disk-0", 0, device.size, True, total, count)  # noqa: FBT003 - a record
         manifest = CycleManifest(
-            SCHEMA, "bench", "vm", "vm", "", number, 0, "crash", f"p{number}", "{}", (disk,)
+            SCHEMA,
+            "bench",
+            f"vm-{number}",
+            "vm",
+            "",
+            number,
+            0,
+            "crash",
+            f"p{number}",
+            "{}",
+            (disk,),
         )
-        line.send(wire.Open("bench", "vm"))
+        line.send(wire.Open("bench", f"vm-{number}"))
         line.expect(wire.Ready)
         line.send(wire.Cycle(wire.Kind.SEED, "", manifest.encode()))
         line.expect(wire.Accepted)
@@ -175,7 +186,8 @@ def throughput(folder: Path) -> None:
             began = time.perf_counter()
             send_disk(site, image, number)
             seconds["replication"].append(time.perf_counter() - began)
-            shutil.rmtree(site.store)
+            for spooled in site.store.rglob("*.phcbt01"):
+                spooled.unlink()
     seconds["openssl s_client | s_server"] = openssl_seconds
     table = Table("", "seconds", "MB/s", title=f"{SIZE // MIB} MiB over loopback TLS, stored")
     medians = {name: statistics.median(times) for name, times in seconds.items()}

@@ -197,3 +197,22 @@ def test_no_input_depends_on_the_cut(data: bytes, sizes: list[int]) -> None:
         pieces.append(rest[:size])
         rest = rest[size:]
     assert decode([*pieces, rest]) == decode([data])
+
+
+def test_what_completes_a_packet_is_known_once_its_header_is_here() -> None:
+    decoder = PacketDecoder()
+    assert decoder.missing == 0
+    decoder.receive_data(b"D00000")
+    assert decoder.next_packet() is None
+    assert decoder.missing == 0
+    decoder.receive_data(b"6\nab")
+    assert decoder.next_packet() is None
+    assert decoder.missing == 4
+    decoder.receive_data(b"c")
+    assert decoder.missing == 3
+    decoder.receive_data(b"def")
+    assert decoder.missing == 0
+    packet = decoder.next_packet()
+    assert packet is not None
+    assert bytes(packet.payload) == b"abcdef"
+    assert decoder.missing == 0

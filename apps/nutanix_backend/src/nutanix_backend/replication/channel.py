@@ -181,13 +181,26 @@ class Channel:
                 self._connection.sendall(piece)
 
     def _fill(self, seconds: float) -> None:
-        if seconds <= 0:
-            raise self._lost(TimeoutError())
-        self._connection.settimeout(seconds)
+        """Receive something; of a packet that has begun all the rest, in one block."""
+        until = time.monotonic() + seconds
+        wanted, filled = self._session.missing, 0
+        block = memoryview(bytearray(wanted or RECORD))
+        patience = 0.0
         try:
-            self._session.receive_data(self._connection.recv(RECORD))
+            while True:  # TLS hands over a record at a time, so this is where the time goes
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                if not 0.9 * patience < left < patience:
+                    patience = left
+                    self._connection.settimeout(patience)
+                count = self._connection.recv_into(block[filled:])
+                filled += count
+                if not count or filled >= wanted:
+                    break
         except OSError as error:
             raise self._lost(error) from error
+        self._session.receive_data(block[:filled])
 
     def _lost(self, error: OSError) -> ReplicationError:
         peer = self._session.role.peer.value

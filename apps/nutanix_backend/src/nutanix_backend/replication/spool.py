@@ -48,9 +48,14 @@ class _Begun:
 
 @attrs.frozen
 class _Mark:
-    """The bytes from `start` to `end` of a stream are durable, and have this digest."""
+    """The bytes from `start` to `end` of a stream are durable.
+
+    The digest is of those from `since` on, where the session began that brought them: one digest
+    of a session serves its marks, and the source.
+    """
 
     disk_id: str
+    since: int
     start: int
     end: int
     digest: str
@@ -139,8 +144,10 @@ class Spool:
         if not marks:
             return decoder
         with self.path(disk.disk_id).open("rb", buffering=0) as file:
+            digest = StreamDigest()
             for mark in marks:
-                digest, left = StreamDigest(), mark.end - mark.start
+                digest = StreamDigest() if mark.since == mark.start else digest
+                left = mark.end - mark.start
                 while left:
                     tick()
                     piece = file.read(min(left, _READ))
@@ -157,9 +164,9 @@ class Spool:
                     )
         return decoder
 
-    def mark(self, disk_id: str, end: int, digest: str) -> None:
+    def mark(self, disk_id: str, since: int, end: int, digest: str) -> None:
         """Write down that a stream is durable up to here. Raises OSError."""
-        mark = _Mark(disk_id, self.durable_bytes.get(disk_id, 0), end, digest)
+        mark = _Mark(disk_id, since, self.durable_bytes.get(disk_id, 0), end, digest)
         descriptor = durable.open_locked(self.folder / "marks.journal")
         try:
             durable.append(descriptor, records.dump(mark))
@@ -186,10 +193,9 @@ class DiskSpool:
         """Go on where the durable bytes end, which `decoder` has seen."""
         self._spool = spool
         self._disk = disk
-        self._end = spool.durable_bytes.get(disk.disk_id, 0)
+        self._end = self._since = self._marked = spool.durable_bytes.get(disk.disk_id, 0)
         self._decoder = decoder
-        self._segment, self._in_segment = StreamDigest(), 0
-        self._session = StreamDigest()
+        self._digest = StreamDigest()
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         self._descriptor = os.open(spool.path(disk.disk_id), flags, 0o600)
         try:
@@ -214,13 +220,11 @@ class DiskSpool:
         """Add the next bytes, once they are known to be of a valid stream of this disk."""
         window = memoryview(view).cast("B")
         _check(self._decoder, window, self._disk)
-        self._segment.update(window)
-        self._session.update(window)
+        self._digest.update(window)
         self._end += len(window)
-        self._in_segment += len(window)
         while window:
             window = window[os.write(self._descriptor, window) :]
-        if self._in_segment >= SEGMENT:
+        if self._end - self._marked >= SEGMENT:
             self._mark()
 
     def finish(self) -> str:
@@ -235,10 +239,10 @@ class DiskSpool:
                 f"the stream of disk {self._disk.index} has {self._end} bytes, "
                 f"not {self._disk.stream_bytes}",
             )
-        if self._in_segment:
+        if self._end > self._marked:
             self._mark()
         self._spool.fresh.add(self._disk.disk_id)
-        return self._session.text()
+        return self._digest.text()
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -248,8 +252,8 @@ class DiskSpool:
 
     def _mark(self) -> None:
         os.fsync(self._descriptor)
-        self._spool.mark(self._disk.disk_id, self._end, self._segment.text())
-        self._segment, self._in_segment = StreamDigest(), 0
+        self._spool.mark(self._disk.disk_id, self._since, self._end, self._digest.text())
+        self._marked = self._end
 
 
 def _check(decoder: phcbt01.Decoder, piece: Buffer, disk: CycleDisk) -> None:

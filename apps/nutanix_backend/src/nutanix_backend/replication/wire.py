@@ -387,6 +387,11 @@ class Session:
         return self._decoder.received
 
     @property
+    def missing(self) -> int:
+        """How many bytes complete the packet that has begun, 0 before its header is here."""
+        return self._decoder.missing
+
+    @property
     def is_inside(self) -> bool:
         """Whether part of a message has arrived, and its rest has not."""
         return bool(self._decoder.pending or self._block)
