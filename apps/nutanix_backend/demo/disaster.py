@@ -182,11 +182,12 @@ class Transcripts:
         """Record a command, if that is wanted."""
         if self.folder is None:
             return
-        text = f"$ {PROGRAM} {' '.join(map(str, words))}\n{said.strip()}\n"
+        typed = f"$ {PROGRAM} {' '.join(map(str, words))}\n" if words else ""
+        text = f"{typed}{said.strip()}\n"
         for ours, real in self.names.items():
             text = text.replace(ours, real)
         text = text.replace(" --store /var/lib/podheitor-receiver/store", "")
-        if words[0] == "failover":  # typed on the receiver, by its user
+        if words[:1] == ("failover",):  # typed on the receiver, by its user
             text = text.replace("/etc/podheitor-nutanix/", "/var/lib/podheitor-receiver/")
         (self.folder / f"dr-{name}.txt").write_text(text)
 
@@ -322,7 +323,7 @@ class Demo:
         done = command(*_qemu(domain), check=False)
         lines = [line.rstrip() for line in done.stdout.splitlines() if line.strip()]
         booted = f"PODHEITOR GUEST BOOTED {marker}"
-        self._transcripts.keep("boot", ("boots:",), "\n".join(lines))
+        self._transcripts.keep("boot", (), "\n".join(lines))
         for line in lines[-3:]:
             console.print(f"   serial: {line}", highlight=False, markup=False)
         good = booted in lines
@@ -394,7 +395,8 @@ class Demo:
     def _failover(self, action: str, *words: object) -> str:
         words = ("--store", self._receiver.store, *words)
         done = command(PROGRAM, "failover", action, *words)
-        self._transcripts.keep(action, ("failover", action, *words), done.stdout)
+        name = "failover-status" if action == "status" else action
+        self._transcripts.keep(name, ("failover", action, *words), done.stdout)
         if "--json" not in words:
             for line in done.stdout.splitlines():
                 console.print(f"   {line}", highlight=False, markup=False)

@@ -7,6 +7,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -327,14 +329,51 @@ def test_killed_at_every_write(site: Site, action: str) -> None:
     assert kills >= 4
 
 
-# --- with the cluster of the source --------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """The cluster of the source."""
+    """A cluster whose tasks do not wait."""
     with Lab.start(tmp_path_factory.mktemp("source"), task_seconds=0) as running:
         yield running
+
+
+# --- with a cluster to fail over to -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["PUT */images/*/file", "POST */ahv/config/vms"])
+def test_killed_on_the_way_to_a_cluster(site: Site, lab: Lab, call: str) -> None:
+    """Recovery finds what the killed process was making, by its journal and by its key."""
+    parameters = (
+        f"prism={lab.pc_host}", f"user={lab.user}", f"password={lab.password}",
+        f"ca={lab.ca_file}",
+    )  # fmt: skip
+    target = [word for parameter in parameters for word in ("--target", parameter)]
+    before = len(lab.requests)
+    lab.faults.delay(call, 1.0)
+    words = ["failover", "unplanned", "--store", str(site.store), "web01", *target]
+    with subprocess.Popen([sys.executable, "-m", "nutanix_backend", *words]) as process:
+        while lab.faults.pending():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    deadline = time.monotonic() + 20
+    while len(lab.requests) == before or lab.state()["tasks"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(1.5)  # the call that was under way takes effect
+    assert site.state()["doing"] == "unplanned"
+    assert "say --target prism=" in site.refused("recover", "web01")
+    site.good("recover", "web01", *target)
+    assert site.state()["state"] == "replicating"
+    state = lab.state()
+    assert not [vm for vm in state["vms"] if vm["name"] == "web01-failover"]
+    assert not state["images"]
+    assert not list(site.store.glob("podheitor-nutanix-*"))
+    site.good("unplanned", "web01", *target, "--off")
+    site.good("undo", "web01", *target)
+    assert site.cycle() == 4
+
+
+# --- with the cluster of the source --------------------------------------------------------------
 
 
 @attrs.define
