@@ -2,7 +2,7 @@
 
 The packets are those of PTCOMM, over TLS; a command is one C packet with a line of text. Words are
 separated by one space, text in them is percent-encoded, and a reader takes only what a writer would
-write. docs/replication-format.md is normative.
+write. docs/replication.md is normative.
 
     source    Hello, Open, Cycle F, then for each disk: Disk, D.., F; then Commit
     receiver  Hello F | Ready [Resume..] F | F (accepted) | Stored F | Committed F
@@ -487,23 +487,21 @@ class Session:
             text = bytes(packet.payload).decode()
         except UnicodeDecodeError as error:
             raise _BadLine("it is not UTF-8") from error
-        if not text or _one_line(text) != text:
-            raise _BadLine("a text has no characters, too many, or some that cannot be shown")
         if packet.status is Status.FATAL:
-            return Failed(text)
+            return Failed(_shown(text))
         if packet.status is Status.INFO:
-            return Working(text)
+            return Working(_shown(text))
         if packet.status is Status.NONFATAL:
             words = text.split(" ", 2)
-            if len(words) < 3 or not words[2]:
+            if len(words) < 3:
                 raise _BadLine("a refusal has a code, what is needed, and a text")
-            return Refused(_code(words[0]), _digest(words[1]), words[2])
+            return Refused(_code(words[0]), _digest(words[1]), _shown(words[2]))
         raise self._out_of_order(f"a packet {packet.status.value.decode()}", packet.offset)
 
     def _command(self, packet: Packet) -> Message | None:
-        is_manifest = bool(self._block) and self._block[0].startswith(b"Cycle ")
-        longest = manifests.MAX_BYTES + 1 if is_manifest else MAX_LINE
-        if len(packet.payload) > longest or len(self._block) > manifests.MAX_DISKS + 1:
+        opener = _opener(self._block[0]) if self._block else None
+        longest = manifests.MAX_BYTES + 1 if opener is Cycle else MAX_LINE
+        if len(packet.payload) > longest or (opener and self._is_full(opener)):
             raise ProtocolBroken("oversized", packet.offset, "a message is too long")
         payload = bytes(packet.payload)
         if not payload.endswith(b"\n") or b"\n" in payload[:-1]:
@@ -512,6 +510,9 @@ class Session:
             raise self._out_of_order(_opener(payload).__name__, packet.offset)
         self._block.append(payload[:-1])
         return self._finished() if self._is_single() else None
+
+    def _is_full(self, opener: type) -> bool:
+        return len(self._block) >= {Cycle: 2, Ready: 1 + manifests.MAX_DISKS}.get(opener, 1)
 
     def _is_single(self) -> bool:
         kind = _opener(self._block[0])
@@ -525,6 +526,12 @@ class Session:
     def _finished(self) -> Message:
         lines, self._block = self._block, []
         return _read(lines)
+
+
+def _shown(text: str) -> str:
+    if not text or _one_line(text) != text:
+        raise _BadLine("a text has no characters, too many, or some that cannot be shown")
+    return text
 
 
 def _opener(line: bytes) -> type:
