@@ -303,7 +303,8 @@ class Demo:
         began = time.monotonic()
         self._failover("test", VM, "--folder", copies)
         seconds = time.monotonic() - began
-        self._status("status")
+        words = ("receiver", "status", "--store", self._receiver.store)
+        self._transcripts.keep("status", words, command(PROGRAM, *words).stdout)
         folder = copies / f"{VM}-test"
         images = sorted(folder.glob("*.qcow2"))
         same = all(
@@ -339,7 +340,6 @@ class Demo:
         name = f"{VM}-failover"
         good = self._there.is_on(name) and self._same(self._truth[5], self._there.disks(name))
         self._judge("unplanned failover to site-b", seconds, good, "runs, and is generation 5")
-        self._status("status-failed-over")
         words = self._replicate(check=False)
         refused = next((line for line in words.splitlines() if "takes no cycles" in line), "")
         console.print(f"   {refused}", highlight=False)
@@ -395,17 +395,11 @@ class Demo:
     def _failover(self, action: str, *words: object) -> str:
         words = ("--store", self._receiver.store, *words)
         done = command(PROGRAM, "failover", action, *words)
-        name = "failover-status" if action == "status" else action
-        self._transcripts.keep(name, ("failover", action, *words), done.stdout)
         if "--json" not in words:
+            self._transcripts.keep(action, ("failover", action, *words), done.stdout)
             for line in done.stdout.splitlines():
                 console.print(f"   {line}", highlight=False, markup=False)
         return done.stdout
-
-    def _status(self, name: str) -> None:
-        words = ("receiver", "status", "--store", self._receiver.store)
-        done = command(PROGRAM, *words, check=False)
-        self._transcripts.keep(name, words, done.stdout)
 
     def _same(self, truth: list[Path], found: list[Path]) -> bool:
         """Whether disks are equal bit for bit, in this order."""

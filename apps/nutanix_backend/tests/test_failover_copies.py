@@ -200,9 +200,9 @@ def describe(wanted: VmConfig, bridges: dict[str, str], tmp_path: Path) -> ET.El
         for n, disk in enumerate(wanted.disks)
     ]
     key = str(uuid4())
-    text = domain.describe(wanted, "a <name>", key, disks, bridges, accelerated=False)
+    text = domain.describe(wanted, "a/<name>", key, disks, bridges, accelerated=False)
     root = ET.fromstring(text)
-    assert (root.findtext("name"), root.findtext("uuid")) == ("a <name>", key)
+    assert (root.findtext("name"), root.findtext("uuid")) == ("a-<name>", key)
     return root
 
 
@@ -233,6 +233,8 @@ def test_uefi_and_secure_boot(tmp_path: Path) -> None:
     assert system.attrib == {"firmware": "efi"}
     assert system.find("type").attrib["machine"] == "q35"  # type: ignore[union-attr]
     assert root.find("features/smm") is not None
+    buses = [target.attrib["bus"] for target in root.findall("devices/disk/target")]
+    assert buses == ["scsi", "scsi", "sata"]  # a q35 has no IDE
 
 
 def test_many_disks_have_names(tmp_path: Path) -> None:

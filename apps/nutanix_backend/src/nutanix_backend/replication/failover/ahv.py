@@ -146,7 +146,9 @@ class Ahv:
     def _nic(
         self, nic: ConfigNic, subnets: Mapping[str, str], *, keeps_mac: bool
     ) -> prism_client.NicSpec:
-        subnet = next((subnets[k] for k in (nic.mac, nic.subnet, "*") if k in subnets), None)
+        subnet = next(
+            (subnets[k] for k in (nic.mac.lower(), nic.subnet, "*") if k in subnets), None
+        )
         if subnet is None:
             self.say(f"network card {nic.mac} is not connected: no --network is for it")
         mac = nic.mac if keeps_mac and nic.mac else None

@@ -46,9 +46,9 @@ def describe(
     without one is left out. Disks keep their order and bus, the first boots.
     """
     root = ET.Element("domain", type="kvm" if accelerated else "qemu")
-    ET.SubElement(root, "name").text = name
+    ET.SubElement(root, "name").text = name_of(name)
     ET.SubElement(root, "uuid").text = uuid
-    ET.SubElement(root, "description").text = f"copy of VM {config.name}, made by podheitor"
+    ET.SubElement(root, "description").text = "a copy of a replica, made by podheitor"
     ET.SubElement(root, "memory", unit="b").text = str(config.memory)
     vcpu = config.sockets * config.cores_per_socket * config.threads_per_core
     ET.SubElement(root, "vcpu").text = str(vcpu)
@@ -69,6 +69,11 @@ def describe(
     return content + b"\n"
 
 
+def name_of(copy: str) -> str:
+    """The name of the domain of a copy: libvirt takes no slash."""
+    return copy.replace("/", "-")
+
+
 def bridge_of(nic: ConfigNic, bridges: Mapping[str, str]) -> str:
     """The bridge for a network card; empty when none is given for it."""
     keys = (nic.mac.lower(), nic.subnet, "*")
@@ -80,7 +85,7 @@ def _firmware(root: ET.Element, config: VmConfig) -> None:
     system = ET.SubElement(root, "os")
     if is_uefi:
         system.set("firmware", "efi")
-    machine = "q35" if is_uefi or config.machine_type.upper() == "Q35" else "pc"
+    machine = "q35" if _is_q35(config) else "pc"
     ET.SubElement(system, "type", arch="x86_64", machine=machine).text = "hvm"
     if is_uefi:
         firmware = ET.SubElement(system, "firmware")
@@ -91,6 +96,10 @@ def _firmware(root: ET.Element, config: VmConfig) -> None:
     ET.SubElement(features, "apic")
     if config.secure_boot:
         ET.SubElement(features, "smm", state="on")
+
+
+def _is_q35(config: VmConfig) -> bool:
+    return config.firmware == "uefi" or config.machine_type.upper() == "Q35"
 
 
 def _processor(root: ET.Element, config: VmConfig, *, accelerated: bool) -> None:
@@ -111,6 +120,8 @@ def _disks(devices: ET.Element, config: VmConfig, disks: Sequence[DomainDisk]) -
     present = [disk for disk in config.disks if disk.disk_id in images]
     for order, disk in enumerate(present, start=1):
         bus, prefix = _BUSES.get(disk.bus, ("virtio", "vd"))
+        if bus == "ide" and _is_q35(config):  # that machine has none
+            bus, prefix = _BUSES["SATA"]
         number = used[prefix] = used.get(prefix, -1) + 1
         image = images[disk.disk_id]
         element = ET.SubElement(devices, "disk", type="file", device="disk")

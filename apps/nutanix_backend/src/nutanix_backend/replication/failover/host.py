@@ -87,7 +87,7 @@ class Host:
             raise FailoverFailed(f"{final} exists: it was made meanwhile, and is not touched")
         durable.rename(partial, final)
         define = shlex.join(["virsh", "define", str(final / "domain.xml")])
-        start = shlex.join(["virsh", "start", copy.name])
+        start = shlex.join(["virsh", "start", domain.name_of(copy.name)])
         return f"{copy.name} is ready: {define} && {start}"
 
     def remove(self, copy: Copy) -> None:
@@ -132,7 +132,7 @@ def _refuse_in_use(paths: Iterable[Path], name: str) -> None:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                stop = shlex.join(["virsh", "destroy", name])
+                stop = shlex.join(["virsh", "destroy", domain.name_of(name)])
                 raise FailoverFailed(f"{path} is in use, so {name} runs: {stop}") from error
 
 
