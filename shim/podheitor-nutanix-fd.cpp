@@ -79,7 +79,7 @@ const char *valid_params[] = {
    // what
    "vm", "exclude_vm", "cluster", "consistency",
    // chain
-   "fallback_to_full",
+   "fallback_to_full", "references",
    // replication
    "mode", "replicate_to", "replicate_limit", "replicate_parallel", "replicate_rpo",
    "replicate_protected",

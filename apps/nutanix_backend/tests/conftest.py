@@ -175,7 +175,7 @@ class Product:
 
     lab: Lab
     root: Path
-    references: int = 2
+    references: int = 3
     """How many recovery points of a VM may stay after a job."""
     watcher: Watcher = attrs.field(factory=Watcher)
     command: tuple[str, ...] = BACKEND
@@ -1021,11 +1021,11 @@ class FaultyProduct(Product):
             return [str(removed) for removed in sweep.sweep(client, settings)]
 
     def assert_clean(self, guest: Guest) -> None:
-        """Nothing is left but references, each of which the state knows; at most two of a VM."""
+        """Nothing is left but references, each of which the state knows; at most three of a VM."""
         self.assert_nothing_left()
         points = guest.recovery_points()
         assert set(points) <= set(state.recorded_points(self.root / "state"))
-        assert len(points) <= 2, "more references than a chain can need"
+        assert len(points) <= 3, "more references than a chain can need"
         self.let_an_hour_pass()
 
     def let_an_hour_pass(self) -> None:

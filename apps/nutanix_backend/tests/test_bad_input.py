@@ -138,7 +138,10 @@ def test_a_certificate_that_nobody_verifies_is_warned_of(product: Product) -> No
     guest = product.guest(MIB)
     result = product.backup(FULL, guest, ca=None, prism_insecure="yes")
     assert result.status is Status.GOOD
-    assert warnings_of(result) == "prism_insecure=yes: this backup can be altered on its way"
+    assert (
+        warnings_of(result)
+        == "prism_insecure=yes: whoever is between us and Prism can read and alter what is said"
+    )
 
 
 def test_a_portal_that_is_not_there(product: Product) -> None:

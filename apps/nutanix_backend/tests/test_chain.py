@@ -137,9 +137,44 @@ def test_a_reference_goes_when_the_job_after_it_is_proven_to_have_landed(
 ) -> None:
     full = host.backup(FULL)
     first = host.backup(INCREMENTAL, full.name)
-    assert list(prism.points) == [full.point, first.point], "the first may not have landed"
     second = host.backup(INCREMENTAL, first.name)
+    third = host.backup(INCREMENTAL, second.name)
+    assert list(prism.points) == [full.point, second.point, third.point], (
+        "the third may not have landed, and a differential would stand on the full"
+    )
+    again = host.backup(FULL)
+    assert list(prism.points) == [full.point, third.point, again.point]
+    last = host.backup(INCREMENTAL, again.name)
+    assert list(prism.points) == [again.point, last.point]
+
+
+def test_where_references_are_lean_the_full_does_not_stay(host: Host, prism: FakePrism) -> None:
+    full = host.backup(FULL, references="lean")
+    first = host.backup(INCREMENTAL, full.name, references="lean")
+    second = host.backup(INCREMENTAL, first.name, references="lean")
     assert list(prism.points) == [first.point, second.point]
+    assert host.backup(DIFFERENTIAL, full.name, references="lean").base is None
+    assert "backed up in full: no reference of this VM is recorded" in host.warnings[0]
+
+
+def test_a_differential_stands_on_its_full_after_any_number_of_incrementals(host: Host) -> None:
+    full = previous = host.backup(FULL)
+    for _ in range(4):
+        previous = host.backup(INCREMENTAL, previous.name)
+    differential = previous = host.backup(DIFFERENTIAL, full.name)
+    for _ in range(3):
+        previous = host.backup(INCREMENTAL, previous.name)
+    assert host.backup(DIFFERENTIAL, full.name).base == differential.base == full.left
+    assert not host.warnings
+
+
+def test_a_full_that_the_director_lost_is_not_what_a_differential_stands_on(host: Host) -> None:
+    full = host.backup(FULL)
+    host.backup(FULL)
+    differential = host.backup(DIFFERENTIAL, full.name)
+    last = host.backup(INCREMENTAL, differential.name)
+    last = host.backup(INCREMENTAL, last.name)
+    assert host.backup(DIFFERENTIAL, full.name).base == full.left
 
 
 def test_a_job_that_the_director_lost_is_not_stood_on(host: Host, prism: FakePrism) -> None:
@@ -218,7 +253,7 @@ def test_an_incremental_after_a_differential_stands_on_it(host: Host, prism: Fak
     assert differential.base == full.left, "not of the incremental: a restore would not have it"
     last = host.backup(INCREMENTAL, differential.name)
     assert last.base == differential.left
-    assert list(prism.points) == [differential.point, last.point]
+    assert list(prism.points) == [full.point, differential.point, last.point]
     assert first.point not in prism.points
 
 
@@ -270,13 +305,14 @@ def test_what_cannot_be_deleted_stays_recorded_until_it_can(
 ) -> None:
     full = host.backup(FULL)
     first = host.backup(INCREMENTAL, full.name)
-    prism.faults["delete point"] = fault(ServerError("busy", status=503))
     second = host.backup(INCREMENTAL, first.name)
-    assert second.base == first.left
-    assert host.warnings == [f"recovery point {full.point} is not needed, but stays for now: busy"]
-    assert host.recorded() == [full.point, first.point, second.point]
+    prism.faults["delete point"] = fault(ServerError("busy", status=503))
     third = host.backup(INCREMENTAL, second.name)
-    assert list(prism.points) == host.recorded() == [second.point, third.point]
+    assert third.base == second.left
+    assert host.warnings == [f"recovery point {first.point} is not needed, but stays for now: busy"]
+    assert host.recorded() == [full.point, first.point, second.point, third.point]
+    fourth = host.backup(INCREMENTAL, third.name)
+    assert list(prism.points) == host.recorded() == [full.point, third.point, fourth.point]
 
 
 def test_a_failure_that_cannot_be_recorded_stays_the_first_error(
@@ -397,8 +433,8 @@ def check(host: Host, director: Director, level: Level, ran: Ran, forgotten: set
 
 
 @settings(max_examples=50)
-@given(st.lists(st.sampled_from([FULL, INCREMENTAL, INCREMENTAL, INCREMENTAL]), max_size=12))
-def test_while_nothing_fails_every_incremental_has_its_base_and_two_points_are_enough(
+@given(st.lists(st.sampled_from([FULL, DIFFERENTIAL, INCREMENTAL, INCREMENTAL]), max_size=12))
+def test_while_nothing_fails_every_job_has_its_base_and_few_points_are_enough(
     make_prism: Callable[[], FakePrism], job_by_hand: Callable[..., JobByHand], levels: list[Any]
 ) -> None:
     with TemporaryDirectory() as folder:
@@ -409,5 +445,5 @@ def test_while_nothing_fails_every_incremental_has_its_base_and_two_points_are_e
             ran = host.backup(level, director.previous(level))
             assert (ran.base is None) == (level is FULL)
             assert not host.warnings
-            assert len(prism.points) <= 2
+            assert len(prism.points) <= 4, "this job, its base, the newest before, and the full"
             director.good.append((level, ran))

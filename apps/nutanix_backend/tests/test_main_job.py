@@ -106,7 +106,7 @@ def test_a_device_receives_a_disk_and_zeros_where_the_disk_has_none(
 
 
 def test_a_differential_stands_on_its_full(product: Product) -> None:
-    product.references = 3  # of the full, of this job and of the one before, which may have to do
+    product.references = 4  # of the full, its base, this job, and the one before: it may have to do
     guest = product.guest(4 * MIB)
     product.good_backup(FULL, guest)
     results = []

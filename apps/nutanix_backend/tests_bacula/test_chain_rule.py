@@ -108,7 +108,7 @@ def test_vm_that_failed_in_one_job_of_the_chain(site: Site) -> None:
 
 
 def test_differential_after_incrementals(site: Site) -> None:
-    """It stands on its Full, or is a full that says why it does not."""
+    """It stands on its Full, however many Incrementals came between."""
     guest = site.guest(8 * MIB)
     site.define(f"vm={guest.name}")
     full = site.good("Full")
@@ -117,12 +117,7 @@ def test_differential_after_incrementals(site: Site) -> None:
     guest.write(0, 2 * MIB, 200 * KIB)
     site.good("Incremental", base=incremental)
     guest.write(0, 4 * MIB, 200 * KIB)
-    differential = site.backup("Differential")
-    assert differential.status in {"T", "W"}, differential.words
-    if site.report.bases(differential) == ["none"]:
-        assert differential.said("is backed up in full:")
-    else:
-        assert site.report.bases(differential) == [str(full.job_id)]
+    differential = site.good("Differential", base=full)
     guest.write(0, 6 * MIB, 200 * KIB)
     site.good("Incremental", base=differential)
     site.assert_every_good_job_restores()

@@ -74,6 +74,18 @@ def test_what_is_given_goes_before_the_personality(tmp_path: Path, connect: type
         assert api.call("GET", "/nutanix/v2.0/cluster").json()["version"] == "pc.2023.4"
 
 
+def test_an_upgrade_keeps_what_is_there(tmp_path: Path, connect: type[Api]) -> None:
+    with Lab.start(tmp_path, personality="2023.4", task_seconds=0.5) as lab:
+        vm = lab.create_vm("kept", [1 << 20])
+        old = connect(lab)
+        assert old.call("GET", "/vmm/v4.0/ahv/config/vms").status_code == 404
+        lab.upgrade("7.3")
+        for api in (old, connect(lab)):
+            assert api.get(f"/vmm/v4.1/ahv/config/vms/{vm}")["name"] == "kept"
+        with pytest.raises(StartFailed):
+            lab.upgrade("8")
+
+
 def test_an_unknown_personality_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StartFailed, match=r"7\.6"):
         Lab.start(tmp_path, personality="9")

@@ -396,6 +396,18 @@ def test_a_protected_vm_is_told_by_every_generation(tmp_path: Path, connect: typ
         assert api.get(resource)["replicationStates"][0]["protectionPolicyExtId"]
 
 
+def test_an_api_key_is_for_v4_only(old_lab: Lab) -> None:
+    for path in ("v3/images/list", "v3/vms/list"):
+        answer = requests.post(
+            f"https://{old_lab.pc_host}:{old_lab.port}/api/nutanix/{path}",
+            json={},
+            headers={"X-ntnx-api-key": old_lab.api_key},
+            verify=str(old_lab.ca_file),
+            timeout=10,
+        )
+        assert answer.status_code == 401
+
+
 def test_errors_have_the_envelope_of_v3(v3: V3) -> None:
     v3.http.auth = ("admin", "wrong")
     answer = v3.call("GET", "v3/vms/x")

@@ -74,3 +74,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what was tried."""
     for name, calls in sorted(_seen.items()):
         terminalreporter.write_line(f"personality {name}: {len(calls)} kinds of call")
+    kinds = set().union(*_seen.values())
+    tests = sum(len(terminalreporter.stats.get(outcome, ())) for outcome in ("passed", "failed"))
+    terminalreporter.write_line(
+        f"contract: {len(_seen)} personalities, {len(kinds)} kinds of call, {tests} tests"
+    )

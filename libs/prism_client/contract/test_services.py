@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import prism_client as pc
 import pytest
+from prism_client._http import Call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,6 +117,30 @@ def test_a_wrong_password_is_said(prism: Any) -> None:
             pc.Basic(prism.lab.user, "wrong"),
             pc.Trust(ca_file=prism.lab.ca_file),
         )
+
+
+def test_an_api_key_is_a_login_for_v4(prism: Any) -> None:
+    def dial() -> pc.PrismClient:
+        return pc.connect(
+            pc.Endpoint(prism.lab.pc_host, prism.lab.port),
+            pc.ApiKey(prism.lab.api_key),
+            pc.Trust(ca_file=prism.lab.ca_file),
+        )
+
+    if prism.generation == "v3":
+        with pytest.raises(pc.AuthFailed, match="check user, password or key"):
+            dial()
+        return
+    vm = prism.vm("by key")
+    with dial() as client:
+        point = client.recovery_points.create(
+            vm, name="by key", expires=soon(), consistency=pc.Consistency.CRASH
+        )
+        assert [p.ext_id for p in client.recovery_points.list(vm_ext_id=vm)] == [point.ext_id]
+        assert client.recovery_points.delete(point.ext_id) is True
+        with pytest.raises(pc.Unsupported, match="does not take this login"):
+            client.images.check_upload()
+    prism.client.images.check_upload()
 
 
 # --- recovery points
@@ -242,6 +267,26 @@ def test_what_changed_is_listed(prism: Any, snapshot: Any) -> None:
     assert covered(found, zeroed=False) | covered(found, zeroed=True) == changed | zeroed
     assert covered(found, zeroed=False) >= changed
     assert regions(prism, vm, after, after) == []
+
+
+def test_a_token_or_session_that_expires_twice_on_the_way_is_renewed(
+    prism: Any, snapshot: Any
+) -> None:
+    if not prism.tracks_changes:
+        return  # there is no list to be on the way in
+    vm = prism.vm("long list")
+    written = set(range(1, 60, 3))
+    for block in written:
+        prism.write(vm, block * 64 * KIB, b"x" * 64 * KIB)
+    point = snapshot(vm)
+    discovered = len([1 for _, path, _ in prism.lab.requests if path.endswith("discover-cluster")])
+    for skip in (2, 5):
+        prism.lab.faults.expire_jwt("*changed?regions", skip=skip)
+    prism.lab.expire_sessions()
+    assert covered(regions(prism, vm, point, None), zeroed=False) == written
+    assert not prism.lab.faults.pending()
+    again = [1 for _, path, _ in prism.lab.requests if path.endswith("discover-cluster")]
+    assert len(again) - discovered >= (3 if prism.generation == "v4" else 0)
 
 
 def test_a_reference_that_is_gone_means_no_list(prism: Any, snapshot: Any) -> None:
@@ -397,6 +442,16 @@ def test_an_image_is_uploaded_listed_and_deleted(prism: Any, image: Any) -> None
     assert prism.client.images.delete(made.ext_id) is True
     assert prism.client.images.delete(made.ext_id) is False
     assert list(prism.client.images.list(name=made.name)) == []
+
+
+def test_what_lies_behind_a_redirection_with_a_token_is_read(prism: Any, image: Any) -> None:
+    if prism.generation == "v3":
+        return  # it sends nobody elsewhere
+    made, content = image
+    api = prism.client.images.api
+    answer = api.http.send(Call("GET", api.path(f"content/images/{made.ext_id}/file")))
+    assert answer.body == content
+    assert f"https://{prism.lab.pe_host}" in answer.where
 
 
 def test_a_vm_is_made_of_an_image_and_lives(prism: Any, image: Any) -> None:

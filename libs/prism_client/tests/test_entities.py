@@ -412,3 +412,13 @@ def test_a_failed_detach_of_an_attached_client_is_a_failure(prism: Any, client: 
     prism.script("POST", "detach-iscsi-client", failing)
     with pytest.raises(pc.TaskFailed, match="busy"):
         client.volume_groups.detach_client(made.ext_id, IQN)
+
+
+def test_a_404_to_a_detach_has_to_be_said_twice(prism: Any, client: Any) -> None:
+    groups = client.volume_groups
+    made = groups.create("g", "c1", ["drp-0"], chap_secret=None)
+    groups.attach_client(made.ext_id, IQN, chap_secret=None)
+    prism.script("GET", f"volume-groups/{made.ext_id}$", prism.refused(404, "not just now"))
+    with pytest.raises(pc.NotFound, match="not just now"):
+        groups.detach_client(made.ext_id, IQN)
+    assert groups.detach_client(made.ext_id, IQN) is True

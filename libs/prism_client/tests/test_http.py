@@ -151,6 +151,7 @@ def test_each_status_has_its_error(prism: Any, client: Any, status: int, kind: t
             "Bad Request; \\$limit is too large",
         ),
         ({"message_list": [{"message": "no such vm", "reason": "ENTITY_NOT_FOUND"}]}, "no such vm"),
+        ({"error_code": {"code": 1202}, "message": "no such group"}, "no such group"),
         (b"<html>proxy error</html>", "answered 400 \\(request id"),
         ([{"unheard": "of"}], "answered 400 \\(request id"),
         ({"data": {"error": [None, {"message": 7}]}, "message_list": 3}, "answered 400"),
@@ -267,6 +268,53 @@ def test_an_api_key_goes_with_every_call_and_takes_no_session(prism: Any, dial: 
     for request in prism.requests:
         assert request.headers["x-ntnx-api-key"] == "the-key"
         assert not {"authorization", "cookie"} & set(request.headers)
+
+
+def test_a_token_stands_for_the_login_where_prism_sends_us(prism: Any, dial: Any) -> None:
+    prism.gives_sessions = True
+    client = dial()
+    there = f"https://{prism.pe}:{prism.port}/entity/c1"
+    token = {"X-Redirect-Token": "NTNX_IGW_SESSION=the-token"}
+    body = {"data": prism.lists["clustermgmt:config/clusters"][0]}
+    prism.script("GET", "clusters/c1", prism.reply(302, headers={"Location": there, **token}))
+    prism.script("GET", "^/entity/c1", prism.reply(302, headers={"Location": "/entity/2", **token}))
+    prism.script("GET", "^/entity/2", prism.reply(body=body))
+    prism.requests.clear()
+    assert client.clusters.get("c1").name == "lab"
+    first, *others = prism.requests
+    assert [(r.host, r.path) for r in others] == [(prism.pe, "/entity/c1"), (prism.pe, "/entity/2")]
+    assert {r.headers["cookie"] for r in others} == {"NTNX_IGW_SESSION=the-token"}
+    assert "the-token" not in first.headers["cookie"]
+    assert not any("authorization" in r.headers for r in prism.requests)
+
+
+@pytest.mark.parametrize(
+    ("method", "location", "token"),
+    [
+        ("GET", "https://127.0.0.2:{port}/login", None),
+        ("GET", "http://127.0.0.2:{port}/entity", "t"),
+        ("GET", "", None),
+        ("POST", "https://127.0.0.2:{port}/entity", "t"),
+    ],
+)
+def test_no_other_redirection_is_followed(
+    prism: Any, client: Any, method: str, location: str, token: str | None
+) -> None:
+    headers = {"Location": location.format(port=prism.port)} if location else {}
+    headers |= {"X-Redirect-Token": token} if token else {}
+    prism.script(method, "clusters/c1|recovery-points$", prism.reply(302, headers=headers))
+    before = len(prism.requests)
+    with pytest.raises(pc.BadAnswer, match="redirected to"):
+        _ = client.clusters.get("c1") if method == "GET" else take(client, prism, name="x")
+    assert len(prism.requests) == before + 1
+
+
+def test_redirections_come_to_an_end(prism: Any, client: Any) -> None:
+    on = {"Location": "/api/again", "X-Redirect-Token": "t"}
+    prism.script("GET", "clusters/c1|again", *[prism.reply(302, headers=on)] * 9)
+    with pytest.raises(pc.BadAnswer, match="redirected to"):
+        client.clusters.get("c1")
+    assert len(prism.sent("GET", "again")) == 3
 
 
 def test_a_wrong_password_is_found_when_connecting(prism: Any, dial: Any) -> None:

@@ -148,6 +148,17 @@ def test_a_file_that_changes_its_size_meanwhile(prism: Any, client: Any, file: P
     assert prism.image_bytes[image.ext_id] == CONTENT
 
 
+def test_an_upload_is_refused_before_it_begins_where_v3_does_not_take_the_login(
+    prism: Any, dial: Any
+) -> None:
+    client = dial(pc.ApiKey("the-key"))
+    prism.script("POST", "v3/images/list", prism.refused(401, "who are you"))
+    with pytest.raises(pc.Unsupported, match=r"an API key may be for v4 only.*who are you"):
+        client.images.check_upload()
+    prism.script("POST", "v3/images/list", prism.reply(body={"entities": []}))
+    client.images.check_upload()
+
+
 def test_images_are_read_and_deleted_over_v4(prism: Any, client: Any) -> None:
     images = prism.lists["vmm:content/images"]
     images += [

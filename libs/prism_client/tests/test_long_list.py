@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,19 @@ def test_a_million_regions_come_out_whole_in_little_memory(prism: Any, client: A
     disk = pc.DiskSnapshotRef("rp", "vmrp", "drp")
     listing = client.changed_regions.open(disk, None, disk_size=SIZE)
     before, most, count, total = resident(), 0, 0, 0
+    half, halves = time.thread_time(), []
     for number, region in enumerate(listing):
         assert region.offset == number * STEP
         count, total = count + 1, total + region.length
         if number % PER_PAGE == 0:
             most = max(most, resident())
+        if count % (REGIONS // 2) == 0:
+            half, spent = time.thread_time(), time.thread_time() - half
+            halves.append(spent)
     assert (count, total) == (REGIONS, REGIONS * LENGTH)
     assert most - before < 40 << 20, "a page at a time, not the list"
     assert len(issued) >= 3, "the token expired twice on the way, and more"
+    assert halves[1] < 1.5 * halves[0], f"linear time, but the halves took {halves} s"
     calls = [r for r in prism.sent("POST", "compute-changed-regions") if r.host == prism.pe]
     pages = REGIONS // PER_PAGE
     refused = len(issued) - 1

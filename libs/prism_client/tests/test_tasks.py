@@ -28,11 +28,30 @@ def test_a_task_is_polled_with_growing_pauses(
     task = client.tasks.wait(ext_id)
     assert task.affected == {"vm": ("v1",)}
     assert task.details == {"vmExtIds": "v1,v2"}
+    assert task.ids("vmExtIds") == ("v1", "v2")
     assert clock.slept[0] == 0.2
     assert clock.slept == sorted(clock.slept)
     assert clock.slept[-1] == 5.0
     raw = prism.requests[-1].path
     assert raw.endswith("/config/tasks/" + ext_id.replace("=", "%3D").replace(":", "%3A"))
+
+
+@pytest.mark.parametrize(
+    ("value", "ids"),
+    [
+        ("v1", ("v1",)),
+        ("v1, v2,", ("v1", "v2")),
+        (["v1", "v2"], ("v1", "v2")),
+        ("", ()),
+        (7, ()),
+        ([None, {}], ()),
+        (None, ()),
+    ],
+)
+def test_ids_come_alone_listed_or_joined(value: object, ids: tuple[str, ...]) -> None:
+    task = pc.Task("t", "op", "SUCCEEDED", 100, {}, {"vmExtIds": value}, "")
+    assert task.ids("vmExtIds") == ids
+    assert task.ids("another") == ()
 
 
 @pytest.mark.parametrize("status", ["FAILED", "CANCELED"])

@@ -28,6 +28,13 @@ def test_by_default_only_the_systems_authorities_count(prism: Any, dial: Any) ->
     assert prism.clock.slept == []
 
 
+def test_the_systems_store_is_believed(
+    prism: Any, dial: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(prism.ca_file))  # where OpenSSL finds the store
+    assert regions(dial(trust=pc.Trust()), prism) == []
+
+
 def test_another_authority_is_refused(dial: Any, tmp_path: Path) -> None:
     other = tmp_path / "other.pem"
     trustme.CA().cert_pem.write_to_path(str(other))
@@ -50,8 +57,13 @@ def test_several_fingerprints_cover_the_cluster_too(prism: Any, dial: Any) -> No
 
 
 def test_a_wrong_fingerprint_is_refused_before_anything_is_sent(prism: Any, dial: Any) -> None:
-    with pytest.raises(pc.UntrustedCertificate, match=prism.fingerprints[prism.pc]):
+    with pytest.raises(pc.UntrustedCertificate) as caught:
         dial(trust=pc.Trust(fingerprint="ab" * 32))
+    assert str(caught.value) == (
+        f"the certificate of {prism.pc}:{prism.port} is not trusted: its fingerprint is"
+        f" {prism.fingerprints[prism.pc]}, which is not the one given; was it renewed? Compare it"
+        " with the server's own, then give it"
+    )
     assert prism.requests == []
 
 

@@ -135,6 +135,42 @@ def test_without_reserved_uuids_a_create_is_sent_once(prism: Any, v3: Any) -> No
     assert len(prism.sent("POST", "/vm_snapshots$")) == 2
 
 
+def test_what_was_sent_without_an_answer_is_not_sent_again(prism: Any, v3: Any) -> None:
+    client, answers = v3
+    del answers["POST v3/idempotence_identifiers"]
+    key = uuid.uuid4()
+    answers["POST v3/vm_snapshots"] = [
+        prism.reply(422, {"message_list": [{"message": "no quota"}]}),
+        prism.reply(cut=-1),
+    ]
+    for kind in (pc.BadRequest, pc.Unreachable, pc.Timeout):  # a refusal is an answer
+        with pytest.raises(kind):
+            take(client, request_id=key)
+    assert len(prism.sent("POST", "/vm_snapshots$")) == 2
+
+
+def test_a_group_whose_answer_was_lost_is_looked_for_not_made_again(prism: Any, v3: Any) -> None:
+    client, answers = v3
+    answers["POST v2.0/volume_groups"] = prism.reply(cut=-1)
+    empty, key = prism.reply(body=listed()), uuid.uuid4()
+    group = {"metadata": {"uuid": POINT}, "status": {"name": "g", "resources": {}}}
+    answers["POST v3/volume_groups/list"] = empty
+    answers[f"GET v3/volume_groups/{POINT}"] = prism.reply(body=group)
+
+    def make() -> Any:
+        groups = client.volume_groups
+        return groups.create("g", "c1", [PATH], chap_secret=None, request_id=key)
+
+    with pytest.raises(pc.Unreachable):
+        make()
+    with pytest.raises(pc.Timeout, match="volume group g was asked for before"):
+        make()
+    answers["POST v3/volume_groups/list"] = prism.reply(body=listed(group))
+    assert make().ext_id == POINT
+    assert make().ext_id == POINT
+    assert len(prism.sent("POST", "v2.0/volume_groups$")) == 1
+
+
 def test_a_snapshot_that_ends_in_error_says_why(prism: Any, v3: Any) -> None:
     client, answers = v3
     answers[f"GET v3/vm_snapshots/{RESERVED}"] = [
@@ -186,6 +222,17 @@ def test_a_404_to_a_delete_has_to_be_said_twice(prism: Any, v3: Any) -> None:
     with pytest.raises(pc.NotFound, match="not here"):
         client.recovery_points.delete(RESERVED)  # the DELETE is not served, the snapshot is
     assert client.recovery_points.delete(POINT) is False
+
+
+def test_a_404_to_a_detach_has_to_be_said_twice(prism: Any, v3: Any) -> None:
+    client, answers = v3
+    missing = prism.reply(404, {"message_list": [{"message": "not just now"}]})
+    here = prism.reply(body={"metadata": {"uuid": POINT}, "spec": {"name": "g"}})
+    answers[f"GET v3/volume_groups/{POINT}"] = [missing, here]
+    with pytest.raises(pc.NotFound, match="not just now"):
+        client.volume_groups.detach_client(POINT, "iqn.x")
+    answers[f"GET v3/volume_groups/{POINT}"] = missing
+    assert client.volume_groups.detach_client(POINT, "iqn.x") is False
 
 
 def test_a_change_that_comes_too_late_is_made_anew(prism: Any, v3: Any) -> None:

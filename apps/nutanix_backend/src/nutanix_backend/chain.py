@@ -11,6 +11,8 @@ from nutanix_backend import state
 from nutanix_backend.errors import ChainError, StateError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from prism_client import PrismClient
 
     from nutanix_backend.jobs.job import JobContext
@@ -27,6 +29,10 @@ class Chain:
         self._state, self._problem = file.load()
         self._level = job.info.level or Level.FULL
         self._kept = {reference.point for reference in self._state.references()}
+
+    @property
+    def _generation(self) -> str:
+        return self._client.recovery_points.generation
 
     def base(self, vm_name: str) -> state.Reference | None:
         """The reference to compare with, still on the cluster; None for a full.
@@ -55,29 +61,40 @@ class Chain:
         """Delete the references that no later job can ask for.
 
         An incremental on `base` proves that the Director holds the job of `base`. Any other job
-        proves nothing, so the newest reference stays as well: the job may yet fail. What cannot be
-        deleted now stays recorded, for the next job to try.
+        proves nothing, so the newest reference stays as well: the job may yet fail. With each stays
+        that of its full, on which a differential would stand. What cannot be deleted now stays
+        recorded, for the next job to try.
         """
         recorded = self._state.references()
         kept = [base] if base else []
         if self._level is not Level.INCREMENTAL or not base:
             kept += recorded[-1:]
+        if not self._job.settings.is_lean:
+            fulls = [full for end in kept if (full := self._state.full_behind(end))]
+            kept += [full for full in fulls if full.generation == self._generation]
+        self._drop_all_but(kept)
+
+    def keep_only_newest(self) -> None:
+        """Delete every reference but the newest, without waiting for the proof that it counts."""
+        self._drop_all_but(self._state.references()[-1:])
+        self._file.save(self._state.with_only(self._kept))
+
+    def _drop_all_but(self, kept: Sequence[state.Reference]) -> None:
         needed = {reference.point for reference in kept}
-        for reference in recorded:
+        for reference in self._state.references():
             if reference.point not in needed:
                 self._drop(reference)
 
     def _drop(self, reference: state.Reference) -> None:
-        points = self._client.recovery_points
-        if reference.generation != points.generation:
+        if reference.generation != self._generation:
             self._job.warn(
                 f"{reference.generation} recovery point {reference.point} is not needed, but Prism "
-                f"is used over {points.generation} now: delete it there, or let it expire"
+                f"is used over {self._generation} now: delete it there, or let it expire"
             )
             self._kept.discard(reference.point)
             return
         try:
-            points.delete(reference.point)
+            self._client.recovery_points.delete(reference.point)
         except PrismError as error:
             self._job.warn(
                 f"recovery point {reference.point} is not needed, but stays for now: {error}"
@@ -107,15 +124,14 @@ class Chain:
 
     def _still_usable(self, reference: state.Reference) -> state.Base:
         """The reference as a base, or why it is none any more."""
-        points = self._client.recovery_points
-        if reference.generation != points.generation:
+        if reference.generation != self._generation:
             return state.Base(
                 None,
-                f"Prism is used over its API {points.generation} now, which cannot compare with "
+                f"Prism is used over its API {self._generation} now, which cannot compare with "
                 f"what the previous job left over {reference.generation}",
             )
         try:
-            points.get(reference.point)
+            self._client.recovery_points.get(reference.point)
         except NotFound:
             return state.Base(None, "the reference of the previous job is gone from the cluster")
         return state.Base(reference)

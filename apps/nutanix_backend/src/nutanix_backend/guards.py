@@ -118,10 +118,7 @@ class Guard(ABC):
     def _try_to_acquire(self) -> None:
         try:
             self._acquire()
-        except Cancelled:
-            self._catch_up()
-            raise
-        except prism_client.TransportError:
+        except (Cancelled, prism_client.TransportError):
             self._catch_up()
             raise
         except Exception as error:

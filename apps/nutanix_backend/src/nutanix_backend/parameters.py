@@ -92,6 +92,14 @@ TABLE: tuple[Parameter, ...] = (
     Parameter(
         "fallback_to_full", Kind.FLAG, "back up in full when an incremental has no base", "yes"
     ),
+    Parameter(
+        "references",
+        Kind.TEXT,
+        "recovery points kept between jobs: what the next incremental or differential may need, or "
+        "only the newest (lean: a differential after incrementals is then a full)",
+        "chain",
+        ("chain", "lean"),
+    ),
     # replication
     Parameter(
         "mode",
@@ -170,6 +178,7 @@ class Settings:
     cluster: str
     consistency: str
     fallback_to_full: bool
+    references: str
     mode: str
     replicate_to: str
     replicate_limit: float
@@ -186,6 +195,11 @@ class Settings:
     query: str
     abort_on_error: bool
     debug: bool
+
+    @property
+    def is_lean(self) -> bool:
+        """Whether only the newest recovery point of a VM stays between jobs."""
+        return self.references == "lean"
 
 
 def parse(items: Iterable[tuple[str, str]]) -> Settings:

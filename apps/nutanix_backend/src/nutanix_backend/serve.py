@@ -67,7 +67,9 @@ def _converse(endpoint: Endpoint) -> None:
 
     context = JobContext(endpoint, info, settings)
     if settings.prism_insecure:
-        context.warn("prism_insecure=yes: this backup can be altered on its way")
+        context.warn(
+            "prism_insecure=yes: whoever is between us and Prism can read and alter what is said"
+        )
     run(context)
     _until_end(endpoint)
 

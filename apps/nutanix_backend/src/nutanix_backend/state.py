@@ -86,15 +86,29 @@ class VmState:
         """Every reference that is recorded, oldest first."""
         return [record.reference for record in self.jobs if record.reference]
 
+    def full_behind(self, reference: Reference) -> Reference | None:
+        """The reference of the full that a recorded one goes back to, if that is recorded too."""
+        at = next(i for i, r in enumerate(self.jobs) if r.reference == reference)
+        record = self.jobs[at]
+        if record.level == "I":
+            record = next((r for r in reversed(self.jobs[:at]) if r.level != "I"), record)
+        if record.level == "D":
+            record = next((r for r in self.jobs[:at] if r.job == record.predecessor), record)
+        return record.reference if record.level == "F" else None
+
     def with_job(self, record: JobRecord, keep: set[str]) -> VmState:
         """The state after a job: its record, and of older ones those whose reference is kept.
 
-        `keep` holds the recovery points that stay. A record without a reference stays too when it
-        links a later record to an earlier one.
+        `keep` holds the recovery points that stay.
         """
+        kept = self.with_only(keep)
+        return attrs.evolve(kept, jobs=(*kept.jobs, record))
+
+    def with_only(self, keep: set[str]) -> VmState:
+        """The records whose reference is kept, and those without one that link them."""
         kept = [r for r in self.jobs if r.reference is None or r.reference.point in keep]
         first = next((i for i, r in enumerate(kept) if r.reference), len(kept))
-        return attrs.evolve(self, jobs=(*kept[first:], record))
+        return attrs.evolve(self, jobs=tuple(kept[first:]))
 
 
 @attrs.frozen

@@ -90,7 +90,7 @@ class Site:
     report: Report
     guests: dict[str, Guest] = attrs.field(factory=dict)
     jobs: list[BaculaJob] = attrs.field(factory=list)
-    references: int = 2
+    references: int = 3
     """How many recovery points of a VM may stay after a job."""
     _numbers: Iterator[int] = attrs.field(factory=count)
 

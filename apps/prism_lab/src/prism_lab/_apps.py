@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from prism_lab.faults import Faults
 
 _CONTENT = "/api/dataprotection/v4."
+_BEFORE_V4 = ("/api/nutanix/", "/PrismGateway/")  # an API key is documented for v4 only
 
 
 def prism_central(
@@ -131,7 +132,8 @@ def _require_login(app: Flask, auth: Auth, cookie: str, *, api_key: bool) -> Non
             return None  # open to all, or checked by the token of the redirect
         if content and request.path.startswith(_CONTENT):
             return _check_content(auth)
-        g.session = auth.check(request, cookie=cookie, api_key=api_key)
+        old = request.path.startswith(_BEFORE_V4)
+        g.session = auth.check(request, cookie=cookie, api_key=api_key and not old)
         return None
 
     @app.after_request

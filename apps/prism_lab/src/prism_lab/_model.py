@@ -11,7 +11,7 @@ import itertools
 import secrets
 import threading
 import uuid
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import attrs
 
@@ -275,6 +275,29 @@ class Named:
     value: str = ""
 
 
+class HasName(Protocol):
+    """Whatever has a name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+T = TypeVar("T", bound=HasName)
+
+
+class Shelf(dict[str, T]):
+    """Things by id. `history` has the name of each that was ever put there, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.history: list[str] = []
+
+    def __setitem__(self, ext_id: str, thing: T) -> None:
+        if ext_id not in self:
+            self.history.append(thing.name)
+        super().__setitem__(ext_id, thing)
+
+
 @attrs.define
 class World:
     """Everything the lab cluster holds. Take `lock` around every look and change."""
@@ -285,13 +308,13 @@ class World:
     settings: Settings
     ext_id: str = attrs.field(factory=new_id)
     central_ext_id: str = attrs.field(factory=new_id)
-    vms: dict[str, Vm] = attrs.field(factory=dict)
-    recovery_points: dict[str, RecoveryPoint] = attrs.field(factory=dict)
-    vm_snapshots: dict[str, RecoveryPoint] = attrs.field(factory=dict)
+    vms: Shelf[Vm] = attrs.field(factory=Shelf)
+    recovery_points: Shelf[RecoveryPoint] = attrs.field(factory=Shelf)
+    vm_snapshots: Shelf[RecoveryPoint] = attrs.field(factory=Shelf)
     """What v3 takes on a PE; v4 does not list them."""
-    volume_groups: dict[str, VolumeGroup] = attrs.field(factory=dict)
+    volume_groups: Shelf[VolumeGroup] = attrs.field(factory=Shelf)
     iscsi_clients: dict[str, IscsiClient] = attrs.field(factory=dict)
-    images: dict[str, Image] = attrs.field(factory=dict)
+    images: Shelf[Image] = attrs.field(factory=Shelf)
     tasks: dict[str, Task] = attrs.field(factory=dict)
     intents: dict[str, Intent] = attrs.field(factory=dict)
     subnets: dict[str, Named] = attrs.field(factory=dict)

@@ -204,10 +204,17 @@ def _envelope(path: str, fault: Fault) -> dict[str, Any]:
 
 
 def _reset_connection() -> None:
-    """Close so that the client sees RST: nothing is flushed, no goodbye is said."""
+    """Close so that the client sees RST: nothing is flushed, no goodbye is said.
+
+    TLS still writes to the number of the descriptor, which must not become another file's: a
+    socket that nobody reads takes its place.
+    """
     connection = request.environ["werkzeug.socket"]
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    os.close(connection.detach())
+    dead, other = socket.socketpair()
+    other.close()
+    os.dup2(dead.fileno(), connection.fileno(), inheritable=False)
+    dead.close()
 
 
 def _dripping(answer: Response, seconds: float) -> Response:

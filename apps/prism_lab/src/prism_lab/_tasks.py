@@ -30,7 +30,10 @@ class TaskRunner:
         task = Task(operation)
         with self._world.lock:
             self._world.tasks[task.uuid] = task
-        future = self._pool.submit(self._run, task, work, fault)
+        if self._world.settings.task_seconds:
+            future = self._pool.submit(self._run, task, work, fault)
+        else:
+            future = _done(lambda: self._run(task, work, fault))
         future.add_done_callback(lambda done: self._finish(task, done))
         return task
 
@@ -72,3 +75,14 @@ class TaskRunner:
         """Wait for what runs and cancel what waits."""
         self._stopping.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _done(run: Callable[[], None]) -> Future[None]:
+    """Run now, whatever comes of it."""
+    future: Future[None] = Future()
+    try:
+        run()
+        future.set_result(None)
+    except Exception as problem:  # noqa: BLE001 - as a pool does
+        future.set_exception(problem)
+    return future

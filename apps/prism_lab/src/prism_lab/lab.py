@@ -62,11 +62,13 @@ class Lab:
         self._images = Images(self._world)
         self._tasks = TaskRunner(self._world)
         stack.callback(self._tasks.stop)
-        self._serve(listeners)
+        self._authority = trustme.CA()
+        self._authority.cert_pem.write_to_path(str(self.ca_file))
+        self._listeners = listeners
+        self._servers = stack.enter_context(contextlib.ExitStack())
+        self._serve()
 
-    def _serve(self, listeners: Sequence[socket.socket]) -> None:
-        authority = trustme.CA()
-        authority.cert_pem.write_to_path(str(self.ca_file))
+    def _serve(self) -> None:
         common = (self._log, self.faults)
         central = _apps.prism_central(
             self._world, self._auth, self._tasks, self._groups, self._images, *common
@@ -74,10 +76,10 @@ class Lab:
         element = _apps.prism_element(
             self._world, self._auth, self._tasks, self._groups, self._images, *common
         )
-        for app, listener in zip((central, element), listeners, strict=True):
+        for app, listener in zip((central, element), self._listeners, strict=True):
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            authority.issue_cert(listener.getsockname()[0]).configure_cert(context)
-            self._stack.callback(HttpsServer(app, listener, context).stop)
+            self._authority.issue_cert(listener.getsockname()[0]).configure_cert(context)
+            self._servers.callback(HttpsServer(app, listener, context).stop)
 
     @classmethod
     def start(
@@ -94,15 +96,26 @@ class Lab:
         `personality` is one of `prism_lab.PERSONALITIES`; further keywords, those of
         `prism_lab.Settings`, go before it.
         """
-        if personality not in PERSONALITIES:
-            raise StartFailed(f"{personality} is none of {', '.join(PERSONALITIES)}")
+        chosen = _settings(
+            personality, cluster_name=cluster_name, data_services=data_services, **settings
+        )
         root.mkdir(parents=True, exist_ok=True)
-        fields = {**PERSONALITIES[personality], **settings}
-        chosen = Settings(cluster_name=cluster_name, data_services=data_services, **fields)
         with contextlib.ExitStack() as stack:
             lab = cls(root, chosen, stack)
             lab._stack = stack.pop_all()
             return lab
+
+    def upgrade(self, personality: str) -> None:
+        """Become another release, as after an upgrade: what is on the cluster stays."""
+        had = self._world.settings
+        self._servers.close()
+        self._world.settings = _settings(
+            personality,
+            cluster_name=had.cluster_name,
+            data_services=had.data_services,
+            task_seconds=had.task_seconds,
+        )
+        self._serve()
 
     def stop(self) -> None:
         """End all servers, daemons and tasks. The disks stay below the root."""
@@ -215,6 +228,18 @@ class Lab:
             raise NotInLab(f"there is no volume group {volume_group}")
         self._groups.kill_target(group)
 
+    def made(self) -> dict[str, list[str]]:
+        """Name everything that was ever on the cluster, by kind as in `state`, in order."""
+        world = self._world
+        with world.lock:
+            return {
+                "vms": list(world.vms.history),
+                "recovery_points": list(world.recovery_points.history),
+                "vm_snapshots": list(world.vm_snapshots.history),
+                "volume_groups": list(world.volume_groups.history),
+                "images": list(world.images.history),
+            }
+
     def state(self) -> dict[str, list[dict[str, Any]]]:
         """List what is on the cluster now; tasks are those that have not ended."""
         _snapshots.purge_expired(self._world)
@@ -248,6 +273,12 @@ class Lab:
                     if not task.finished
                 ],
             }
+
+
+def _settings(personality: str, **chosen: Any) -> Settings:  # noqa: ANN401 - see Lab.start
+    if personality not in PERSONALITIES:
+        raise StartFailed(f"{personality} is none of {', '.join(PERSONALITIES)}")
+    return Settings(**{**PERSONALITIES[personality], **chosen})
 
 
 def _vm_state(vm: Vm) -> dict[str, Any]:

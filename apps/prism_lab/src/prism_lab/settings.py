@@ -51,7 +51,7 @@ class Settings:
     """Granularity in bytes of changed regions when the caller names none."""
     jwt_seconds: float = 900.0
     task_seconds: float = 0.02
-    """How long every task stays queued before it runs."""
+    """How long every task stays queued before it runs; with 0 it has ended when it is named."""
     pc_version: str = "pc.7.6"
     aos_version: str = "7.6"
 

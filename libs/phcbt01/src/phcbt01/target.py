@@ -52,14 +52,27 @@ def write_sparse(target: Target, offset: int, view: Buffer) -> None:
     by the part that is there.
     """
     window = memoryview(view)
-    if window and is_zero(window):
+    if not window:
+        return
+    if is_zero(window):
         target.zero(offset, len(window))
+        return
+    if (offset | len(window)) % PAGE == 0 and _has_data_everywhere(window):
+        target.write(offset, window)
         return
     for start, piece, empty in _runs(offset, window):
         if empty:
             target.zero(start, len(piece))
         else:
             target.write(start, piece)
+
+
+def _has_data_everywhere(view: memoryview) -> bool:
+    """Tell at a glance that none of the pages is empty: each begins with a word that is not zero.
+
+    False means that it takes a closer look.
+    """
+    return 0 not in view.cast("B").cast("Q")[:: PAGE // 8].tolist()
 
 
 def _runs(offset: int, view: memoryview) -> Iterator[tuple[int, memoryview, bool]]:
@@ -73,5 +86,4 @@ def _runs(offset: int, view: memoryview) -> Iterator[tuple[int, memoryview, bool
             begin = at
         was_empty = empty
         at, end = end, end + PAGE
-    if begin < len(view):
-        yield offset + begin, view[begin:], was_empty
+    yield offset + begin, view[begin:], was_empty

@@ -6,7 +6,6 @@ in `prism_client.model`, and all that can be raised in `prism_client.errors`.
 
 from prism_client.client import PrismClient
 from prism_client.errors import (
-    AmbiguousName,
     ApiError,
     AuthFailed,
     BadAnswer,
@@ -58,7 +57,6 @@ from prism_client.select import connect
 __version__ = "0.1.0"
 
 __all__ = [
-    "AmbiguousName",
     "ApiError",
     "ApiKey",
     "AuthFailed",

@@ -14,6 +14,7 @@ import uuid
 from contextlib import contextmanager
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
 
 import attrs
 import requests
@@ -58,6 +59,7 @@ _CHUNK = 64 << 10
 _PATIENCE = 120.0  # seconds one call may wait for a busy server in total
 _SLOWEST = 10  # time-outs that a whole answer may take, however steadily it drips
 _BREAKS = 3  # tries over a connection that cannot be made, or breaks
+_HOPS = 3  # redirections in a row
 
 
 @attrs.frozen
@@ -155,7 +157,7 @@ class Http:
         patience = _Patience(self._clock)
         while True:
             try:
-                answer = self._logged_in(call)
+                answer = self._redirected(call, self._logged_in(call))
             except (Unreachable, Timeout) as exc:
                 if not (call.repeatable and patience.after_break()):
                     raise
@@ -181,6 +183,21 @@ class Http:
             answer = self._once(call, self._login())
         return answer
 
+    def _redirected(self, call: Call, answer: Answer) -> Answer:
+        """Read where Prism sends us with a token, which takes the place of our login there.
+
+        A redirection without a token is no answer of Prism's, and our login goes nowhere else.
+        """
+        at = self._url(call)
+        for _ in range(_HOPS):
+            token = answer.headers.get("X-Redirect-Token")
+            at = urljoin(at, answer.headers.get("Location", ""))
+            is_ours = call.method == "GET" and answer.status == 302 and token
+            if not (is_ours and at.startswith("https://")):
+                break
+            answer = self._once(attrs.evolve(call, params={}), {"Cookie": str(token)}, at)
+        return answer
+
     def _login(self) -> dict[str, str]:
         match self._credentials:
             case Basic(user, password):
@@ -191,11 +208,11 @@ class Http:
             case None:
                 return {}
 
-    def _once(self, call: Call, login: Mapping[str, str]) -> Answer:
-        url = self._url(call)
+    def _once(self, call: Call, login: Mapping[str, str], url: str | None = None) -> Answer:
+        url = url or self._url(call)
         started = self._clock.monotonic()
         with (
-            _mapped(call.method, url, self.endpoint.address),
+            _mapped(call.method, url, urlsplit(url).netloc),
             self._session.request(
                 call.method,
                 url,
@@ -319,6 +336,11 @@ def _mapped(method: str, url: str, host: str) -> Iterator[None]:
 
 def _transport_error(exc: Exception, what: str, host: str) -> TransportError:
     root = _innermost(exc)
+    if isinstance(root, _tls.NotPinned):
+        return UntrustedCertificate(
+            f"the certificate of {host} is not trusted: its fingerprint is {root.seen}, which is"
+            " not the one given; was it renewed? Compare it with the server's own, then give it"
+        )
     if isinstance(root, ssl.SSLCertVerificationError):
         return UntrustedCertificate(
             f"the certificate of {host} is not trusted: {_reason(root)};"

@@ -77,7 +77,7 @@ def app_messages(errors: object) -> Iterable[tuple[str, str]]:
 
 
 def _messages(envelope: object) -> Iterable[tuple[str, str]]:
-    """Yield (text, code) from the error envelope of v4 (data.error) or v3 (message_list)."""
+    """Yield (text, code) from the envelope of v4 (data.error), v3 (message_list), v2 (message)."""
     if not isinstance(envelope, dict):
         return
     data = envelope.get("data")
@@ -86,6 +86,7 @@ def _messages(envelope: object) -> Iterable[tuple[str, str]]:
     for item in _list(envelope, "message_list"):
         if isinstance(item, dict):
             yield _text(item, "message"), _text(item, "reason")
+    yield _text(envelope, "message"), ""
 
 
 def _list(item: dict[str, Any], name: str) -> list[Any]:

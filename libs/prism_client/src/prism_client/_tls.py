@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
 
+class NotPinned(ssl.SSLCertVerificationError):
+    """The certificate has another fingerprint, `seen`, than was given."""
+
+    def __init__(self, seen: str) -> None:
+        super().__init__(seen)
+        self.seen = seen
+
+
 def pool_arguments(trust: Trust) -> dict[str, Any]:
     """Return the TLS arguments of a urllib3 pool. Raises ValueError for an unusable Trust."""
     if _checks_names(trust):
@@ -76,4 +84,4 @@ def _check(connection: HTTPSConnection, pins: frozenset[str]) -> None:
     seen = hashlib.sha256(certificate or b"").hexdigest()
     if seen not in pins:
         connection.close()
-        raise ssl.SSLCertVerificationError(f"the fingerprint of its certificate is {seen}")
+        raise NotPinned(seen)

@@ -18,7 +18,6 @@ PrismError
 ├── TaskTimeout               the task had not ended at the deadline; carries its id
 ├── ChangeTrackingUnavailable this cluster, disk or reference has no change list: read everything
 ├── IncompleteChangeList      gap, overlap, no progress or out of bounds: the list proves nothing
-├── AmbiguousName             several entities share the name
 └── Unsupported               this Prism does not offer what is needed
 
 Each message is one line for the administrator: what, where, what to do. The cause is chained.
@@ -129,10 +128,6 @@ class ChangeTrackingUnavailable(PrismError):
 
 class IncompleteChangeList(PrismError):
     """The list of changed regions contradicts itself; nothing may be built on it."""
-
-
-class AmbiguousName(PrismError):
-    """More than one entity has this name; use the id."""
 
 
 class Unsupported(PrismError):

@@ -303,3 +303,11 @@ class Task:
     affected: Mapping[str, tuple[str, ...]]
     details: Mapping[str, Any]
     error_message: str
+
+    def ids(self, detail: str) -> tuple[str, ...]:
+        """Return the ids in a completion detail: one, a list, or several joined with commas."""
+        value = self.details.get(detail)
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list):
+            return ()
+        return tuple(part.strip() for part in parts if isinstance(part, str) and part.strip())

@@ -100,7 +100,7 @@ def _log_in(v4: dict[str, V4Api], v3: V3Api) -> None:
             raise
         raise Unsupported(
             f"{v3.http.endpoint.address} offers neither the v4 nor the v3 API; connect to a"
-            " Prism Central, pc.2023 or later"
+            f" Prism Central, pc.2023 or later ({exc})"
         ) from exc
 
 

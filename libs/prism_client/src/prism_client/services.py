@@ -214,6 +214,10 @@ class VolumeGroups(Protocol):
 class Images(Protocol):
     """The image service."""
 
+    def check_upload(self) -> None:
+        """Raise Unsupported when this login cannot upload. Nothing is changed."""
+        ...
+
     def upload(
         self,
         name: str,

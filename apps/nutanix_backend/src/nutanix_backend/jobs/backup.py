@@ -12,9 +12,11 @@ import iscsi_attach
 import phcbt01
 import prism_client
 from ptcomm import (
+    Ack,
     Data,
     DataEnd,
     DataStart,
+    End,
     File,
     FileType,
     Level,
@@ -26,7 +28,7 @@ from ptcomm import (
 
 from nutanix_backend import cluster, metadata, state, sweep, transport
 from nutanix_backend.chain import Chain
-from nutanix_backend.errors import BackendError, SourceError, with_notes
+from nutanix_backend.errors import BackendError, SourceError, StateError, with_notes
 from nutanix_backend.guards import SnapshotGuard
 from nutanix_backend.jobs.disks import Route, open_disks, reference
 from nutanix_backend.jobs.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
@@ -61,9 +63,33 @@ def run(job: JobContext) -> None:
             for source in sources
             if (error := _attempt(job, VmBackup(job, client, journal, source, chosen)))
         ]
-    if len(failures) == len(sources):
-        raise failures[-1]
-    job.endpoint.send(NoMoreFiles())
+        if len(failures) == len(sources):
+            raise failures[-1]
+        job.endpoint.send(NoMoreFiles())
+        if job.settings.is_lean:
+            _keep_only_newest(job, client, sources)
+
+
+def _keep_only_newest(
+    job: JobContext, client: prism_client.PrismClient, sources: list[cluster.Source]
+) -> None:
+    """Once the daemon has taken everything: of each VM only the newest reference stays."""
+    if not isinstance(job.endpoint.receive(), End):
+        return
+    for source in sources:
+        file = state_file(job, source)
+        try:
+            with file.locked():
+                Chain(job, client, file).keep_only_newest()
+        except StateError as error:
+            job.warn(f"VM {source.vm.name}: older recovery points stay for now: {error}")
+    job.endpoint.send(Ack())
+
+
+def state_file(job: JobContext, source: cluster.Source) -> state.StateFile:
+    """Where the chain of a VM is recorded."""
+    folder = job.settings.state_dir / state.BACKUP / source.folder.cluster
+    return state.StateFile(folder / f"{source.vm.ext_id}.json", source.vm.ext_id)
 
 
 def _attempt(job: JobContext, backup: VmBackup) -> Exception | None:
@@ -117,8 +143,7 @@ class VmBackup:
     def run(self) -> None:
         """Back the VM up under its lock; record what it left, or that it failed."""
         vm = self.source.vm
-        folder = self._job.settings.state_dir / state.BACKUP / self.source.folder.cluster
-        file = state.StateFile(folder / f"{vm.ext_id}.json", vm.ext_id)
+        file = state_file(self._job, self.source)
         with file.locked():
             self._started = file.new_second()
             chain = Chain(self._job, self._client, file)

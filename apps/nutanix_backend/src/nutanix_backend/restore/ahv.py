@@ -33,7 +33,10 @@ def vm_name(job: JobContext, plan: VmPlan) -> str:
 
 
 def refuse_unfit(client: PrismClient, job: JobContext, plan: VmPlan) -> None:
-    """Raise RestoreRefused when the cluster is not there or the name of the VM is taken."""
+    """Raise RestoreRefused when the cluster is not there or the name of the VM is taken.
+
+    Raises PrismError when images cannot be uploaded.
+    """
     clusters = cluster.data_clusters(client)
     if plan.manifest.cluster_id not in clusters:
         raise RestoreRefused(
@@ -43,6 +46,7 @@ def refuse_unfit(client: PrismClient, job: JobContext, plan: VmPlan) -> None:
     name = vm_name(job, plan)
     if client.vms.find(name):
         raise RestoreRefused(f"a VM called {name} exists: give another restore_vm_name")
+    client.images.check_upload()
 
 
 def create_vm(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import uuid
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -18,7 +19,15 @@ from prism_client._listing import ROUNDS, Reading
 from prism_client._refusal import one_line
 from prism_client._v3 import wire
 from prism_client._waiting import failed, wait_for
-from prism_client.errors import ApiError, BadAnswer, BadRequest, Conflict, NotFound, TaskFailed
+from prism_client.errors import (
+    ApiError,
+    BadAnswer,
+    BadRequest,
+    Conflict,
+    NotFound,
+    TaskFailed,
+    Timeout,
+)
 from prism_client.model import Task
 
 if TYPE_CHECKING:
@@ -52,6 +61,8 @@ class Api:
     clock: Clock
     deadline: float
     _reserved: dict[uuid.UUID, str] = attrs.field(factory=dict, init=False, repr=False)
+    _unanswered: set[uuid.UUID] = attrs.field(factory=set, init=False, repr=False)
+    _made: dict[uuid.UUID, str] = attrs.field(factory=dict, init=False, repr=False)
 
     # --- reading
 
@@ -111,9 +122,20 @@ class Api:
     ) -> str:
         """Create an entity, wait until it is whole, return its uuid.
 
-        The uuid is reserved before, so that the same request sent again is the same entity.
+        The same request again is the same entity, whether its answer came or was lost.
         """
-        reserved = self._reserve(request_id or uuid.uuid4())
+        key = request_id or uuid.uuid4()
+        task = None
+        if key not in self._made:
+            self._made[key], task = self._create(path, kind, spec, key)
+        self._until_whole(f"{path}/{segment(self._made[key])}", kind, task)
+        return self._made[key]
+
+    def _create(
+        self, path: str, kind: str, spec: Mapping[str, Any], key: uuid.UUID
+    ) -> tuple[str, str | None]:
+        """Ask for an entity, under a uuid that is reserved before; return its uuid and the task."""
+        reserved = self._reserve(key)
         metadata = {"kind": kind} | ({} if reserved is None else {"uuid": reserved})
         call = Call(
             "POST",
@@ -122,15 +144,33 @@ class Api:
             repeatable=reserved is not None,
         )
         try:
-            answer = self.http.send(call)
+            with self.once(None if reserved else key, f"a new {kind}"):
+                answer = self.http.send(call)
         except (Conflict, BadRequest):
             if reserved is None or not self.has(f"{path}/{segment(reserved)}"):
                 raise
-            made, task = reserved, None  # an earlier sending, whose answer was lost
-        else:
-            made, task = answer.json().need("metadata").text("uuid"), _task_of(answer)
-        self._until_whole(f"{path}/{segment(made)}", kind, task)
-        return made
+            return reserved, None  # an earlier sending, whose answer was lost
+        return answer.json().need("metadata").text("uuid"), _task_of(answer)
+
+    @contextmanager
+    def once(self, key: uuid.UUID | None, what: str) -> Iterator[None]:
+        """Let a call that would act twice be sent once under a key, if there is one.
+
+        Raises Timeout, sending nothing, when it was sent before and no answer came.
+        """
+        if key in self._unanswered:
+            raise Timeout(
+                f"{what} was asked for before, and no answer came: it may still come, so look for"
+                " it by its name"
+            )
+        if key is not None:
+            self._unanswered.add(key)
+        try:
+            yield
+        except (ApiError, TaskFailed):
+            self._unanswered.discard(key)
+            raise
+        self._unanswered.discard(key)
 
     def _reserve(self, key: uuid.UUID) -> str | None:
         """Return the uuid for what is created under a key; None where none can be reserved."""

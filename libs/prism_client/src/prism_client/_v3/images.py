@@ -10,7 +10,14 @@ import attrs
 from prism_client._http import Call
 from prism_client._v3 import wire
 from prism_client._v3.api import V3, segment, task_failed
-from prism_client.errors import BadAnswer, NotFound, PrismError, TaskTimeout
+from prism_client.errors import (
+    AuthFailed,
+    BadAnswer,
+    NotFound,
+    PrismError,
+    TaskTimeout,
+    Unsupported,
+)
 from prism_client.model import Image
 
 if TYPE_CHECKING:
@@ -31,6 +38,9 @@ class Images:
     """services.Images over v3."""
 
     api: Api
+
+    def check_upload(self) -> None:
+        Uploader(self.api).check()
 
     def upload(
         self,
@@ -84,6 +94,16 @@ class Uploader:
             self._discard(ext_id, exc)
             raise
         return Image(ext_id, name, stream.size)
+
+    def check(self) -> None:
+        """Raise Unsupported when v3 does not take the login that v4 took."""
+        try:
+            self.api.ask("images/list", {"kind": "image", "length": 1, "offset": 0})
+        except AuthFailed as exc:
+            raise Unsupported(
+                "images are uploaded over Prism's v3 API, which does not take this login; an API"
+                f" key may be for v4 only, so give user and password ({exc})"
+            ) from exc
 
     def _create(self, name: str, sha256: str | None) -> Fields:
         resources: dict[str, Any] = {"image_type": "DISK_IMAGE"}

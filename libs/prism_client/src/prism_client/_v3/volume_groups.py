@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import attrs
 
@@ -28,6 +29,7 @@ class VolumeGroups:
     """services.VolumeGroups over v3; an iSCSI client has no id but its name."""
 
     elements: Elements
+    _made: dict[UUID, str] = attrs.field(factory=dict, init=False, repr=False)
 
     def create(
         self,
@@ -36,24 +38,32 @@ class VolumeGroups:
         sources: Sequence[str],
         *,
         chap_secret: str | None,  # noqa: ARG002 - v2 takes it with the client only
-        request_id: UUID | None = None,  # noqa: ARG002 - v2 has no idempotency: sent once
+        request_id: UUID | None = None,
     ) -> VolumeGroup:
         element = self.elements.of(cluster_ext_id)
+        key = request_id or uuid4()
+        if key not in self._made:
+            self._made[key] = self._create(element, name, sources, key)
+        return wire.volume_group(element.get(_entity(self._made[key])))
+
+    def _create(self, element: Api, name: str, sources: Sequence[str], key: UUID) -> str:
+        """Ask v2 for a group, once a key: asked again it would make a second one."""
         disks = [
             {"index": index, "clone_config": {"disk_address": {"ndfs_filepath": source}}}
             for index, source in enumerate(sources)
         ]
         body = {"name": name, "is_shared": False, "disk_list": disks}
         try:
-            task = element.post_v2("volume_groups", body)
-            made = _made_by(task) if task else None
+            with element.once(key, f"volume group {name}"):
+                task = element.post_v2("volume_groups", body)
+                made = _made_by(task) if task else None
         except (TransportError, BadAnswer):
-            made = _appeared(element, name)  # sent again it would be a second group
+            made = _appeared(element, name)
             if made is None:
                 raise
         if made is None:
             raise BadAnswer(f"volume group {name} was made, but its task does not name it")
-        return wire.volume_group(element.get(_entity(made)))
+        return made
 
     def get(self, ext_id: str) -> VolumeGroup:
         return wire.volume_group(self.elements.holder(_entity(ext_id)).get(_entity(ext_id)))
@@ -100,8 +110,17 @@ class VolumeGroups:
         try:
             self._change(vg_ext_id, initiator_iqn, detach)
         except NotFound:
+            if self._exists(vg_ext_id):
+                raise
             return False
         return found
+
+    def _exists(self, ext_id: str) -> bool:
+        try:
+            self.elements.holder(_entity(ext_id))
+        except NotFound:
+            return False
+        return True
 
     def _change(
         self,

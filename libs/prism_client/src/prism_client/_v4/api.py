@@ -135,11 +135,10 @@ class Writes:
         detail: the name under which the task's completion details may hold the id.
         """
         task = self._run("POST", path, body, request_id=request_id)
-        named = task.details.get(detail)
-        ext_id = named if isinstance(named, str) else next(iter(task.affected.get(kind, ())), None)
-        if ext_id is None:
+        named = task.ids(detail) or task.affected.get(kind, ())
+        if not named:
             raise BadAnswer(f"{task.operation} succeeded without naming a {kind} ({task.ext_id})")
-        return ext_id
+        return named[0]
 
     def act(
         self,

@@ -22,6 +22,8 @@ _PATH = "content/images"
 class Upload(Protocol):
     """Makes an image of a file."""
 
+    def check(self) -> None: ...
+
     def __call__(
         self, name: str, path: Path, *, sha256: str | None, progress: Callable[[int], None] | None
     ) -> Image: ...
@@ -34,6 +36,9 @@ class Images:
     api: Api
     writes: Writes
     _upload: Upload
+
+    def check_upload(self) -> None:
+        self._upload.check()
 
     def upload(
         self,

@@ -79,8 +79,6 @@ class VolumeGroups:
             return False
         try:
             self.writes.act(_entity(vg_ext_id), "detach-iscsi-client", {"extId": client})
-        except NotFound:
-            return False
         except (ApiError, TaskFailed) as exc:
             if self._is_attached(vg_ext_id, client):
                 raise
@@ -100,7 +98,10 @@ class VolumeGroups:
 
     def _is_attached(self, vg_ext_id: str, client: str) -> bool:
         path = f"{_entity(vg_ext_id)}/external-iscsi-attachments"
-        return any(item.text("extId") == client for item in self.api.list(path))
+        try:
+            return any(item.text("extId") == client for item in self.api.list(path))
+        except NotFound:
+            return False  # the group is gone, and with it what was attached
 
 
 def _entity(ext_id: str) -> str:
