@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nutanix_backend.replication import work
@@ -125,10 +126,10 @@ def test_a_full_disk_at_the_receiver_is_refused_or_fails_and_harms_nothing(
     for number in range(12):
         model.change()
         room = chance.randrange(0, 3 * MIB)
-        fill = lambda leave=room: fill_up(filler, leave)  # noqa: E731 - run now or in the middle
+        fill = partial(fill_up, filler, room)
         if number % 2:
             fill()
-        else:
+        else:  # in the middle
             threading.Timer(chance.uniform(0, 0.05), fill).start()
         try:
             with powered.connect() as session:
