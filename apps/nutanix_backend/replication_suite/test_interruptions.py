@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import suppress
 from functools import partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 from nutanix_backend.replication import work

@@ -150,7 +150,9 @@ def test_a_delta_from_some_byte_on_is_its_tail_and_reads_no_more(
 
 
 def test_two_lists_have_one_digest_only_when_they_are_the_same() -> None:
-    lists = ({}, {1: False}, {1: True}, {2: False}, {1: False, 2: False}, {1: False, 3: False})
+    lists: list[dict[int, bool]] = [
+        {}, {1: False}, {1: True}, {2: False}, {1: False, 2: False}, {1: False, 3: False},
+    ]  # fmt: skip
     digests = [regions_of(chosen).digest() for chosen in lists]
     assert len(set(digests)) == len(digests)
     assert regions_of({1: False, 2: False}).digest() == digests[4]
