@@ -8,7 +8,6 @@ import threading
 import time
 from contextlib import suppress
 from functools import partial
-from functools import partial
 from typing import TYPE_CHECKING
 
 from nutanix_backend.replication import work
