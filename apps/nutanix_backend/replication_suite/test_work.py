@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from nutanix_backend.runner.jobs import Result
 
-    from apps.nutanix_backend.replication_suite.conftest import Prepared, Site
+    from apps.nutanix_backend.replication_suite.conftest import Line, Prepared, Site
     from apps.nutanix_backend.tests.conftest import Guest
 
 MIB = 1 << 20
@@ -82,6 +82,21 @@ def test_a_command_that_is_stopped_goes_on_later_where_it_was(
     assert done.result, done.error
     assert done.result.resumed
     site.assert_same(guest)
+
+
+def test_a_command_that_waits_for_a_silent_receiver_can_be_stopped(
+    site: Site, line: Line, forks: tuple[Prepared, Prepared], tmp_path: Path
+) -> None:
+    guest, log = site.guest(MIB), tmp_path / "source.log"
+    line.silent, line.left = True, 20_000
+    forks[1].start(argv=site.argv(guest), log=str(log))
+    deadline = time.monotonic() + 60
+    while line.left > 0:
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+    os.kill(forks[1].pid, signal.SIGTERM)
+    assert forks[1].wait(20) == 1, log.read_text()
+    site.assert_clean(guest)
 
 
 def arrived(site: Site, guest: Guest) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import attrs
@@ -26,16 +27,18 @@ def run(job: JobContext) -> None:
     """Replicate every VM asked for; one that fails is reported, and fails the job if all do."""
     results: list[Result] = []
     failures: dict[str, Exception] = {}
-    for done in Work(job.settings, job, int(job.settings.replicate_rpo)).once(job.heed_the_daemon):
-        if done.result:
-            results.append(done.result)
-            job.say(str(done.result))
-        elif isinstance(done.error, VM_ERRORS) and not job.settings.abort_on_error:
-            log.warning("VM %s failed", done.name, exc_info=done.error)
-            job.report(f"VM {done.name} is not replicated: {with_notes(done.error)}")
-            failures[done.name] = done.error
-        elif done.error:
-            raise done.error
+    work = Work(job.settings, job, int(job.settings.replicate_rpo))
+    with closing(work.once(job.heed_the_daemon)) as ended:
+        for done in ended:
+            if done.result:
+                results.append(done.result)
+                job.say(str(done.result))
+            elif isinstance(done.error, VM_ERRORS) and not job.settings.abort_on_error:
+                log.warning("VM %s failed", done.name, exc_info=done.error)
+                job.report(f"VM {done.name} is not replicated: {with_notes(done.error)}")
+                failures[done.name] = done.error
+            elif done.error:
+                raise done.error
     if not results:
         raise failures.popitem()[1]
     _send_report(job, results, failures)

@@ -16,7 +16,6 @@ import attrs
 from ptcomm import Severity
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
     from types import TracebackType
 
@@ -81,13 +80,13 @@ class Done:
 class Crew:
     """At most `size` tasks at once; a context manager that ends when none is left.
 
-    When it is left by an error, `stop` is set, which every task heeds.
+    When it is left by an error, `end` is called, after which the tasks end early.
     """
 
-    def __init__(self, size: int, stop: threading.Event, listener: Listener) -> None:
+    def __init__(self, size: int, end: Callable[[], None], listener: Listener) -> None:
         self._lines: queue.SimpleQueue[tuple[Severity, str]] = queue.SimpleQueue()
         self.voice = Voice(self._lines.put)
-        self._stop = stop
+        self._end = end
         self._listener = listener
         self._pool = ThreadPoolExecutor(size, thread_name_prefix="replicate")
         self._running: dict[Future[Result], str] = {}
@@ -102,7 +101,7 @@ class Crew:
         traceback: TracebackType | None,
     ) -> None:
         if error is not None:
-            self._stop.set()
+            self._end()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def names(self) -> set[str]:
@@ -126,7 +125,7 @@ class Crew:
                 done, _ = wait(self._running, left, FIRST_COMPLETED)
             else:
                 done = set()
-                self._stop.wait(left)
+                time.sleep(left)
             self._pass_on()
             if done or time.monotonic() >= deadline:
                 return [Done.of(self._running.pop(task), task) for task in done]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from nutanix_backend import parameters
@@ -73,15 +74,15 @@ def _work(args: argparse.Namespace, work: Work) -> int:
     if args.every is not None and not args.every >= 1:
         raise BackendError(f"--every {args.every} is not a second or more")
     failed = 0
-    ended = work.every(args.every, heed) if args.every else work.once(heed)
-    for done in ended:
-        if done.result:
-            work.listener.say(str(done.result))
-        elif isinstance(done.error, VM_ERRORS):
-            work.listener.report(f"VM {done.name} is not replicated: {with_notes(done.error)}")
-            failed += 1
-        elif done.error:
-            raise done.error
+    with closing(work.every(args.every, heed) if args.every else work.once(heed)) as ended:
+        for done in ended:
+            if done.result:
+                work.listener.say(str(done.result))
+            elif isinstance(done.error, VM_ERRORS):
+                work.listener.report(f"VM {done.name} is not replicated: {with_notes(done.error)}")
+                failed += 1
+            elif done.error:
+                raise done.error
     return 1 if failed else 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from nutanix_backend.replication.source import VM_ERRORS, Link, Replication, Res
 from nutanix_backend.replication.throttle import Throttle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from nutanix_backend.parameters import Settings
@@ -40,9 +41,10 @@ class Work:
     listener: Listener
     rpo: int
     stop: threading.Event = attrs.field(factory=threading.Event)
+    _open: weakref.WeakSet[channel.Channel] = attrs.field(factory=weakref.WeakSet, init=False)
 
-    def once(self, heed: Callable[[], None]) -> Iterator[Done]:
-        """Replicate every VM once; yields what ends, as it does.
+    def once(self, heed: Callable[[], None]) -> Generator[Done]:
+        """Replicate every VM once; yields what ends, as it does. Close what is returned.
 
         `heed` is called several times a second, and may raise to end it all.
         """
@@ -54,10 +56,10 @@ class Work:
             while crew.names():
                 yield from crew.wait(RETRY, heed)
 
-    def every(self, seconds: float, heed: Callable[[], None]) -> Iterator[Done]:
+    def every(self, seconds: float, heed: Callable[[], None]) -> Generator[Done]:
         """Begin a cycle of each VM every so many seconds, or as soon as its last one has ended.
 
-        VMs that come or go are noticed at the same pace.
+        VMs that come or go are noticed at the same pace. Close what is returned.
         """
         link, rota = self._link(), Rota(seconds)
         with self._crew() as crew:
@@ -71,13 +73,25 @@ class Work:
                     yield attrs.evolve(done, name=rota.end(done.name, failed=bool(done.error)))
 
     def _crew(self) -> Crew:
-        return Crew(self.settings.replicate_parallel, self.stop, self.listener)
+        return Crew(self.settings.replicate_parallel, self._end, self.listener)
+
+    def _end(self) -> None:
+        """Let nobody begin anything, nor wait for the receiver."""
+        self.stop.set()
+        for connected in list(self._open):
+            connected.interrupt()
 
     def _link(self) -> Link:
         chosen = transport.choose(self.settings.transport)
         self.listener.say(str(chosen))
         throttle = Throttle(self.settings.replicate_limit, self.stop)
-        return Link(partial(connect, self.settings, throttle), chosen, throttle, self.rpo)
+        return Link(partial(self._connect, throttle), chosen, throttle, self.rpo)
+
+    def _connect(self, throttle: Throttle) -> channel.Channel:
+        throttle.heed()
+        connected = connect(self.settings, throttle)
+        self._open.add(connected)
+        return connected
 
     def _sources(self) -> list[cluster.Source]:
         with cluster.connect(self.settings) as client:
