@@ -17,10 +17,12 @@ import attrs
 import pytest
 from nutanix_backend import __main__ as program
 from nutanix_backend.metadata import ConfigDisk, VmConfig
+from nutanix_backend.replication import report
 from nutanix_backend.replication.errors import Code, CycleRefused
 from nutanix_backend.replication.failover import ledger, stored
 from nutanix_backend.replication.failover.machine import State
 from nutanix_backend.replication.manifest import SCHEMA, CycleDisk, CycleManifest
+from nutanix_backend.replication.report import Level
 from nutanix_backend.replication.store import Limits, Store
 from phcbt01.testing import encode
 from prism_lab import Lab
@@ -466,6 +468,10 @@ def test_a_source_that_is_lost_in_between(planned: Planned) -> None:
     status, said = site.run("status")
     assert status == 1
     assert "broke off" in said
+    (replica,) = report.statuses(Store(site.store), time.time())
+    assert (replica.level, replica.why) == (Level.CRITICAL, "planned broke off: failover recover")
+    with ledger.opened(replica_folder := site.replica.files.path):
+        assert not ledger.broke_off(replica_folder, ledger.read(replica_folder))
     assert "possible: recover" in site.refused("unplanned", *planned.words[:5])
     assert "say --source prism=" in site.refused("recover", "web01")
     said = site.good("recover", "web01", "--abandon")

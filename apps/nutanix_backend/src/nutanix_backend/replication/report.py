@@ -105,12 +105,12 @@ _EMPTY = Status(
 def _status(replica: Replica, now: float, rpo: int) -> Status:
     state = replica.files.existing()
     points, arrived, trouble = replica.points(), replica.resumable(), replica.trouble()
-    current = state.current
+    current, failover = state.current, ledger.read(replica.files.path)
     found = attrs.evolve(
         _EMPTY,
         cluster=state.cluster,
         vm_id=state.vm_id,
-        state=ledger.read(replica.files.path).state.value,
+        state=failover.state.value,
         generation=state.number,
         points=len(points),
         oldest=points[0].manifest.taken if points else 0,
@@ -125,6 +125,8 @@ def _status(replica: Replica, now: float, rpo: int) -> Status:
     if current:
         found = _with_generation(found, current, now)
     why, level = _judge(found, takes_cycles=state.role is Role.REPLICA)
+    if ledger.broke_off(replica.files.path, failover):
+        why, level = f"{failover.doing} broke off: failover recover", Level.CRITICAL
     if state.applying:
         why, level = f"generation {state.applying.number} is only half applied", Level.CRITICAL
     return attrs.evolve(found, why=why, level=level)

@@ -228,6 +228,7 @@ def _how_to_reverse(replica: StoredReplica, record: Record) -> str:
 
 def _status(args: argparse.Namespace) -> int:
     rows = [(replica, ledger.read(replica.folder)) for replica in stored.all_of(args.store)]
+    broken = {r.folder for r, record in rows if ledger.broke_off(r.folder, record)}
     if args.json:
         shown = [_plain(replica, record) for replica, record in rows]
         sys.stdout.write(json.dumps(shown, indent=1) + "\n")
@@ -241,16 +242,19 @@ def _status(args: argparse.Namespace) -> int:
                 replica.vm_name,
                 replica.cluster,
                 str(replica.newest),
-                _state(record),
+                _state(record, broke_off=replica.folder in broken),
                 "\n".join(copies),
                 ", ".join(event.value for event in possible(record)),
             )
         Console().print(table)
-    return 1 if any(record.doing for _, record in rows) else 0
+    return 1 if broken else 0
 
 
-def _state(record: Record) -> str:
-    return f"{record.state.value}: {record.doing} broke off" if record.doing else record.state.value
+def _state(record: Record, *, broke_off: bool) -> str:
+    if not record.doing:
+        return record.state.value
+    how = "broke off" if broke_off else "is under way"
+    return f"{record.state.value}: {record.doing} {how}"
 
 
 def _words(copy: Copy) -> str:

@@ -56,6 +56,17 @@ def read(folder: Path) -> Record:
         raise StateError(f"{path} cannot be used: {error}; {LOG} beside it tells more") from error
 
 
+def broke_off(folder: Path, record: Record) -> bool:
+    """Whether the event that is under way there has nobody left who carries it out."""
+    if not record.doing:
+        return False
+    try:
+        os.close(durable.open_locked(folder / LOG))
+    except BlockingIOError:
+        return False
+    return True
+
+
 def history(folder: Path) -> list[Line]:
     """The audit log, oldest first; a line that a power cut tore off is left out."""
     lines = []
