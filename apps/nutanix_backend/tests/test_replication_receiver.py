@@ -575,15 +575,30 @@ def test_more_sessions_than_allowed_are_turned_away_and_others_served(
     site = start(sessions=3, sessions_of_a_source=2)
     one, other = site.source("one", "*"), site.source("other", "*")
     with site.connect(one) as first, site.connect(one):
-        with pytest.raises(ReplicationError, match="too many sessions of this source"):
+        with pytest.raises(ReplicationError, match="too many sessions"):
             site.connect(one)
-        assert logged(caplog, "has too many sessions")
+        assert logged(caplog, "is turned away")
         opened(first)
-        with connected(site, other):
-            with pytest.raises(ReplicationError):
-                site.connect(other)
-            assert logged(caplog, "is turned away")
+        with connected(site, other), pytest.raises(ReplicationError, match="too many sessions"):
+            site.connect(other)
     with connected(site, other) as session:
+        opened(session)
+
+
+def test_strangers_keep_nobody_out(
+    start: Callable[..., Site], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Connections without a handshake fill their own places, not those of the sources."""
+    site = start(sessions=2, strangers=5, patience=attrs.evolve(QUICK, connect=1.0))
+    source = site.source("source", "*")
+    strangers = [socket.create_connection(("127.0.0.1", site.port)) for _ in range(4)]
+    with site.connect(source) as session:
+        opened(session)
+    strangers += [socket.create_connection(("127.0.0.1", site.port)) for _ in range(4)]
+    assert logged(caplog, "handshakes are going on")
+    for stranger in strangers:
+        stranger.close()
+    with connected(site, source) as session:
         opened(session)
 
 

@@ -260,6 +260,27 @@ def test_more_than_the_file_system_holds_is_refused_before_anything_is_written(
     assert not (tmp_path / "store").exists()
 
 
+def test_what_a_cycle_given_up_has_left_makes_room_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that has no room for a seed beside what has arrived of another one."""
+    replica = Store(tmp_path / "store", NO_RESERVE).replica(CLUSTER, VM)
+    vm = Vm(Random(1))
+    content = bytes(range(250)) * 2000
+    stream = encode(len(content), [(0, content)])
+    disk = CycleDisk("x", 0, len(content), whole=True, stream_bytes=len(stream), regions=1)
+    seeds = [attrs.evolve(vm.cycle(seed=True).manifest, disks=(disk,)) for _ in range(2)]
+    monkeypatch.setattr(spool, "SEGMENT", 1000)
+    with replica.begin_cycle(seeds[0], SOURCE) as cycle, cycle.disk("x", 0) as arriving:
+        arriving.write(stream[:400_000])
+    free = types.SimpleNamespace(f_bavail=2 * len(stream) - 400_001, f_frsize=1)
+    monkeypatch.setattr(os, "statvfs", lambda _: free)
+    refused(replica, seeds[1], Code.NO_SPACE)
+    free.f_bavail += 1
+    with replica.begin_cycle(seeds[1], SOURCE) as cycle:
+        assert cycle.durable_bytes == {}
+
+
 def test_a_second_session_is_refused_and_the_first_goes_on(replica: Replica, vm: Vm) -> None:
     sent = vm.cycle(seed=True)
     with replica.begin_cycle(sent.manifest, SOURCE):

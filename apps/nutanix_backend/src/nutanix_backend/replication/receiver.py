@@ -49,9 +49,13 @@ _LAST = 30.0
 
 @attrs.frozen
 class Options:
-    """How the receiver behaves. Times in seconds."""
+    """How the receiver behaves. Times in seconds.
+
+    `strangers` are connections whose handshake is not done: they take no session from a source.
+    """
 
     sessions: int = 16
+    strangers: int = 64
     sessions_of_a_source: int = 8
     retention: Retention = attrs.field(factory=Retention)
     patience: channel.Patience = attrs.field(
@@ -118,9 +122,9 @@ class Receiver:
 
     def _admit(self, connection: socket.socket, address: tuple[str, int]) -> None:
         with self._lock:
-            is_full = len(self._open) >= self._options.sessions
-        if is_full:
-            log.warning("%s is turned away: %d sessions are open", address[0], len(self._open))
+            strangers = sum(accepted is None for accepted in self._open.values())
+        if strangers >= self._options.strangers:
+            log.warning("%s is turned away: %d handshakes are going on", address[0], strangers)
             connection.close()
             return
         thread = threading.Thread(
@@ -151,12 +155,15 @@ class Receiver:
         source = allowed.source_of(accepted.peer, self._folder)
         with self._lock:
             self._of_source[source] = self._of_source.get(source, 0) + 1
-            is_full = self._of_source[source] > self._options.sessions_of_a_source
+            is_full = (
+                self._of_source[source] > self._options.sessions_of_a_source
+                or sum(self._of_source.values()) > self._options.sessions
+            )
         try:
             session = Session(accepted, source, self._store, self._folder, self._options.retention)
             if is_full:
-                log.warning("source %s (%s) has too many sessions", source, host)
-                accepted.fail("too many sessions of this source are open")
+                log.warning("source %s (%s) is turned away: too many sessions", source, host)
+                accepted.fail("too many sessions are open: try again later")
             else:
                 session.run()
         finally:

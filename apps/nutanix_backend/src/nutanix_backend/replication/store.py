@@ -352,10 +352,11 @@ class Replica:
     def _refuse_without_room(self, manifest: CycleManifest, *, is_first: bool) -> None:
         """The spool, what the images may grow by, and the undo deltas must fit, in the worst case.
 
-        Then a full file system is met here, and not while images are half written.
+        Then a full file system is met here, and not while images are half written. What is in the
+        spool counts as free: it is of this cycle, or makes room for it.
         """
         held = self.resumable()
-        there = sum(held.durable_bytes.values()) if held and held.manifest == manifest else 0
+        there = sum(held.durable_bytes.values()) if held else 0
         needed = manifest.stream_bytes * (2 if is_first else 3) - there + self._limits.reserve
         path = self.files.path
         while not path.exists():
