@@ -6,12 +6,14 @@ Each is of the kind that a hurried change makes: a check off by one, dropped, or
 
 from __future__ import annotations
 
+import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import nutanix_backend.names
 import nutanix_backend.parameters
 import nutanix_backend.records
+import nutanix_backend.replication.wire
 import phcbt01._apply
 import phcbt01._merge
 import phcbt01._sequence
@@ -139,6 +141,12 @@ def parameters() -> None:
     )
 
 
+def replication() -> None:
+    """Text in a command is read as it comes, whether it is quoted as it should be or not."""
+    wire = nutanix_backend.replication.wire
+    wire._WORDS[wire.Open] = (urllib.parse.unquote, urllib.parse.unquote)
+
+
 PLANTED: dict[str, Callable[[], None]] = {
     "packets": packets,
     "sessions": sessions,
@@ -152,4 +160,5 @@ PLANTED: dict[str, Callable[[], None]] = {
     "state": state,
     "names": names,
     "parameters": parameters,
+    "replication": replication,
 }

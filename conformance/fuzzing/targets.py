@@ -110,6 +110,15 @@ def bodies_v3() -> Iterator[bytes]:
     yield json.dumps({"metadata": {"uuid": "1"}} | error).encode()
 
 
+def replications() -> Iterator[bytes]:
+    """Every message of a script, to both ends in every state."""
+    scripts = (test.body.get("script", ()) for test in vectors.cases("replication-sessions"))
+    said = {line["bytes"] for script in scripts for line in script}
+    for place in range(22):
+        for message in sorted(said):
+            yield bytes((place % 2, place // 2)) + bytes.fromhex(message)
+
+
 def plugin_lines() -> Iterator[bytes]:
     """Parameters as they are used, and a file behind them."""
     yield b"prism=p\nuser=u\npassword=s3cr3t\nvm=a*\nvm=b\ntimeout=3\nchap=yes"
@@ -134,4 +143,5 @@ TARGETS = {
     "state": Target(f"{_APP}/state.py", ("nutanix_backend",), lambda: inputs("states")),
     "names": Target(f"{_APP}/names.py", ("nutanix_backend",), lambda: inputs("names")),
     "parameters": Target(f"{_APP}/parameters.py", ("nutanix_backend",), plugin_lines),
+    "replication": Target(f"{_APP}/replication.py", ("nutanix_backend",), replications),
 }
