@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import attrs
 import pytest
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from nutanix_backend.replication.crew import Done
     from nutanix_backend.replication.store import Replica
     from phcbt01.testing import Changes
+
+M = TypeVar("M")
 
 KIB, MIB = 1 << 10, 1 << 20
 BLOCK = 64 * KIB
@@ -128,7 +130,7 @@ class PowerDisk:
         self._image = folder / "disk.img"
         with self._image.open("xb") as file:
             file.truncate(size)
-        options = ["-q", "-J", "size=4", "-E", "lazy_itable_init=0,lazy_journal_init=0"]
+        options = ["-q", "-m", "0", "-J", "size=4", "-E", "lazy_itable_init=0,lazy_journal_init=0"]
         subprocess.run(["mkfs.ext4", *options, str(self._image)], check=True)
         self._mount()
 
@@ -226,6 +228,18 @@ class Receiver:
 # --- a source made of plain values ---------------------------------------------------------------
 
 
+class Session(Protocol):
+    """What a cycle needs of a channel."""
+
+    def send(self, message: wire.Message) -> None:
+        """Say a message."""
+        ...
+
+    def expect(self, *kinds: type[M]) -> M:
+        """Hear one of these."""
+        ...
+
+
 @attrs.frozen
 class Made:
     """A cycle: its manifest, its streams, and what the disks held when it was made."""
@@ -275,7 +289,7 @@ class Model:
             else:
                 self.disks[f"disk-at-{self._taken}"] = self.random.randbytes(100 * 4096)
 
-    def send(self, session: Channel) -> int:
+    def send(self, session: Session) -> int:
         """One cycle, as the real source would do it; returns the generation."""
         session.send(wire.Open(self.cluster, self.vm_id))
         ready = session.expect(wire.Ready)
@@ -310,7 +324,7 @@ class Model:
         self.committed.append(digest)
         self.pending = None
 
-    def _send_disk(self, session: Channel, disk: CycleDisk, stream: bytes, start: int) -> None:
+    def _send_disk(self, session: Session, disk: CycleDisk, stream: bytes, start: int) -> None:
         session.send(wire.Disk(disk.disk_id, start))
         digest = StreamDigest()
         for at in range(start, len(stream), 100_000):

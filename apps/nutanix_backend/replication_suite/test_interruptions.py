@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import random
 import shutil
-import threading
 import time
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from nutanix_backend.replication import work
+import attrs
+from nutanix_backend.replication import wire, work
 from nutanix_backend.replication.channel import Patience
 from nutanix_backend.replication.errors import Code, CycleRefused, PeerLost, ReplicationError
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Callable
     from pathlib import Path
 
     import pytest
+    from nutanix_backend.replication.channel import Channel
 
     from apps.nutanix_backend.replication_suite.conftest import (
         Line,
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 CUTS = 60
+FULL = 16
+M = TypeVar("M")
 SHORT = Patience(connect=1, idle=1, message=1)
 
 
@@ -52,12 +56,12 @@ def test_the_line_is_cut_at_random_bytes(
     assert len(model.committed) >= CUTS
 
 
-def settle(model: Model, session: object, patience: float = 20.0) -> None:
+def settle(model: Model, session: Channel, patience: float = 20.0) -> None:
     """A good cycle; a receiver that has not noticed the cut yet may be busy for a moment."""
     deadline = time.monotonic() + patience
     while True:
         try:
-            model.send(session)  # type: ignore[arg-type]
+            model.send(session)
         except CycleRefused as refused:
             if refused.code is not Code.BUSY or time.monotonic() > deadline:
                 raise
@@ -123,34 +127,50 @@ def test_a_full_disk_at_the_receiver_is_refused_or_fails_and_harms_nothing(
     with powered.connect() as session:
         model.send(session)
     filler = power.mounted / "filler"
-    for number in range(12):
+    for _ in range(FULL):
         model.change()
-        room = chance.randrange(0, 3 * MIB)
-        fill = partial(fill_up, filler, room)
-        if number % 2:
-            fill()
-        else:  # in the middle
-            threading.Timer(chance.uniform(0, 0.05), fill).start()
+        room = chance.randrange(0, MIB)
+        moment = chance.choice((wire.Open, wire.Disk, wire.EndOfDisk, wire.Commit))
         try:
             with powered.connect() as session:
-                model.send(session)
+                model.send(Midway(session, moment, partial(fill_up, filler, room)))
         except CycleRefused as refused:
             tally[f"full disks: refused ({refused.code.value})"] += 1
-        except (ReplicationError, OSError):
-            tally["full disks: the session failed"] += 1
+        except (ReplicationError, OSError) as error:
+            said = "and said why" if "no space left" in str(error).lower() else f"with {error}"
+            tally[f"full disks: the session failed, {said}"] += 1
         else:
             tally["full disks: room enough"] += 1
-        time.sleep(0.06)
         filler.unlink(missing_ok=True)
         with powered.connect() as session:
             settle(model, session)
         model.check(powered.store, tmp_path)
+    assert tally["full disks: the session failed, and said why"], "no disk was full in the middle"
+
+
+@attrs.frozen
+class Midway:
+    """A session in which something happens just before a message of some kind is sent."""
+
+    _session: Channel
+    _moment: type
+    _act: Callable[[], None]
+
+    def send(self, message: wire.Message) -> None:
+        """As a channel does."""
+        if isinstance(message, self._moment):
+            self._act()
+        self._session.send(message)
+
+    def expect(self, *kinds: type[M]) -> M:
+        """As a channel does."""
+        return self._session.expect(*kinds)
 
 
 def fill_up(filler: Path, leave: int) -> None:
     """Fill the file system up to some bytes."""
     free = shutil.disk_usage(filler.parent).free
-    with suppress(OSError), filler.open("wb") as file:
+    with suppress(OSError), filler.open("ab") as file:
         while free > leave:
             free -= file.write(bytes(min(MIB, free - leave)))
             file.flush()
