@@ -6,7 +6,6 @@ Each is of the kind that a hurried change makes: a check off by one, dropped, or
 
 from __future__ import annotations
 
-import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -142,9 +141,9 @@ def parameters() -> None:
 
 
 def replication() -> None:
-    """Text in a command is read as it comes, whether it is quoted as it should be or not."""
+    """A word that is no command is not expected."""
     wire = nutanix_backend.replication.wire
-    wire._WORDS[wire.Open] = (urllib.parse.unquote, urllib.parse.unquote)
+    wire._opener = lambda line: wire._BY_NAME[line.split(b" ", 1)[0].decode(errors="replace")]
 
 
 PLANTED: dict[str, Callable[[], None]] = {
