@@ -33,6 +33,7 @@ SECTIONS = {
     "dsip": "This host",
     "vm": "What is backed up",
     "fallback_to_full": "Chain",
+    "mode": "Replication",
     "restore_to": "Restore",
     "listing": "What every plugin of Bacula has",
 }

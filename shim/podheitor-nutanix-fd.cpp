@@ -68,6 +68,9 @@ const char *valid_params[] = {
    "vm", "exclude_vm", "cluster", "consistency",
    // chain
    "fallback_to_full", "references",
+   // replication
+   "mode", "replicate_to", "replicate_limit", "replicate_parallel", "replicate_rpo",
+   "replicate_protected",
    // restore
    "restore_to", "restore_via", "disk", "disk_path", "target_cluster", "target_config_file",
    "restore_vm_name", "restore_identity", "network_map", "storage_container", "overwrite", "verify",

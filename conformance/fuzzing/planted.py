@@ -14,6 +14,7 @@ import attrs
 import nutanix_backend.names
 import nutanix_backend.parameters
 import nutanix_backend.records
+import nutanix_backend.replication.wire
 import nutanix_backend.restore.images.reading
 import nutanix_backend.restore.readers.text
 import nutanix_backend.restore.sources
@@ -167,6 +168,12 @@ def images() -> None:
     )
 
 
+def replication() -> None:
+    """A word that is no command is not expected."""
+    wire = nutanix_backend.replication.wire
+    wire._opener = lambda line: wire._BY_NAME[line.split(b" ", 1)[0].decode(errors="replace")]
+
+
 PLANTED: dict[str, Callable[[], None]] = {
     "packets": packets,
     "sessions": sessions,
@@ -183,4 +190,5 @@ PLANTED: dict[str, Callable[[], None]] = {
     "sources": sources,
     "images": images,
     "parameters": parameters,
+    "replication": replication,
 }

@@ -145,6 +145,15 @@ def _lines(*bodies: Json) -> bytes:
     return "\n".join(json.dumps(body) for body in bodies).encode()
 
 
+def replications() -> Iterator[bytes]:
+    """Every message of a script, to both ends in every state."""
+    scripts = (test.body.get("script", ()) for test in vectors.cases("replication-sessions"))
+    said = {line["bytes"] for script in scripts for line in script}
+    for place in range(22):
+        for message in sorted(said):
+            yield bytes((place % 2, place // 2)) + bytes.fromhex(message)
+
+
 def plugin_lines() -> Iterator[bytes]:
     """Parameters as they are used, and a file behind them."""
     yield b"prism=p\nuser=u\npassword=s3cr3t\nvm=a*\nvm=b\ntimeout=3\nchap=yes"
@@ -201,4 +210,5 @@ TARGETS = {
     "sources": Target(f"{_APP}/sources.py", ("nutanix_backend",), source_names),
     "images": Target(f"{_APP}/images.py", ("nutanix_backend",), images),
     "parameters": Target(f"{_APP}/parameters.py", ("nutanix_backend",), plugin_lines),
+    "replication": Target(f"{_APP}/replication.py", ("nutanix_backend",), replications),
 }

@@ -18,6 +18,8 @@ import phcbt01.testing
 import ptcomm
 from nutanix_backend import manifest, names, state
 from nutanix_backend.errors import ManifestError, RestoreRefused
+from nutanix_backend.replication import wire
+from nutanix_backend.replication.errors import Code, ProtocolBroken
 from ptcomm import events
 
 if TYPE_CHECKING:
@@ -235,6 +237,81 @@ def outcome(session: ptcomm.Session, request: Json, step: Json) -> Json:
     return {"events": heard}
 
 
+# --- sessions of replication ---
+
+REPLICATION_KEYS: dict[type, tuple[tuple[str, str, Callable[[str], Json]], ...]] = {
+    wire.Hello: (("name", "name", str), ("version", "version", int)),
+    wire.Open: (("cluster", "cluster", str), ("vm", "vm", str)),
+    wire.Cycle: (("kind", "kind", wire.Kind), ("base", "base", str)),
+    wire.Disk: (("disk", "disk_id", str), ("offset", "offset", int)),
+    wire.Commit: (("digest", "digest", str),),
+    wire.Ready: (("generation", "generation", int), ("digest", "digest", str)),
+    wire.Stored: (("digest", "digest", str),),
+    wire.Committed: (("generation", "generation", int),),
+    wire.Refused: (("code", "code", Code), ("needs", "needs", str), ("text", "text", str)),
+    wire.Working: (("text", "text", str),),
+    wire.Failed: (("text", "text", str),),
+}
+
+
+def show_message(message: wire.Message) -> Json:
+    """A message of replication as JSON."""
+    shown: Json = {"event": type(message).__name__}
+    for key, name, _ in REPLICATION_KEYS.get(type(message), ()):
+        value = getattr(message, name)
+        shown[key] = to_text(str(getattr(value, "value", value)))
+    match message:
+        case wire.Cycle():
+            shown["manifest"] = message.manifest.hex()
+        case wire.Data():
+            shown["data"] = bytes(message.view).hex()
+        case wire.Ready(_, _, wire.Resume(digest, disks)):
+            held = [[to_text(disk), str(size)] for disk, size in disks]
+            shown |= {"resume": digest, "disks": held}
+    return shown
+
+
+def make_message(event: Json) -> wire.Message:
+    """The message that the JSON shows."""
+    kind = getattr(wire, event["event"])
+    values = {
+        name: read(from_text(event[key])) for key, name, read in REPLICATION_KEYS.get(kind, ())
+    }
+    if kind is wire.Cycle:
+        values["manifest"] = bytes.fromhex(event["manifest"])
+    elif kind is wire.Data:
+        values["view"] = bytes.fromhex(event["data"])
+    elif "resume" in event:
+        held = tuple((from_text(disk), int(size)) for disk, size in event["disks"])
+        values["resume"] = wire.Resume(event["resume"], held)
+    made: wire.Message = kind(**values)
+    return made
+
+
+def replicate(request: Json) -> Json:
+    """Lead a session of replication through the steps."""
+    session = wire.Session(wire.Role(request["role"]))
+    return [replication_outcome(session, request, step) for step in request["steps"]]
+
+
+def replication_outcome(session: wire.Session, request: Json, step: Json) -> Json:
+    if "send" in step:
+        try:
+            parts = session.send(make_message(step["send"]))
+        except ptcomm.LocalProtocolError:
+            return {"refused": True}
+        return {"bytes": b"".join(bytes(part) for part in parts).hex()}
+    heard: list[Json] = []
+    try:
+        for piece in pieces(request, bytes.fromhex(step.get("receive", ""))):
+            if piece or "end" in step:
+                session.receive_data(piece)
+            heard.extend(map(show_message, session.messages()))
+    except ProtocolBroken as error:
+        return {"events": heard, "error": error.code, "offset": error.offset}
+    return {"events": heard}
+
+
 # --- PHCBT01 ---
 
 
@@ -364,6 +441,7 @@ OPERATIONS: dict[tuple[str, str], Callable[[Json], Json]] = {
     ("ptcomm-packets", "decode"): decode_packets,
     ("ptcomm-packets", "encode"): encode_packets,
     ("ptcomm-sessions", "session"): converse,
+    ("replication-sessions", "session"): replicate,
     ("phcbt01-headers", "decode"): decode_header,
     ("phcbt01-streams", "decode"): decode_stream,
     ("phcbt01-streams", "encode"): encode_stream,

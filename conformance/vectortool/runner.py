@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from vectortool.vectors import Case
 
 Json: TypeAlias = Any
-PEER = {"plugin": "backend", "backend": "plugin"}
+ROLES = {
+    "ptcomm-sessions": ("plugin", "backend"),
+    "replication-sessions": ("source", "receiver"),
+}
+"""The two ends that a session of a suite has."""
 
 
 @attrs.define
@@ -135,7 +139,7 @@ def _session(test: Case, cut: Json) -> Iterator[Check]:
         request = _request(test, "session", role=body["role"], steps=body["steps"], cuts=cut)
         yield Check(request, {"ok": body["outcomes"]}, body["role"])
         return
-    for role in PEER:
+    for role in ROLES[test.suite]:
         played = [_played(line, role) for line in body["script"]]
         steps, outcomes = [step for step, _ in played], [outcome for _, outcome in played]
         request = _request(test, "session", role=role, steps=steps, cuts=cut)

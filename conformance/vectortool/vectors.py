@@ -24,6 +24,7 @@ SUITES = {
     "names": "nutanix/v1/names.json",
     "manifests": "nutanix/v1/manifests.json",
     "states": "nutanix/v1/states.json",
+    "replication-sessions": "replication/v1/sessions.json",
 }
 
 

@@ -9,7 +9,7 @@ import iscsi_attach
 import pytest
 from nutanix_backend import state, transport
 from nutanix_backend.errors import SourceError
-from nutanix_backend.jobs.backup import _devices
+from nutanix_backend.jobs.disks import _devices
 from nutanix_backend.jobs.plan import DiskPlan, plan_disks
 from nutanix_backend.regions import Region
 from prism_client import (

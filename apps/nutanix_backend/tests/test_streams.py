@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from iscsi_attach import UNIT
 from nutanix_backend.regions import Region, RegionList
+from nutanix_backend.replication import stream
 from nutanix_backend.streams import (
     StreamSender,
     delta_pieces,
@@ -129,3 +130,30 @@ def disk_holding(disk: Path, regions: RegionList) -> iscsi_attach.BlockDevice:
             file.seek(region.offset)
             file.write(content[region.offset : region.end])
     return iscsi_attach.open_direct(thin)
+
+
+@settings(max_examples=40)
+@given(blocks, st.data())
+def test_a_delta_from_some_byte_on_is_its_tail_and_reads_no_more(
+    disk: Path, chosen: dict[int, bool], data: st.DataObject
+) -> None:
+    regions = regions_of(chosen)
+    total, _ = stream.length(regions)
+    start = data.draw(st.integers(0, total))
+    with disk_holding(disk, regions) as device:
+        whole = b"".join(bytes(piece) for piece in delta_pieces(device, regions))
+        tail = b"".join(bytes(piece) for piece in stream.pieces(device, regions, start))
+    assert len(whole) == total
+    assert tail == whole[start:]
+    if start == total:
+        assert b"".join(bytes(piece) for piece in stream.pieces(None, regions, start)) == b""
+
+
+def test_two_lists_have_one_digest_only_when_they_are_the_same() -> None:
+    lists: list[dict[int, bool]] = [
+        {}, {1: False}, {1: True}, {2: False}, {1: False, 2: False}, {1: False, 3: False},
+    ]  # fmt: skip
+    digests = [regions_of(chosen).digest() for chosen in lists]
+    assert len(set(digests)) == len(digests)
+    assert regions_of({1: False, 2: False}).digest() == digests[4]
+    assert RegionList(BLOCK, []).digest() != digests[0]

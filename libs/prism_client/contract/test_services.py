@@ -531,6 +531,10 @@ def test_a_vm_is_made_of_an_image_and_lives(prism: Any, image: Any) -> None:
     assert vms.get(vm.ext_id).power_state == "ON"
     vms.power_off(vm.ext_id)
     assert vms.get(vm.ext_id).power_state == "OFF"
+    vms.power_on(vm.ext_id)
+    vms.shut_down(vm.ext_id)
+    vms.shut_down(vm.ext_id)
+    assert vms.get(vm.ext_id).power_state == "OFF"
     assert vms.delete(vm.ext_id) is True
     assert vms.delete(vm.ext_id) is False
 

@@ -210,3 +210,22 @@ def test_a_payload_in_a_block_of_its_own_is_not_copied() -> None:
 def test_where_a_packet_stood_is_no_part_of_what_it_says() -> None:
     assert Packet(Status.DATA, memoryview(b"")).offset == 0
     assert Packet(Status.DATA, memoryview(b"x"), 7) == Packet(Status.DATA, memoryview(b"x"), 9)
+
+
+def test_what_completes_a_packet_is_known_once_its_header_is_here() -> None:
+    decoder = PacketDecoder()
+    assert decoder.missing == 0
+    decoder.receive_data(b"D00000")
+    assert decoder.next_packet() is None
+    assert decoder.missing == 0
+    decoder.receive_data(b"6\nab")
+    assert decoder.next_packet() is None
+    assert decoder.missing == 4
+    decoder.receive_data(b"c")
+    assert decoder.missing == 3
+    decoder.receive_data(b"def")
+    assert decoder.missing == 0
+    packet = decoder.next_packet()
+    assert packet is not None
+    assert bytes(packet.payload) == b"abcdef"
+    assert decoder.missing == 0

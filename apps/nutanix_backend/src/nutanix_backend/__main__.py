@@ -26,10 +26,20 @@ def main() -> int:
 
 
 def _command(arguments: list[str]) -> int:
+    args = command_line().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = args.run
+    return run(args)
+
+
+def command_line() -> argparse.ArgumentParser:
+    """What reads the commands."""
     import argparse  # noqa: PLC0415
 
     from nutanix_backend import upkeep  # noqa: PLC0415
     from nutanix_backend.doctor import command as doctor  # noqa: PLC0415
+    from nutanix_backend.replication import command as receiver  # noqa: PLC0415
+    from nutanix_backend.replication import replicate  # noqa: PLC0415
+    from nutanix_backend.replication.failover import command as failover  # noqa: PLC0415
     from nutanix_backend.runner import command as job  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(
@@ -37,11 +47,9 @@ def _command(arguments: list[str]) -> int:
         description="Without arguments: the backend that bacula-fd starts.",
     )
     commands = parser.add_subparsers(required=True)
-    for command in (job, doctor, upkeep):
+    for command in (job, doctor, upkeep, replicate, receiver, failover):
         command.add_parser(commands)
-    args = parser.parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = args.run
-    return run(args)
+    return parser
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def make_folder(folder: Path) -> None:
     make_folder(folder.parent)
     with contextlib.suppress(FileExistsError):  # another job was faster
         os.mkdir(folder, 0o700)  # noqa: PTH102 - see above: through os
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -35,13 +35,19 @@ def replace(path: Path, content: bytes) -> None:
     finally:
         os.close(descriptor)
     os.replace(temporary, path)  # noqa: PTH105 - see above: through os
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Give a file or folder, whose content is durable, the name by which it counts."""
+    os.rename(old, new)  # noqa: PTH104 - see above: through os
+    sync_folder(new.parent)
 
 
 def remove(path: Path) -> None:
     """Remove a file."""
     os.unlink(path)  # noqa: PTH108 - see above: through os
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def open_locked(path: Path) -> int:
@@ -54,7 +60,7 @@ def open_locked(path: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_nlink:
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -74,7 +80,8 @@ def _write(descriptor: int, content: bytes) -> None:
         left = left[os.write(descriptor, left) :]
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make durable which names a folder has."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -29,6 +29,8 @@ class Kind(Enum):
     LIST = "text, may be repeated"
     FLAG = "yes or no"
     SECONDS = "seconds"
+    COUNT = "number"
+    RATE = "MiB per second"
     PATH = "path"
     PATHS = "path, or number:path,..."
     SECRET = "secret"  # noqa: S105 - the name of a kind, not a secret
@@ -100,6 +102,29 @@ TABLE: tuple[Parameter, ...] = (
         "chain",
         ("chain", "lean"),
     ),
+    # replication
+    Parameter(
+        "mode",
+        Kind.TEXT,
+        "what a backup job does: save the VMs, or bring their replicas up to date",
+        "backup",
+        ("backup", "replicate"),
+    ),
+    Parameter("replicate_to", Kind.TEXT, "receiver of the replicas, host or host:port"),
+    Parameter("replicate_limit", Kind.RATE, "most that is sent to the receiver, for all VMs"),
+    Parameter("replicate_parallel", Kind.COUNT, "VMs that are replicated side by side", "2"),
+    Parameter(
+        "replicate_rpo",
+        Kind.SECONDS,
+        "age of a replica beyond which the receiver calls it late",
+        "86400",
+    ),
+    Parameter(
+        "replicate_protected",
+        Kind.FLAG,
+        "replicate VMs too that a protection policy of Prism replicates already",
+        "no",
+    ),
     # restore
     Parameter(
         "restore_to", Kind.TEXT, "make a VM (ahv) or write raw images (disk)", "", ("ahv", "disk")
@@ -166,8 +191,9 @@ BY_NAME = {parameter.name: parameter for parameter in TABLE}
 
 @attrs.frozen
 class Settings:
-    """The parameters of a job, read and checked. Paths are absolute or empty, times in seconds.
+    """The parameters of a job, read and checked.
 
+    Paths are absolute or empty, times in seconds, rates in bytes per second (0: no limit).
     `disk_path` is by the number of the disk; "" stands for the one disk that is restored.
     """
 
@@ -192,6 +218,12 @@ class Settings:
     consistency: str
     fallback_to_full: bool
     references: str
+    mode: str
+    replicate_to: str
+    replicate_limit: float
+    replicate_parallel: int
+    replicate_rpo: float
+    replicate_protected: bool
     restore_to: str
     restore_via: str
     disk: tuple[str, ...]
@@ -329,6 +361,24 @@ def _seconds(name: str, text: str) -> float:
     return seconds
 
 
+def _count(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 64):
+        raise ParameterError(f"{name}={text} is not a number from 1 to 64")
+    return int(text)
+
+
+def _rate(name: str, text: str) -> float:
+    if not text:
+        return 0.0
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0.05 <= rate <= 1e6:
+        raise ParameterError(f"{name}={text} is not a number of MiB per second, at least 0.05")
+    return rate * 1024 * 1024
+
+
 def _path(name: str, text: str) -> Path | None:
     if text and not text.startswith("/"):
         raise ParameterError(f"{name}={text} is not an absolute path")
@@ -355,6 +405,8 @@ READERS: Mapping[Kind, Callable[[str, str], object]] = {
     Kind.SECRET: _text,
     Kind.FLAG: _flag,
     Kind.SECONDS: _seconds,
+    Kind.COUNT: _count,
+    Kind.RATE: _rate,
     Kind.PATH: _path,
     Kind.PATHS: _paths,
 }

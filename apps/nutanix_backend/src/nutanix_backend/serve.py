@@ -65,7 +65,7 @@ def _converse(endpoint: Endpoint) -> None:
     endpoint.send(Ack())
     phase = endpoint.expect(ptcomm.Start).phase
     adapter.refuse_all_but_restores(info.namespace, phase)
-    run = _job(phase)
+    run = _job(phase, settings)
     endpoint.send(Ack())
     from nutanix_backend.jobs.job import JobContext  # noqa: PLC0415 - see _job
 
@@ -84,8 +84,12 @@ def _settings(items: tuple[tuple[str, str], ...]) -> Settings:
     return parameters.parse(items)
 
 
-def _job(phase: Phase) -> Callable[[JobContext], None]:
+def _job(phase: Phase, settings: Settings) -> Callable[[JobContext], None]:
     """The code for a kind of job, imported late: the daemon waits for Hello, not for requests."""
+    if phase is Phase.BACKUP and settings.mode == "replicate":
+        from nutanix_backend.jobs import replicate  # noqa: PLC0415
+
+        return replicate.run
     from nutanix_backend.jobs import backup, estimate, listing, query, restore  # noqa: PLC0415
 
     jobs = {

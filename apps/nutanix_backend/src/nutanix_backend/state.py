@@ -144,6 +144,11 @@ def find_base(state: VmState | None, level: str, previous: str) -> Base:
     return Base(None, f"no reference of this VM is recorded for job {previous} or before it")
 
 
+BACKUP = "bitmap"
+REPLICATION = "replication"
+"""Folders of the state in which each keeps, for itself alone, what it left on the cluster."""
+
+
 class StateFile:
     """The state file of one VM, opened and locked; one job at a time may hold it."""
 
@@ -159,7 +164,7 @@ class StateFile:
             durable.make_folder(self._path.parent)
             descriptor = durable.open_locked(self._path.with_suffix(".lock"))
         except BlockingIOError as error:
-            raise StateError(f"another job is backing up VM {self._vm_id}: wait for it") from error
+            raise StateError(f"another job is at work on VM {self._vm_id}: wait for it") from error
         except OSError as error:
             raise StateError(
                 f"state_dir is not usable: {error}: check its path and rights"
@@ -209,7 +214,8 @@ class StateFile:
 def recorded_points(state_dir: Path) -> dict[str, str]:
     """The recovery points that are references of some VM on this host, and of which job."""
     found: dict[str, str] = {}
-    for path in (state_dir / "bitmap").glob("*/*.json"):
-        known, _ = StateFile(path, path.stem).load()
-        found |= {r.reference.point: r.job for r in known.jobs if r.reference}
+    for kind in (BACKUP, REPLICATION):
+        for path in (state_dir / kind).glob("*/*.json"):
+            known, _ = StateFile(path, path.stem).load()
+            found |= {r.reference.point: r.job for r in known.jobs if r.reference}
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 from prism_client import NotFound, PrismError
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from prism_client import PrismClient
 
-    from nutanix_backend.jobs.job import JobContext
     from nutanix_backend.journal import Found, Intent, Pending
     from nutanix_backend.parameters import Settings
 
@@ -60,7 +59,24 @@ class Leftover:
         return f"{self.kind.value} {self.ext_id} {self.name}: {self.owner}"
 
 
-def before_job(job: JobContext, client: PrismClient) -> None:
+class Asker(Protocol):
+    """A job, or whoever else sweeps before it works."""
+
+    @property
+    def settings(self) -> Settings:
+        """Its parameters."""
+        ...
+
+    def say(self, text: str) -> None:
+        """An information line."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """A warning."""
+        ...
+
+
+def before_job(job: Asker, client: PrismClient) -> None:
     """Sweep, and say so in the job log; what cannot be removed now is left to the next job."""
     try:
         for removed in sweep(client, job.settings):

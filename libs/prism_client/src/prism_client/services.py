@@ -117,6 +117,13 @@ class Vms(Protocol):
         """Cut the power, unless it is off already. Raises NotFound."""
         ...
 
+    def shut_down(self, ext_id: str) -> None:
+        """Ask the guest to shut down (ACPI), unless it is off already. Raises NotFound.
+
+        The guest may take its time, or not heed it: look at power_state.
+        """
+        ...
+
     def delete(self, ext_id: str) -> bool:
         """Delete with all its disks. False: it was gone."""
         ...

@@ -123,6 +123,16 @@ class PacketDecoder:
         """How many of them are not part of a decoded packet."""
         return self._received - self._decoded
 
+    @property
+    def missing(self) -> int:
+        """How many bytes complete the packet that has begun, 0 before its header is here.
+
+        Who receives so many in one block spares the copy that joins two.
+        """
+        if self._header is None:
+            return 0
+        return self._header.length - len(self._straddling) - sum(b.nbytes for b in self._blocks)
+
     def receive_data(self, data: Buffer) -> None:
         """Add bytes that arrived; they must not be changed afterwards."""
         block = memoryview(data).toreadonly()

@@ -29,7 +29,8 @@ from ptcomm import (
 from nutanix_backend import cluster, metadata, state, sweep, transport
 from nutanix_backend.chain import Chain
 from nutanix_backend.errors import BackendError, SourceError, StateError, with_notes
-from nutanix_backend.guards import IscsiSessionGuard, SnapshotGuard, VolumeGroupGuard
+from nutanix_backend.guards import SnapshotGuard
+from nutanix_backend.jobs.disks import Route, open_disks, reference
 from nutanix_backend.jobs.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
 from nutanix_backend.manifest import SCHEMA, DiskEntry, Manifest
 from nutanix_backend.names import OURS
@@ -37,7 +38,7 @@ from nutanix_backend.progress import Progress, size
 from nutanix_backend.streams import StreamSender, delta_pieces, image_pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Generator
 
     from ptcomm.events import Buffer
 
@@ -87,7 +88,7 @@ def _keep_only_newest(
 
 def state_file(job: JobContext, source: cluster.Source) -> state.StateFile:
     """Where the chain of a VM is recorded."""
-    folder = job.settings.state_dir / "bitmap" / source.folder.cluster
+    folder = job.settings.state_dir / state.BACKUP / source.folder.cluster
     return state.StateFile(folder / f"{source.vm.ext_id}.json", source.vm.ext_id)
 
 
@@ -173,13 +174,13 @@ class VmBackup:
             snapshot = stack.enter_context(self._snapshot())
             vm = self._client.vms.get(self.source.vm.ext_id)
             plans = self._plan(chain, vm, snapshot.recovery_point, base)
-            devices = self._open_disks(stack, snapshot, plans)
+            devices = open_disks(stack, snapshot, plans, self._route())
             config = metadata.from_vm(vm, self._names())
             self._send_file(self.source.folder.metadata(), config.encode())
             entries = tuple(self._send_disk(plan, devices.get(plan.index)) for plan in plans)
             manifest = self._manifest(snapshot.recovery_point, entries)
             snapshot.prolong()
-            chain.record(_reference(snapshot.recovery_point, plans, manifest))
+            chain.record(reference(self._client, snapshot.recovery_point, plans, manifest.digest()))
             snapshot.keep()
             self._send_manifest(manifest)
             self._complete = True
@@ -202,6 +203,10 @@ class VmBackup:
         consistency = self._job.settings.consistency
         return SnapshotGuard(self._client, self._journal, vm, name, consistency)
 
+    def _route(self) -> Route:
+        job = self._job
+        return Route(job.settings, self.source.cluster, self._transport, job.warn)
+
     def _plan(
         self,
         chain: Chain,
@@ -215,24 +220,6 @@ class VmBackup:
             except CHANGES_UNAVAILABLE as error:
                 chain.fall_back(vm.name, f"its changes cannot be had: {error}")
         return plan_disks(self._client, vm.disks, point, None, self._job.warn)
-
-    # --- the disks, over iSCSI
-
-    def _open_disks(
-        self, stack: ExitStack, snapshot: SnapshotGuard, plans: list[DiskPlan]
-    ) -> Mapping[int, iscsi_attach.BlockDevice]:
-        """Offer the disks that have something to read, log in, and open each; by disk index."""
-        wanted = [plan for plan in plans if plan.regions.data_bytes]
-        if not wanted:
-            return {}
-        settings, warn = self._job.settings, self._job.warn
-        portal = transport.portal(settings, self.source.cluster, warn)
-        disks = [plan.snapshot.disk_recovery_point_ext_id for plan in wanted]
-        group = stack.enter_context(
-            VolumeGroupGuard(snapshot, disks, transport.initiator_name(), chap=settings.chap)
-        )
-        session = stack.enter_context(IscsiSessionGuard(group, portal, self._transport))
-        return dict(_devices(session.attachment, wanted))
 
     # --- the files
 
@@ -324,37 +311,3 @@ class VmBackup:
             f"VM {manifest.vm_name}: {len(manifest.disks)} disks ({changed} as changes only), "
             f"{size(read)} read, {size(sent)} sent, {seconds:.1f} s"
         )
-
-
-def _devices(
-    attachment: iscsi_attach.Attachment, plans: list[DiskPlan]
-) -> Iterator[tuple[int, iscsi_attach.BlockDevice]]:
-    """Open the LUNs, which come in the order of the disks; the size of each must agree."""
-    if len(attachment.luns) != len(plans):
-        raise SourceError(
-            f"the target offers {len(attachment.luns)} disks where {len(plans)} were asked for"
-        )
-    for plan, lun in zip(plans, attachment.luns, strict=True):
-        if lun.size != plan.disk.size:
-            raise SourceError(
-                f"disk {plan.disk.bus}.{plan.disk.index} has {plan.disk.size} bytes, its snapshot "
-                f"{lun.size}: was it grown just now? Run the job again"
-            )
-        yield plan.index, attachment.open(lun.lun)
-
-
-def _reference(
-    point: prism_client.RecoveryPoint, plans: list[DiskPlan], manifest: Manifest
-) -> state.Reference:
-    return state.Reference(
-        reference_recovery_point_ext_id=manifest.recovery_point,
-        snapshot_uuid=manifest.snapshot_uuid,
-        vm_recovery_point=point.vm_recovery_point_ext_id,
-        manifest=manifest.digest(),
-        disks=tuple(
-            state.DiskReference(
-                plan.disk.disk_ext_id, plan.disk.size, plan.snapshot.disk_recovery_point_ext_id
-            )
-            for plan in plans
-        ),
-    )

@@ -52,10 +52,13 @@ class Vms:
     def power_off(self, ext_id: str) -> None:
         self._power(ext_id, "OFF")
 
+    def shut_down(self, ext_id: str) -> None:
+        self._power(ext_id, "OFF", mechanism="ACPI")
+
     def delete(self, ext_id: str) -> bool:
         return self.api.delete(_entity(ext_id))
 
-    def _power(self, ext_id: str, wanted: str) -> None:
+    def _power(self, ext_id: str, wanted: str, *, mechanism: str = "HARD") -> None:
         vm = self.get(ext_id)
         if vm.power_state == wanted:
             return
@@ -64,6 +67,8 @@ class Vms:
             resources = dict(spec.get("resources") or {})
             if resources.get("power_state") == wanted:
                 return False
+            if wanted == "OFF":
+                resources["power_state_mechanism"] = {"mechanism": mechanism}
             spec["resources"] = resources | {"power_state": wanted}
             return True
 
@@ -73,7 +78,8 @@ class Vms:
             if exc.status != 405:  # some clusters do not take a change of power this way
                 raise
             element = self.elements.of(vm.cluster_ext_id)
-            element.post_v2(f"{_entity(ext_id)}/set_power_state", {"transition": wanted})
+            transition = wanted if mechanism == "HARD" else "ACPI_SHUTDOWN"
+            element.post_v2(f"{_entity(ext_id)}/set_power_state", {"transition": transition})
 
 
 def _entity(ext_id: str) -> str:

@@ -53,6 +53,10 @@ class Vms:
         if self.get(ext_id).power_state != "OFF":
             self.writes.act(_entity(ext_id), "power-off")
 
+    def shut_down(self, ext_id: str) -> None:
+        if self.get(ext_id).power_state != "OFF":
+            self.writes.act(_entity(ext_id), "shutdown")
+
     def delete(self, ext_id: str) -> bool:
         return self.writes.delete(_entity(ext_id))
 

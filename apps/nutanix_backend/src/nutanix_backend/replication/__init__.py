@@ -1,0 +1,1 @@
+"""Replicas of VMs on any host: the source, the receiver, and failing over."""

@@ -1,0 +1,19 @@
+"""What can go wrong in a disaster, as one line for the administrator.
+
+BackendError
+└── ReplicationError
+    ├── FailoverRefused    it is not possible now; nothing was done
+    └── FailoverFailed     a step failed; it was taken back, or `failover recover` goes on with it
+"""
+
+from __future__ import annotations
+
+from nutanix_backend.replication.errors import ReplicationError
+
+
+class FailoverRefused(ReplicationError):
+    """What was asked for is not possible in this state, or cannot work; nothing was done."""
+
+
+class FailoverFailed(ReplicationError):
+    """A step of a failover failed."""

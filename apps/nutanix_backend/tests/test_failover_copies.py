@@ -1,0 +1,440 @@
+"""Copies of restore points: on a plain host, where qemu boots them, and on another cluster."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+from xml.etree import ElementTree as ET
+
+import attrs
+import pytest
+from nutanix_backend import cluster
+from nutanix_backend.metadata import ConfigDisk, ConfigNic, VmConfig
+from nutanix_backend.parameters import parse
+from nutanix_backend.replication.failover import domain, machine
+from nutanix_backend.replication.failover.ahv import Ahv
+from nutanix_backend.replication.failover.domain import DomainDisk
+from nutanix_backend.replication.failover.errors import FailoverFailed, FailoverRefused
+from nutanix_backend.replication.failover.host import Host
+from nutanix_backend.replication.failover.point import Point, PointDisk
+from nutanix_backend.replication.failover.source_vm import NoSource, PrismSource
+from prism_client import PrismError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from prism_client import PrismClient
+    from prism_lab import Lab
+
+MIB = 1 << 20
+MAC = "50:6b:8d:00:00:01"
+
+
+def config(**changes: Any) -> VmConfig:
+    """A VM with three disks on two buses and two cards."""
+    plain = VmConfig(
+        schema=1,
+        vm_id="11111111-1111-4111-8111-111111111111",
+        name="web01",
+        description="",
+        cluster_id="cluster-1",
+        sockets=2,
+        cores_per_socket=2,
+        threads_per_core=1,
+        memory=1 << 30,
+        machine_type="PC",
+        firmware="legacy",
+        secure_boot=False,
+        boot_order=("DISK",),
+        disks=(
+            ConfigDisk("disk-a", "SCSI", 0, 8 * MIB),
+            ConfigDisk("disk-b", "SCSI", 1, 4 * MIB),
+            ConfigDisk("disk-c", "IDE", 0, MIB),
+        ),
+        nics=(ConfigNic(MAC, "subnet-1", True), ConfigNic("50:6b:8d:00:00:02", "subnet-2", True)),
+        prism={},
+    )
+    return attrs.evolve(plain, **changes)
+
+
+def content(size: int, seed: int) -> bytes:
+    """Bytes of a disk: some data, then a hole."""
+    return bytes([seed]) * (size // 4) + bytes(size - size // 4)
+
+
+@pytest.fixture
+def point() -> Point:
+    """Generation 7 of the VM."""
+
+    def writer(data: bytes) -> Callable[[Path], object]:
+        return lambda path: path.write_bytes(data)
+
+    disks = tuple(
+        PointDisk(d.disk_id, n, d.size, d.size, writer(content(d.size, n + 1)))
+        for n, d in enumerate(config().disks)
+    )
+    return Point(7, config(), disks)
+
+
+def copy_at(place: str, kind: str, name: str = "web01-test-7") -> machine.Copy:
+    return machine.Copy(str(uuid4()), name, kind, place, 7)
+
+
+# --- a plain host --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("image_format", ["qcow2", "raw"])
+def test_a_copy_on_a_host_is_whole_and_ours(
+    tmp_path: Path, point: Point, image_format: str
+) -> None:
+    host = Host(tmp_path, image_format, {"*": "br0"})
+    copy = copy_at(host.place, host.kind)
+    host.refuse_unfit(copy.name, point, test=True)
+    said = host.make(copy, point, test=True)
+    folder = tmp_path / copy.name
+    assert str(folder / "domain.xml") in said
+    assert not list(tmp_path.glob("*.partial"))
+    for disk in point.disks:
+        image = folder / f"disk-{disk.index}.{image_format}"
+        raw = image
+        if image_format == "qcow2":
+            raw = tmp_path / "raw"
+            command = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(image), str(raw)]
+            subprocess.run(command, check=True)
+        assert raw.read_bytes() == content(disk.size, disk.index + 1)
+    with pytest.raises(FailoverRefused, match="exists"):
+        host.refuse_unfit(copy.name, point, test=True)
+    host.remove(copy)
+    host.remove(copy)
+    assert not folder.exists()
+
+
+def test_a_folder_of_somebody_else_is_not_removed(tmp_path: Path, point: Point) -> None:
+    host = Host(tmp_path, "raw")
+    copy = copy_at(host.place, host.kind)
+    host.make(copy, point, test=True)
+    host.remove(attrs.evolve(copy, key=str(uuid4())))
+    assert (tmp_path / copy.name / "domain.xml").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("precious")
+    host.remove(attrs.evolve(copy, name="mine"))
+    assert (tmp_path / "mine" / "file").exists()
+
+
+def test_a_copy_killed_at_any_write_is_removed(
+    tmp_path: Path, point: Point, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each kill there is either no copy or a whole one, and removing leaves nothing."""
+
+    class Killed(BaseException):
+        pass
+
+    for number in range(1, 30):
+        left = number
+
+        def sync(_descriptor: int) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                raise Killed
+
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        host = Host(folder, "qcow2")
+        copy = copy_at(host.place, host.kind)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", sync)
+            try:
+                host.make(copy, point, test=True)
+            except Killed:
+                pass
+            else:
+                break
+        final = folder / copy.name
+        assert not final.exists() or (final / "domain.xml").exists()
+        host.remove(copy)
+        assert not list(folder.iterdir())
+    else:
+        pytest.fail("it never came to its end")
+    assert number > 8
+
+
+def test_a_running_guest_keeps_its_images(tmp_path: Path, point: Point) -> None:
+    """qemu holds shared locks of its own on the file description; here one stands in for it."""
+    host = Host(tmp_path, "raw")
+    copy = copy_at(host.place, host.kind)
+    host.make(copy, point, test=True)
+    image = tmp_path / copy.name / "disk-0.raw"
+    f_ofd_setlk = 37
+    with image.open("rb") as guest:
+        flock = (fcntl.F_RDLCK).to_bytes(2, "little") + bytes(6) + (100).to_bytes(8, "little")
+        flock += (1).to_bytes(8, "little") + bytes(8)
+        fcntl.fcntl(guest, f_ofd_setlk, flock)
+        with pytest.raises(FailoverFailed, match="virsh destroy"):
+            host.remove(copy)
+        assert image.exists()
+    host.remove(copy)
+    assert not image.exists()
+
+
+def test_no_room_is_known_before(tmp_path: Path, point: Point) -> None:
+    big = attrs.evolve(point.disks[0], allocated=1 << 62)
+    with pytest.raises(FailoverRefused, match="free, the copy needs"):
+        Host(tmp_path).refuse_unfit("x", attrs.evolve(point, disks=(big,)), test=True)
+    with pytest.raises(FailoverRefused, match="is not a folder"):
+        Host(tmp_path / "none").refuse_unfit("x", point, test=True)
+
+
+# --- the domain ----------------------------------------------------------------------------------
+
+
+def describe(wanted: VmConfig, bridges: dict[str, str], tmp_path: Path) -> ET.Element:
+    disks = [
+        DomainDisk(disk.disk_id, tmp_path / f"{n}.qcow2", "qcow2")
+        for n, disk in enumerate(wanted.disks)
+    ]
+    key = str(uuid4())
+    text = domain.describe(wanted, "a/<name>", key, disks, bridges, accelerated=False)
+    root = ET.fromstring(text)
+    assert (root.findtext("name"), root.findtext("uuid")) == ("a-<name>", key)
+    return root
+
+
+def test_the_domain_has_the_hardware(tmp_path: Path) -> None:
+    root = describe(config(), {MAC: "br1", "subnet-2": "br2"}, tmp_path)
+    assert root.findtext("memory") == str(1 << 30)
+    assert root.findtext("vcpu") == "4"
+    found = root.findall("devices/disk")
+    targets = [(d.find("target").attrib["dev"], d.find("target").attrib["bus"]) for d in found]  # type: ignore[union-attr]
+    assert targets == [("sda", "scsi"), ("sdb", "scsi"), ("hda", "ide")]
+    assert [d.find("boot").attrib["order"] for d in found] == ["1", "2", "3"]  # type: ignore[union-attr]
+    assert root.find("devices/controller[@model='virtio-scsi']") is not None
+    bridges = [s.attrib["bridge"] for s in root.findall("devices/interface/source")]
+    assert bridges == ["br1", "br2"]
+    assert root.find("os").attrib == {}  # type: ignore[union-attr]
+
+
+def test_a_card_without_a_network_is_left_out(tmp_path: Path) -> None:
+    assert len(describe(config(), {MAC: "br1"}, tmp_path).findall("devices/interface")) == 1
+    assert not describe(config(), {}, tmp_path).findall("devices/interface")
+    assert len(describe(config(), {"*": "br0"}, tmp_path).findall("devices/interface")) == 2
+
+
+def test_uefi_and_secure_boot(tmp_path: Path) -> None:
+    root = describe(config(firmware="uefi", secure_boot=True), {}, tmp_path)
+    system = root.find("os")
+    assert system is not None
+    assert system.attrib == {"firmware": "efi"}
+    assert system.find("type").attrib["machine"] == "q35"  # type: ignore[union-attr]
+    assert root.find("features/smm") is not None
+    buses = [target.attrib["bus"] for target in root.findall("devices/disk/target")]
+    assert buses == ["scsi", "scsi", "sata"]  # a q35 has no IDE
+
+
+def test_many_disks_have_names(tmp_path: Path) -> None:
+    disks = tuple(ConfigDisk(f"d{n}", "PCI", n, MIB) for n in range(28))
+    root = describe(config(disks=disks), {}, tmp_path)
+    names = [target.attrib["dev"] for target in root.findall("devices/disk/target")]
+    assert (names[25], names[26], names[27]) == ("vdz", "vdaa", "vdab")
+
+
+# --- another cluster -----------------------------------------------------------------------------
+
+
+@attrs.define
+class Site:
+    """A cluster to fail over to."""
+
+    lab: Lab
+    client: PrismClient
+    ahv: Ahv
+    said: list[str]
+
+    def vm(self, name: str) -> dict[str, Any]:
+        (found,) = (vm for vm in self.lab.state()["vms"] if vm["name"] == name)
+        return found
+
+    def assert_clean(self) -> None:
+        """No VM, image, or staging file is left."""
+        state = self.lab.state()
+        assert not state["vms"]
+        assert not state["images"]
+        assert not list(self.ahv.staging.iterdir())
+
+
+@pytest.fixture(scope="module")
+def one_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A cluster whose tasks do not wait."""
+    from prism_lab import Lab  # noqa: PLC0415 - only here
+
+    with Lab.start(tmp_path_factory.mktemp("target"), task_seconds=0) as running:
+        yield running
+
+
+@pytest.fixture
+def site(one_lab: Lab, tmp_path: Path) -> Iterator[Site]:
+    lab, said = one_lab, list[str]()
+    settings = parse(
+        [
+            ("prism", lab.pc_host),
+            ("user", lab.user),
+            ("password", lab.password),
+            ("ca", str(lab.ca_file)),
+            ("state_dir", str(tmp_path / "state")),
+            ("timeout", "5"),
+        ]
+    )
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    with cluster.connect(settings) as client:
+        ahv = Ahv(client, settings, staging, {"*": "lab-net-2"}, True, said.append)
+        yield Site(lab, client, ahv, said)
+        for vm in lab.state()["vms"]:
+            client.vms.delete(vm["ext_id"])
+
+
+def test_a_copy_on_a_cluster(site: Site, point: Point) -> None:
+    copy = copy_at(site.ahv.place, site.ahv.kind, "web01-failover-7")
+    site.ahv.refuse_unfit(copy.name, point, test=False)
+    said = site.ahv.make(copy, point, test=False)
+    vm = site.vm(copy.name)
+    assert vm["ext_id"] in said
+    assert vm["power"] == "ON"
+    by_size = {disk["size"]: disk for disk in vm["disks"]}
+    for disk in point.disks:
+        bytes_there = Path(by_size[disk.size]["file"]).read_bytes()
+        assert bytes_there == content(disk.size, disk.index + 1)
+    made = site.client.vms.get(vm["ext_id"])
+    assert [nic.mac for nic in made.nics] == [nic.mac for nic in point.config.nics]
+    names = {subnet.ext_id: subnet.name for subnet in site.client.subnets.list()}
+    assert {names[nic.subnet_ext_id or ""] for nic in made.nics} == {"lab-net-2"}
+    with pytest.raises(FailoverRefused, match="exists on"):
+        site.ahv.refuse_unfit(copy.name, point, test=False)
+    site.ahv.remove(copy)
+    site.ahv.remove(copy)
+    site.assert_clean()
+
+
+def test_a_test_copy_has_no_cards(site: Site, point: Point) -> None:
+    copy = copy_at(site.ahv.place, site.ahv.kind)
+    site.ahv.make(copy, point, test=True)
+    assert not site.client.vms.get(site.vm(copy.name)["ext_id"]).nics
+    site.ahv.remove(copy)
+
+
+def test_a_vm_of_somebody_else_is_not_removed(site: Site, point: Point) -> None:
+    copy = copy_at(site.ahv.place, site.ahv.kind)
+    site.ahv.make(copy, point, test=True)
+    site.ahv.remove(attrs.evolve(copy, key=str(uuid4())))
+    assert site.vm(copy.name)
+    site.ahv.remove(copy)
+    site.assert_clean()
+
+
+@pytest.mark.parametrize(
+    "call", ["POST */images", "POST */vms", "POST */$actions/power-on", "PUT */images/*/file"]
+)
+def test_what_fails_leaves_nothing(site: Site, point: Point, call: str) -> None:
+    copy = copy_at(site.ahv.place, site.ahv.kind)
+    site.lab.faults.status(call, 400)
+    with pytest.raises(PrismError):
+        site.ahv.make(copy, point, test=True)
+    site.ahv.remove(copy)
+    site.assert_clean()
+
+
+def test_an_image_that_stays_does_not_cost_the_failover(site: Site, point: Point) -> None:
+    copy = copy_at(site.ahv.place, site.ahv.kind)
+    site.lab.faults.status("DELETE */images/*", 400)
+    site.ahv.make(copy, point, test=True)
+    assert site.vm(copy.name)
+    assert any("something is left" in line for line in site.said)
+    site.lab.faults.clear()
+    site.ahv.remove(copy)
+    site.assert_clean()
+
+
+def test_an_unknown_network_is_refused_before(site: Site, point: Point) -> None:
+    unfit = attrs.evolve(site.ahv, networks={"*": "no-such-net"})
+    with pytest.raises(FailoverRefused, match=r"no subnet no-such-net: it has lab-net"):
+        unfit.refuse_unfit("x", point, test=False)
+
+
+# --- the source ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def guest(site: Site) -> str:
+    """A VM that runs."""
+    return site.lab.create_vm("web01", [MIB])
+
+
+def source(site: Site, vm: str, taken: Callable[[], int], **changes: Any) -> PrismSource:
+    """The VM as a source; nothing takes long."""
+    plain = PrismSource(site.client, vm, taken, site.said.append, grace=0.5, patience=1.5)
+    return attrs.evolve(plain, **changes)
+
+
+def test_the_last_cycle_is_younger_than_the_shutdown(site: Site, guest: str) -> None:
+    now = [int(time.time()) - 3600]
+    times = iter([*now * 2, int(time.time()) + 5])
+    vm = source(site, guest, lambda: next(times), patience=30.0)
+    vm.refuse_unfit()
+    assert vm.is_on()
+    vm.shut_down()
+    assert not vm.is_on()
+    vm.last_cycle()
+    assert not list(times)
+    assert not site.lab.state()["recovery_points"]
+    vm.power_on()
+    assert vm.is_on()
+
+
+def test_a_cycle_from_before_is_not_the_last(site: Site, guest: str) -> None:
+    """A snapshot of the second in which the mark was taken may show the guest alive."""
+    began = int(time.time()) - 1
+    vm = source(site, guest, lambda: began)
+    vm.shut_down()
+    with pytest.raises(FailoverFailed, match="no cycle came within"):
+        vm.last_cycle()
+
+
+def test_a_source_that_came_back_has_newer_data(site: Site, guest: str) -> None:
+    vm = source(site, guest, lambda: 1 << 40)
+    with pytest.raises(FailoverFailed, match="switched on meanwhile"):
+        vm.last_cycle()
+
+
+def test_a_guest_that_does_not_heed(
+    site: Site, guest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(site.client.vms), "shut_down", lambda _self, _vm: None)
+    with pytest.raises(FailoverFailed, match=r"not shut down within 0 s: .*--force"):
+        source(site, guest, lambda: 0, grace=0.2).shut_down()
+    source(site, guest, lambda: 0, grace=0.2, force=True).shut_down()
+    assert site.client.vms.get(guest).power_state == "OFF"
+
+
+def test_a_guest_that_goes_down_late_is_switched_on_again(site: Site, guest: str) -> None:
+    """It was told to shut down, and does so while the failover is taken back."""
+    vm = source(site, guest, lambda: 0, grace=10.0)
+    late = threading.Timer(1.5, lambda: site.client.vms.power_off(guest))
+    late.start()
+    vm.power_on()
+    late.join()
+    assert vm.is_on()
+
+
+def test_an_unknown_source_is_refused_before(site: Site) -> None:
+    with pytest.raises(FailoverRefused, match="is not known there"):
+        source(site, str(uuid4()), lambda: 0).refuse_unfit()
+    with pytest.raises(FailoverRefused, match="--source prism="):
+        NoSource().refuse_unfit()
+    with pytest.raises(FailoverFailed, match="the source is off"):
+        NoSource().power_on()

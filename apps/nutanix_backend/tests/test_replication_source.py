@@ -1,0 +1,401 @@
+"""The source of replication, against a receiver in memory that can be told to fail."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+from nutanix_backend import cluster, state, sweep, transport
+from nutanix_backend.errors import Cancelled, ChainError, SelectionError
+from nutanix_backend.parameters import parse
+from nutanix_backend.replication import manifest as manifests
+from nutanix_backend.replication import wire
+from nutanix_backend.replication.channel import Channel, Patience, greet
+from nutanix_backend.replication.errors import Code, CycleRefused, PeerFailed, ReplicationError
+from nutanix_backend.replication.source import Link, Replication, Result
+from nutanix_backend.replication.throttle import Throttle
+from nutanix_backend.replication.tls import Peer
+from nutanix_backend.streams import StreamDigest
+from phcbt01 import apply
+from phcbt01.testing import MemoryTarget
+from ptcomm import Level
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nutanix_backend.replication.manifest import CycleManifest
+    from prism_lab import Lab
+
+    from apps.nutanix_backend.tests.conftest import Guest, Product
+
+KIB, MIB = 1 << 10, 1 << 20
+PATIENCE = Patience(connect=5, idle=10, message=10)
+
+
+@attrs.define
+class Replica:
+    """A replica in memory, what it holds of a cycle that was broken off, and what to do wrong."""
+
+    generation: int = 0
+    digest: str = ""
+    disks: dict[str, bytearray] = attrs.field(factory=dict)
+    spool: dict[str, bytearray] = attrs.field(factory=dict)
+    spooled: str = ""
+    cut_after: int = -1
+    """Bytes of data after which the connection is lost; what came is kept."""
+    vanish: str = ""
+    """The connection is lost "before" or "after" the next commit."""
+    damage: bool = False
+    refuse: list[wire.Refused] = attrs.field(factory=list)
+    received: int = 0
+
+    def connect(self) -> Channel:
+        """A connection to the replica, served by a thread of its own."""
+        ours, theirs = socket.socketpair()
+        threading.Thread(target=self._serve, args=(theirs,), daemon=True).start()
+        channel = self._channel(ours, wire.Role.SOURCE)
+        greet(channel, "source")
+        return channel
+
+    def _channel(self, end: Any, role: wire.Role) -> Channel:
+        return Channel(end, role, Peer("", ""), patience=PATIENCE)
+
+    def _serve(self, end: socket.socket) -> None:
+        with self._channel(end, wire.Role.RECEIVER) as channel:
+            channel.expect(wire.Hello)
+            channel.send(wire.Hello("receiver"))
+            try:
+                while self._answer(channel):
+                    pass
+            except (ReplicationError, BrokenPipeError):
+                return
+
+    def _answer(self, channel: Channel) -> bool:
+        match channel.receive():
+            case wire.Open():
+                held = tuple((name, len(data)) for name, data in self.spool.items())
+                resume = wire.Resume(self.spooled, held) if held else None
+                channel.send(wire.Ready(self.generation, self.digest, resume))
+            case wire.Cycle(_, _, text):
+                return self._cycle(channel, manifests.decode(text))
+            case _:
+                return False
+        return True
+
+    def _cycle(self, channel: Channel, manifest: CycleManifest) -> bool:
+        if self.refuse:
+            channel.send(self.refuse.pop())
+            return True
+        assert manifest.base in {"", self.digest}, "a cycle on a base that was not named"
+        if manifest.digest() != self.spooled:
+            self.spooled, self.spool = manifest.digest(), {}
+        channel.send(wire.Accepted())
+        for _ in manifest.disks:
+            if not self._disk(channel):
+                return False
+        channel.expect(wire.Commit)
+        if self.vanish == "before":
+            return False
+        self._apply(manifest)
+        if self.vanish == "after":
+            return False
+        channel.send(wire.Committed(self.generation))
+        return True
+
+    def _disk(self, channel: Channel) -> bool:
+        disk = channel.expect(wire.Disk)
+        stream = self.spool.setdefault(disk.disk_id, bytearray())
+        assert disk.offset == len(stream)
+        digest = StreamDigest()
+        while isinstance(message := channel.expect(wire.Data, wire.EndOfDisk), wire.Data):
+            piece = bytes(message.view)
+            stream += piece
+            digest.update(piece)
+            self.received += len(piece)
+            if 0 <= self.cut_after < self.received:
+                return False
+        if self.damage:
+            digest.update(b"x")
+        channel.send(wire.Stored(digest.text()))
+        return True
+
+    def _apply(self, manifest: CycleManifest) -> None:
+        disks = {}
+        for disk in manifest.disks:
+            old = b"" if disk.whole else self.disks[disk.disk_id]
+            target = MemoryTarget(bytes(old))
+            assert len(self.spool[disk.disk_id]) == disk.stream_bytes
+            apply(io.BytesIO(bytes(self.spool[disk.disk_id])), target)
+            disks[disk.disk_id] = target.content
+        self.disks, self.spool, self.spooled = disks, {}, ""
+        self.generation += 1
+        self.digest = manifest.digest()
+
+
+@attrs.define
+class Words:
+    """What was said."""
+
+    lines: list[str] = attrs.field(factory=list)
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    warn = report = say
+
+
+@attrs.frozen
+class Site:
+    """A VM, its replica, and the state folder of the host that replicates it."""
+
+    product: Product
+    guest: Guest
+    replica: Replica = attrs.field(factory=Replica)
+    words: Words = attrs.field(factory=Words)
+
+    def cycle(self, **parameters: object) -> Result:
+        """One cycle; nothing but recorded references may be left afterwards, however it ends."""
+        settings = parse(self.product.parameters(vm=self.guest.name, **parameters))
+        throttle = Throttle(settings.replicate_limit, threading.Event())
+        reach = transport.choose("userspace")
+        link = Link(self.replica.connect, reach, throttle, rpo=60)
+        try:
+            with cluster.connect(settings) as client:
+                (source,) = cluster.select(client, settings)
+                return Replication(settings, source, link, self.words).run(client)
+        finally:
+            self.product.assert_nothing_left()
+            recorded = state.recorded_points(settings.state_dir)
+            assert set(self.guest.recovery_points()) <= set(recorded), "an unrecorded point is left"
+
+    def fails(
+        self, error: type[Exception], match: str = "connection", **parameters: object
+    ) -> None:
+        """A cycle that must fail so."""
+        with pytest.raises(error, match=match):
+            self.cycle(**parameters)
+
+    def assert_same(self) -> None:
+        """The replica holds what the disks hold, which have not changed since."""
+        for index, disk_id in enumerate(self.guest.disk_ids()):
+            assert self.replica.disks[disk_id] == self.guest.disk(index).read_bytes()
+        assert len(self.replica.disks) == len(self.guest.disk_ids())
+
+    def change(self) -> None:
+        """The guest writes, wipes and trims."""
+        self.guest.write(0, MIB + 123, 300 * KIB)
+        self.guest.zero(0, 3 * MIB, 64 * KIB)
+        self.guest.discard(0, 0, 128 * KIB)
+
+
+@pytest.fixture
+def site(quick_lab: Lab, make_product: type[Product], tmp_path: Path) -> Site:
+    """A VM of two disks that was never replicated."""
+    product = make_product(quick_lab, tmp_path / "host")
+    return Site(product, product.guest(8 * MIB, 2 * MIB))
+
+
+@pytest.fixture
+def seeded(site: Site) -> Site:
+    """The same after its seed."""
+    assert site.cycle().seed
+    return site
+
+
+def test_a_seed_and_cycles_make_the_replica_the_same(site: Site) -> None:
+    assert site.cycle().seed
+    site.assert_same()
+    for generation in (2, 3, 4):
+        site.change()
+        result = site.cycle()
+        assert result.generation == generation
+        assert not result.seed
+        assert result.sent < MIB
+        site.assert_same()
+        assert len(site.guest.recovery_points()) == 1, "one reference between two cycles"
+
+
+def test_disks_come_grow_and_go(seeded: Site) -> None:
+    seeded.guest.grow(0, 9 * MIB)
+    seeded.guest.add_disk(MIB)
+    seeded.guest.write(2, 0, 5000)
+    assert not seeded.cycle().seed
+    seeded.assert_same()
+    seeded.guest.remove_disk(1)
+    seeded.cycle()
+    seeded.assert_same()
+
+
+def test_only_what_is_allocated_is_seeded(site: Site) -> None:
+    result = site.cycle()
+    assert result.sent < 5 * MIB
+    assert result.changed < 5 * MIB
+
+
+# --- who knows how it ended ----------------------------------------------------------------------
+
+
+def test_a_commit_that_was_not_answered_is_no_seed(seeded: Site) -> None:
+    """The receiver has committed, and we do not know: it says so when it is asked."""
+    seeded.change()
+    seeded.replica.vanish = "after"
+    seeded.fails(ReplicationError, "connection")
+    assert len(seeded.guest.recovery_points()) == 2
+    seeded.replica.vanish = ""
+    seeded.change()
+    result = seeded.cycle()
+    assert (result.seed, result.generation) == (False, 3)
+    seeded.assert_same()
+    assert len(seeded.guest.recovery_points()) == 1
+
+
+def test_a_commit_that_never_came_is_made_up_for(seeded: Site) -> None:
+    """Everything had arrived: the cycle goes on from there, on the same recovery point."""
+    seeded.change()
+    seeded.replica.vanish = "before"
+    seeded.fails(ReplicationError, "connection")
+    points = seeded.guest.recovery_points()
+    assert len(points) == 2
+    seeded.replica.vanish = ""
+    result = seeded.cycle()
+    assert (result.seed, result.sent) == (False, 0)
+    seeded.assert_same()
+    assert seeded.guest.recovery_points() == points[1:]
+
+
+@pytest.mark.parametrize("cut_after", [0, 100 * KIB, MIB])
+def test_an_interrupted_seed_goes_on_where_it_was(site: Site, cut_after: int) -> None:
+    site.replica.cut_after = cut_after
+    site.fails(ReplicationError, "connection")
+    (point,) = site.guest.recovery_points()
+    there = site.replica.received
+    site.replica.cut_after = -1
+    result = site.cycle()
+    assert (result.seed, result.resumed) == (True, there)
+    assert site.guest.recovery_points() == [point]
+    site.assert_same()
+
+
+def test_what_was_interrupted_begins_anew_when_the_vm_has_other_disks(seeded: Site) -> None:
+    seeded.change()
+    seeded.replica.cut_after = 0
+    seeded.fails(ReplicationError, "connection")
+    seeded.replica.cut_after = -1
+    seeded.guest.add_disk(MIB)
+    assert not seeded.cycle().resumed
+    seeded.assert_same()
+    assert len(seeded.guest.recovery_points()) == 1
+
+
+@pytest.mark.parametrize("damage", ["lost", "torn", "foreign"])
+def test_what_was_interrupted_begins_anew_when_it_cannot_be_proven(
+    seeded: Site, damage: str
+) -> None:
+    seeded.change()
+    seeded.replica.cut_after = 0
+    seeded.fails(ReplicationError, "connection")
+    seeded.replica.cut_after = -1
+    (path,) = (seeded.product.root / "state" / "replication").rglob("*.cycle")
+    if damage == "lost":
+        path.unlink()
+    elif damage == "torn":
+        path.write_bytes(path.read_bytes()[:100])
+    else:
+        content = json.loads(path.read_bytes())
+        path.write_text(json.dumps(content | {"regions": content["regions"][::-1]}))
+    assert not seeded.cycle().resumed
+    seeded.assert_same()
+
+
+def test_a_cycle_that_arrived_damaged_is_not_committed(seeded: Site) -> None:
+    seeded.replica.damage = True
+    seeded.fails(PeerFailed, "arrived damaged")
+    assert seeded.replica.generation == 1
+
+
+def test_a_base_that_is_gone_costs_a_seed_which_says_so(seeded: Site) -> None:
+    (point,) = seeded.guest.recovery_points()
+    del seeded.product.lab._world.recovery_points[point]
+    seeded.fails(ChainError, "set fallback_to_full=yes", fallback_to_full="no")
+    assert seeded.cycle().seed
+    assert "is gone from the cluster" in "\n".join(seeded.words.lines)
+    seeded.assert_same()
+
+
+def test_lost_state_costs_a_seed_which_says_so(seeded: Site) -> None:
+    for path in (seeded.product.root / "state" / "replication").rglob("*.json"):
+        path.write_bytes(b"{")
+    with pytest.raises(AssertionError, match="an unrecorded point is left"):
+        seeded.cycle()
+    assert "cannot be used" in "\n".join(seeded.words.lines)
+    seeded.assert_same()
+
+
+def test_what_the_receiver_asks_for_is_what_it_gets(seeded: Site) -> None:
+    """It stands elsewhere when the cycle begins than when it was asked."""
+    need = wire.Refused(Code.WRONG_BASE, f"sha256:{'0' * 64}", "on another base")
+    seeded.replica.refuse.append(need)
+    assert not seeded.cycle().seed
+    seeded.replica.refuse += [need, need]
+    seeded.fails(CycleRefused, "on another base")
+    seeded.replica.refuse.append(wire.Refused(Code.FENCED, "", "fenced"))
+    seeded.fails(CycleRefused, "fenced")
+    assert not seeded.cycle().seed
+
+
+# --- side by side with backup --------------------------------------------------------------------
+
+
+def test_neither_side_touches_the_references_of_the_other(seeded: Site) -> None:
+    product, guest = seeded.product, seeded.guest
+    product.references = 4
+    ours = guest.recovery_points()
+    full = product.good_backup(Level.FULL, guest)
+    seeded.change()
+    seeded.cycle()
+    incremental = product.good_backup(Level.INCREMENTAL, guest)
+    assert not seeded.cycle().seed
+    assert ours[0] not in guest.recovery_points()
+    product.assert_restores(full, guest)
+    product.assert_restores(incremental, guest)
+    recorded = state.recorded_points(product.root / "state")
+    assert sorted(recorded) == sorted(guest.recovery_points())
+
+
+def test_a_sweep_leaves_what_an_interrupted_cycle_stands_on(seeded: Site) -> None:
+    seeded.change()
+    seeded.replica.cut_after = 0
+    seeded.fails(ReplicationError, "connection")
+    settings = parse(seeded.product.parameters())
+    with cluster.connect(settings) as client:
+        assert list(sweep.sweep(client, settings)) == []
+        owners = [str(left) for left in sweep.leftovers(client, settings)]
+    assert sum(seeded.guest.ext_id in owner for owner in owners) == 2
+    assert all("reference of job" in o for o in owners if seeded.guest.ext_id in o)
+    assert len(seeded.guest.recovery_points()) == 2
+
+
+def test_a_vm_under_a_policy_is_replicated_only_when_told(site: Site) -> None:
+    site.product.lab.protect_vm(site.guest.name, policy="gold")
+    site.fails(SelectionError, "under a protection policy of Prism .gold.")
+    assert site.guest.recovery_points() == []
+    assert site.cycle(replicate_protected="yes").seed
+
+
+# --- how fast ------------------------------------------------------------------------------------
+
+
+def test_the_limit_holds_for_all_who_send() -> None:
+    stop = threading.Event()
+    throttle = Throttle(1000.0, stop)
+    slices = [bytes(part) for part in throttle.slices(b"x" * 100)]
+    assert b"".join(slices) == b"x" * 100
+    assert throttle._delay(0) > 0.05
+    stop.set()
+    with pytest.raises(Cancelled):
+        list(throttle.slices(b"x"))
