@@ -25,7 +25,14 @@ import prism_client as pc
 import pytest
 from nutanix_backend import journal, parameters, sweep
 from nutanix_backend.errors import BackendError, with_notes
-from nutanix_backend.guards import ImageGuard, SnapshotGuard, VmGuard, VolumeGroupGuard
+from nutanix_backend.guards import (
+    ImageGuard,
+    NewDiskGuard,
+    SnapshotGuard,
+    VmGuard,
+    VolumeGroupGuard,
+)
+from nutanix_backend.guards import Place as NewPlace
 from nutanix_backend.jobs.plan import plan_disks
 from nutanix_backend.runner import jobs
 from nutanix_backend.runner.catalog import Store
@@ -222,6 +229,16 @@ def offer_the_disks(site: Site) -> None:
         assert len(site.left("volume_groups")) == 1
 
 
+def offer_a_new_disk(site: Site) -> None:
+    container = site.client.storage_containers.list()[0].ext_id
+    place = NewPlace(site.client, site.lab.cluster_ext_id, container)
+    guard = NewDiskGuard(place, site.journal, site.name, MIB, INITIATOR, None)
+    with guard:
+        assert len(site.left("volume_groups")) == 1
+        guard.withdraw()
+        assert guard.disk.volume_group_ext_id
+
+
 def look_before_a_restore(site: Site) -> None:
     site.client.clusters.list()
     assert not site.client.vms.find("nobody")
@@ -257,7 +274,7 @@ def make_a_vm(site: Site) -> None:
 
 STEPS = (
     log_in, select, take_a_snapshot, plan_a_full, plan_an_incremental, drop_a_reference,
-    offer_the_disks, look_before_a_restore, upload_an_image, make_a_vm,
+    offer_the_disks, offer_a_new_disk, look_before_a_restore, upload_an_image, make_a_vm,
 )  # fmt: skip
 
 
