@@ -1,16 +1,20 @@
 """`python -m fuzzing [TARGET|all] [SECONDS]`: look for inputs that break the invariant of a target.
 
-A finding is written to .cache/fuzz/TARGET and shown; it becomes a vector once it is mended.
+Each target gets so many seconds; as many run at a time as there are processors. A finding is
+written to .cache/fuzz/TARGET and shown; it becomes a vector once it is mended.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import re
 import subprocess  # noqa: TID251 - libFuzzer ends its process, so each target gets its own
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import atheris
@@ -31,23 +35,27 @@ def main() -> int:
     if options.child:
         return _fuzz(options.target, options.seconds, planted=options.planted)
     names = list(TARGETS) if options.target == "all" else [options.target]
-    return max(_supervise(name, options.seconds, planted=options.planted) for name in names)
+    supervise = partial(_supervise, seconds=options.seconds, planted=options.planted)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return max(pool.map(supervise, names))
 
 
-def _supervise(name: str, seconds: int, *, planted: bool) -> int:
+def _supervise(name: str, *, seconds: int, planted: bool) -> int:
     """Run one target in a process of its own and say in one line how it ended."""
     command = [sys.executable, "-m", "fuzzing", name, str(seconds), "--child"]
     command += ["--planted"] * planted
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=seconds + 120
+        command, capture_output=True, text=True, check=False, timeout=seconds + 300
     )
     runs = re.search(r"number_of_executed_units: ([0-9]+)", done.stderr)
     told = f"{runs[1]} executions" if runs else "no count"
     if done.returncode == 0:
-        sys.stdout.write(f"{name:11} {told}, no findings\n")
-        return 0
-    sys.stdout.write(f"{name:11} {told}, FOUND:\n{done.stdout[-3000:]}{done.stderr[-1500:]}\n")
-    return 1
+        text = f"{name:11} {told}, no findings\n"
+    else:
+        text = f"{name:11} {told}, FOUND:\n{done.stdout[-3000:]}{done.stderr[-1500:]}\n"
+    sys.stdout.write(text)
+    sys.stdout.flush()
+    return int(done.returncode != 0)
 
 
 def _fuzz(name: str, seconds: int, *, planted: bool) -> int:
@@ -69,7 +77,7 @@ def _fuzz(name: str, seconds: int, *, planted: bool) -> int:
     flags = [
         f"-max_total_time={seconds}",
         f"-max_len={LARGEST_SEED}",
-        "-timeout=10",
+        "-timeout=60",  # of a unit, by the clock: the machine may have other work
         "-rss_limit_mb=2048",
     ]
     flags += [f"-artifact_prefix={prefix}/", "-print_final_stats=1"]

@@ -6,6 +6,7 @@ Each is of the kind that a hurried change makes: a check off by one, dropped, or
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -19,8 +20,8 @@ import phcbt01._sequence
 import phcbt01.decode
 import phcbt01.index
 import phcbt01.testing
-import prism_client._fields
 import prism_client._regions
+import prism_client._v3.wire
 import ptcomm._commands
 import ptcomm.packets
 
@@ -97,9 +98,10 @@ def prism_v4() -> None:
 
 
 def prism_v3() -> None:
-    """A missing child is not expected."""
-    cls = prism_client._fields.Fields
-    cls.child = lambda self, *names: cls(self.value[names[0]], self.where)
+    """A time that is none is not expected."""
+    prism_client._v3.wire._created = lambda metadata: datetime.fromisoformat(
+        metadata.text("creation_time")
+    )
 
 
 def manifest() -> None:

@@ -100,14 +100,48 @@ def bodies_v4() -> Iterator[bytes]:
 
 
 def bodies_v3() -> Iterator[bytes]:
-    """The answers to an upload, one a line."""
+    """Answers in the shape of v3 and v2, one a line: an upload, changed regions, entities."""
     created = {"metadata": {"uuid": "1"}, "status": {"execution_context": {"task_uuid": "2"}}}
-    task = {"status": "SUCCEEDED"}
+    task = {"status": "SUCCEEDED", "entity_reference_list": [{"kind": "vm", "uuid": "3"}]}
     whole = {"status": {"state": "COMPLETE", "resources": {"size_bytes": 5}}}
     error = {"status": {"state": "ERROR", "message_list": [{"message": "m"}]}}
-    for last in (whole, error):
-        yield "\n".join(json.dumps(body) for body in (created, task, {}, last)).encode()
-    yield json.dumps({"metadata": {"uuid": "1"}} | error).encode()
+    yield _lines(created, task, {}, whole)
+    yield _lines(created, task, {}, error)
+    yield _lines({"metadata": {"uuid": "1"}} | error)
+    cluster = _entity({"network": {"external_ip": "h"}, "config": {"service_list": ["AOS"]}})
+    regions = [{"offset": at, "length": 65536, "type": "REGULAR"} for at in (0, 1 << 20)]
+    page = {"region_list": regions, "next_offset": 0, "file_size": (1 << 20) + 512}
+    yield _lines(_page(cluster), {}, page)
+    container = {"storage_container_uuid": "1", "name": "c", "cluster_uuid": "2"}
+    yield _lines({"entities": [container]})
+    for resources in _resources_v3():
+        yield _lines(_page(_entity(resources)))
+
+
+def _resources_v3() -> Iterator[Json]:
+    """What an entity of each kind consists of, small enough for the largest seed."""
+    properties = {"disk_address": {"adapter_type": "SCSI", "device_index": 0}}
+    disk = {"uuid": "1", "device_properties": properties, "disk_size_mib": 1, "index": 0}
+    vm = {"num_sockets": 1, "memory_size_mib": 1, "boot_config": {"boot_type": "UEFI"}}
+    yield vm | {"disk_list": [disk], "nic_list": [{"mac_address": "m", "is_connected": True}]}
+    yield {"iscsi_target_name": "t", "disk_list": [disk | {"disk_size_bytes": 5}]}
+    yield {"entity_uuid": "v", "subnet_type": "VLAN", "vlan_id": 7}
+
+
+def _entity(resources: Json) -> Json:
+    files = [{"file_path": "/a/b", "snapshot_file_path": "/c"}]
+    status = {"name": "n", "resources": resources, "cluster_reference": {"uuid": "2"}}
+    snapshot = {"snapshot_file_list": files, "expiration_time_msecs": 1}
+    metadata = {"uuid": "1", "creation_time": "2026-11-23T07:00:00Z", "categories": {"k": "v"}}
+    return {"status": status | snapshot, "metadata": metadata}
+
+
+def _page(entity: Json) -> Json:
+    return {"entities": [entity], "metadata": {"total_matches": 1}}
+
+
+def _lines(*bodies: Json) -> bytes:
+    return "\n".join(json.dumps(body) for body in bodies).encode()
 
 
 def replications() -> Iterator[bytes]:

@@ -4,7 +4,10 @@
  *
  *     cc -std=c11 -O2 -Wall -Wextra -Werror -o testee testee.c
  *
- * Packets and sessions are decoded one byte at a time, so that pieces cannot matter there. */
+ * Packets and sessions are decoded one byte at a time, so that pieces cannot matter there. A third
+ * of this file is memory, JSON and the loop; the conversation, in both roles, is in session.h: its
+ * tables are those of the page, and half of the rest is for events of several lines. */
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,42 +15,95 @@
 
 typedef uint8_t u8;
 typedef uint64_t u64;
-typedef struct { u8 *at; size_t size, room; } Bytes;
+typedef struct { u8 *at; size_t size, room; } Bytes; /* that grow; a zero byte follows them */
+typedef struct { const u8 *at; size_t size; } Part;  /* of bytes that stay where they are */
 
+/* --- memory: all of a request's goes with it ------------------------------------------------------ */
+
+typedef struct Chunk { struct Chunk *next; } Chunk;
+static Chunk *chunks;
+
+static void *take(size_t size) {
+    Chunk *chunk = calloc(1, sizeof *chunk + size);
+    if (!chunk) exit(3);
+    chunk->next = chunks;
+    chunks = chunk;
+    return chunk + 1;
+}
+static void drop_all(void) {
+    for (Chunk *next; chunks; chunks = next) { next = chunks->next; free(chunks); }
+}
 static void put(Bytes *to, const void *data, size_t size) {
     if (to->size + size + 1 > to->room) {
-        to->room = (to->size + size + 1) * 2;
-        to->at = realloc(to->at, to->room);
-        if (!to->at) exit(3);
+        to->room = 2 * (to->size + size + 1);
+        u8 *larger = take(to->room);
+        if (to->size) memcpy(larger, to->at, to->size);
+        to->at = larger;
     }
     if (size) memcpy(to->at + to->size, data, size);
     to->size += size;
     to->at[to->size] = 0;
 }
-static void text(Bytes *to, const char *string) { put(to, string, strlen(string)); }
 static void put_byte(Bytes *to, u8 byte) { put(to, &byte, 1); }
-static void put_hex(Bytes *to, const u8 *data, size_t size) {
-    for (size_t i = 0; i < size; i++) {
-        char pair[3];
-        snprintf(pair, sizeof pair, "%02x", data[i]);
-        put(to, pair, 2);
-    }
-}
-static void put_text(Bytes *to, const u8 *data, size_t size) {
-    int plain = 1;
-    for (size_t i = 0; i < size; i++)
-        if (data[i] < 0x20 || data[i] > 0x7e || data[i] == '"' || data[i] == '\\') plain = 0;
-    text(to, plain ? "\"" : "{\"hex\":\"");
-    if (plain) put(to, data, size); else put_hex(to, data, size);
-    text(to, plain ? "\"" : "\"}");
-}
-static void put_key(Bytes *to, const char *key, const u8 *data, size_t size) {
-    put_text(to, (const u8 *)key, strlen(key));
-    text(to, ":");
-    put_text(to, data, size);
+static void print(Bytes *to, const char *format, ...) {
+    char text[256];
+    va_list values;
+    va_start(values, format);
+    int size = vsnprintf(text, sizeof text, format, values);
+    va_end(values);
+    if (size < 0 || (size_t)size >= sizeof text) exit(3);
+    put(to, text, (size_t)size);
 }
 
-/* --- JSON as the runner writes it: no escapes, no fractions ------------------------------------ */
+/* --- parts ---------------------------------------------------------------------------------------- */
+
+static Part part(const char *text) { return (Part){(const u8 *)text, strlen(text)}; }
+static Part all(Bytes bytes) { return (Part){bytes.at, bytes.size}; }
+static int same(const char *a, const char *b) { return !strcmp(a, b); }
+static int starts(Part p, Part with) {
+    return p.size >= with.size && (!with.size || !memcmp(p.at, with.at, with.size));
+}
+static int equals(Part p, const char *text) { return p.size == strlen(text) && starts(p, part(text)); }
+static int has(Part p, u8 byte) { return p.size && memchr(p.at, byte, p.size); }
+static size_t span(Part p, const char *set) { /* how many of the first bytes are of the set */
+    size_t n = 0;
+    while (n < p.size && p.at[n] && strchr(set, p.at[n])) n++;
+    return n;
+}
+static int prefixed(Part *p, const char *prefix) { /* takes it off, as the next four do */
+    size_t n = strlen(prefix);
+    if (!starts(*p, part(prefix))) return 0;
+    *p = (Part){p->at + n, p->size - n};
+    return 1;
+}
+static int suffixed(Part *p, const char *suffix) {
+    size_t n = strlen(suffix);
+    if (p->size < n || !equals((Part){p->at + p->size - n, n}, suffix)) return 0;
+    p->size -= n;
+    return 1;
+}
+static int until(Part *p, char mark, Part *before) {
+    const u8 *end = p->size ? memchr(p->at, mark, p->size) : NULL;
+    if (!end) return 0;
+    *before = (Part){p->at, (size_t)(end - p->at)};
+    *p = (Part){end + 1, p->size - before->size - 1};
+    return 1;
+}
+static int next_word(Part *list, Part *word) { /* of a list with blanks between */
+    if (!list->size) return 0;
+    if (!until(list, ' ', word)) { *word = *list; list->size = 0; }
+    return 1;
+}
+static int from_last(Part *p, char mark, Part *behind) {
+    size_t at = p->size;
+    while (at && p->at[at - 1] != mark) at--;
+    if (!at) return 0;
+    *behind = (Part){p->at + at, p->size - at};
+    p->size = at - 1;
+    return 1;
+}
+
+/* --- JSON as the runner writes it: no escapes, no fractions ---------------------------------------- */
 
 typedef struct Node { char kind; Bytes key, value; long number; struct Node *first, *next; } Node;
 
@@ -57,47 +113,38 @@ static void expect(char wanted) { if (peek() != wanted) exit(4); cursor++; }
 static Bytes string(void) {
     Bytes found = {0};
     expect('"');
-    const char *end = strchr(cursor, '"');
-    if (!end) exit(4);
-    put(&found, cursor, (size_t)(end - cursor));
-    cursor = end + 1;
+    size_t size = strcspn(cursor, "\"");
+    put(&found, cursor, size);
+    cursor += size;
+    expect('"');
     return found;
 }
 static Node *json(void) {
-    Node *node = calloc(1, sizeof *node), **tail = &node->first;
+    Node *node = take(sizeof *node), **tail = &node->first;
     node->kind = peek();
     if (node->kind == '"') node->value = string();
     else if (node->kind == '{' || node->kind == '[') {
         char end = node->kind == '{' ? '}' : ']';
-        cursor++;
-        while (peek() != end) {
+        for (cursor++; peek() != end; tail = &(*tail)->next) {
             Bytes key = {0};
             if (end == '}') { key = string(); expect(':'); }
             *tail = json();
             (*tail)->key = key;
-            tail = &(*tail)->next;
             if (peek() == ',') cursor++;
         }
         cursor++;
-    } else if (strchr("tfn", node->kind)) { while (*cursor >= 'a' && *cursor <= 'z') cursor++; }
+    } else if (strchr("tfn", node->kind)) cursor += strspn(cursor, "truefalsn");
     else { char *end; node->number = strtol(cursor, &end, 10); if (end == cursor) exit(4); cursor = end; }
     return node;
 }
-static void drop(Node *node) {
-    while (node) {
-        Node *next = node->next;
-        drop(node->first);
-        free(node->key.at); free(node->value.at); free(node);
-        node = next;
-    }
-}
 static Node *get(Node *node, const char *key) {
     for (Node *each = node ? node->first : NULL; each; each = each->next)
-        if (each->key.at && !strcmp((char *)each->key.at, key)) return each;
+        if (each->key.at && same((char *)each->key.at, key)) return each;
     return NULL;
 }
-static int is(Node *node, const char *string_) {
-    return node && node->value.at && !strcmp((char *)node->value.at, string_);
+static const char *text_of(Node *node, const char *key) { /* "" if it is not there */
+    Node *found = get(node, key);
+    return found && found->value.at ? (char *)found->value.at : "";
 }
 static int digit(u8 c) { return c <= '9' ? c - '0' : c - 'a' + 10; }
 static Bytes from_hex(Node *node) {
@@ -107,41 +154,61 @@ static Bytes from_hex(Node *node) {
         put_byte(&found, (u8)(digit(node->value.at[i]) * 16 + digit(node->value.at[i + 1])));
     return found;
 }
-static Bytes bytes_of(Node *node) { /* a text */
-    Bytes found = {0};
-    if (node && node->kind == '{') return from_hex(get(node, "hex"));
-    put(&found, node ? node->value.at : (u8 *)"", node ? node->value.size : 0);
-    return found;
+static Part bytes_of(Node *node) { /* a text */
+    if (!node) return part("");
+    return all(node->kind == '{' ? from_hex(get(node, "hex")) : node->value);
 }
-static u64 unsigned_of(Node *node) { return node && node->value.at ? strtoull((char *)node->value.at, NULL, 16) : 0; }
 
-/* --- answers ------------------------------------------------------------------------------------ */
+/* --- answers ---------------------------------------------------------------------------------------- */
 
-static Bytes out;      /* the value of the answer, while it is made */
+static Bytes out; /* the value of the answer, while it is made */
 static const char *failed;
 static u64 failed_at;
 static int has_position;
+
 static int fail(const char *code, u64 at) { failed = code; failed_at = at; has_position = 1; return 0; }
 static int refuse(void) { failed = "refused"; has_position = 0; return 0; }
+static void put_hex(Part p) { for (size_t i = 0; i < p.size; i++) print(&out, "%02x", p.at[i]); }
+static void put_quoted_hex(Part p) { print(&out, "\""); put_hex(p); print(&out, "\""); }
+static void put_text(Part p) {
+    int plain = 1;
+    for (size_t i = 0; i < p.size; i++)
+        if (p.at[i] < 0x20 || p.at[i] > 0x7e || p.at[i] == '"' || p.at[i] == '\\') plain = 0;
+    print(&out, plain ? "\"" : "{\"hex\":\"");
+    if (plain) put(&out, p.at, p.size);
+    else put_hex(p);
+    print(&out, plain ? "\"" : "\"}");
+}
+static void put_named(Part name, Part value) {
+    if (!strchr("{[", out.at[out.size - 1])) print(&out, ",");
+    put_text(name); print(&out, ":"); put_text(value);
+}
+static void put_part(const char *name, Part value) { put_named(part(name), value); }
+static void add_text(Bytes *to, const char *before, Node *node, const char *after) { /* one line's */
+    Part value = bytes_of(node);
+    if (has(value, '\n')) refuse();
+    print(to, "%s", before);
+    put(to, value.at, value.size);
+    print(to, "%s", after);
+}
 
-/* --- PTCOMM packets ------------------------------------------------------------------------------ */
+/* --- PTCOMM packets ---------------------------------------------------------------------------------- */
 
+static const char STATUS[] = "CDFTIWQEASNRPOV";
 typedef struct { u8 header[8]; size_t have; u64 length, start, position; Bytes payload; } Packets;
 
 static int judge_header(Packets *p) {
-    if (!p->header[0] || !strchr("CDFTIWQEASNRPOV", p->header[0])) return fail("bad-status", p->start);
-    p->length = 0;
-    for (int i = 1; i < 7; i++) {
-        if (p->header[i] < '0' || p->header[i] > '9') return fail("bad-length", p->start + (u64)i);
-        p->length = p->length * 10 + (u64)(p->header[i] - '0');
-    }
+    if (!p->header[0] || !strchr(STATUS, p->header[0])) return fail("bad-status", p->start);
+    size_t digits = span((Part){p->header + 1, 6}, "0123456789");
+    if (digits < 6) return fail("bad-length", p->start + 1 + digits);
     if (p->header[7] != '\n') return fail("bad-length", p->start + 7);
+    p->length = strtoull((char *)p->header + 1, NULL, 10);
     if (p->length && strchr("FT", p->header[0])) return fail("bad-length", p->start + 1);
     return 1;
 }
 /* Takes one byte; 1: a packet is complete, 0: not yet or failed. */
 static int packet_byte(Packets *p, u8 byte) {
-    if (p->have == 0) { p->start = p->position; p->payload.size = 0; }
+    if (p->have == 0) { p->start = p->position; p->payload.size = 0; put(&p->payload, "", 0); }
     p->position++;
     if (p->have < 8) {
         p->header[p->have++] = byte;
@@ -153,221 +220,163 @@ static int packet_byte(Packets *p, u8 byte) {
 }
 static void decode_packets(Bytes in) {
     Packets p = {0};
-    int count = 0;
-    text(&out, "[");
+    print(&out, "[");
     for (size_t i = 0; i < in.size && !failed; i++) {
         if (!packet_byte(&p, in.at[i])) continue;
-        text(&out, count++ ? ",[\"" : "[\"");
-        put(&out, p.header, 1);
-        text(&out, "\",\"");
-        put_hex(&out, p.payload.at, p.payload.size);
-        text(&out, "\"]");
+        print(&out, "%s[\"%c\",", out.size > 1 ? "," : "", p.header[0]);
+        put_quoted_hex(all(p.payload));
+        print(&out, "]");
     }
     if (!failed && p.have) fail("truncated", in.size);
-    text(&out, "]");
-    free(p.payload.at);
+    print(&out, "]");
 }
-static int add_packet(Bytes *to, char status, const u8 *payload, size_t size) {
-    char header[9];
-    if (!strchr("CDFTIWQEASNRPOV", status) || size > 999999 || (size && strchr("FT", status))) return refuse();
-    snprintf(header, sizeof header, "%c%06u\n", status, (unsigned)size % 1000000);
-    put(to, header, 8);
-    put(to, payload, size);
+static int add_packet(Bytes *to, char status, Part payload) {
+    if (!strchr(STATUS, status) || payload.size > 999999 || (payload.size && strchr("FT", status))) return refuse();
+    print(to, "%c%06u\n", status, (unsigned)payload.size);
+    put(to, payload.at, payload.size);
     return 1;
 }
 static void encode_packets(Node *value) {
     Bytes wire = {0};
-    put(&wire, "", 0);
     for (Node *packet = value->first; packet && !failed; packet = packet->next) {
-        Bytes payload = from_hex(packet->first->next);
         if (packet->first->value.size != 1) refuse();
-        else add_packet(&wire, (char)packet->first->value.at[0], payload.at, payload.size);
-        free(payload.at);
+        else add_packet(&wire, (char)packet->first->value.at[0], all(from_hex(packet->first->next)));
     }
-    text(&out, "\""); put_hex(&out, wire.at, wire.size); text(&out, "\"");
-    free(wire.at);
+    put_quoted_hex(all(wire));
 }
 
-/* --- PHCBT01 -------------------------------------------------------------------------------------- */
+/* --- PHCBT01 ------------------------------------------------------------------------------------------ */
 
 #define LARGEST 0x7fffffffffffffffULL
 static const u8 MAGIC[8] = {0x50, 0x48, 0x43, 0x42, 0x54, 0x30, 0x31, 0};
+typedef struct { u64 start, end, size; int any; } Sequence; /* the region before, and the disk */
+
 static u64 u64_at(const u8 *at) { u64 n = 0; for (int i = 7; i >= 0; i--) n = n << 8 | at[i]; return n; }
 static void put_u64(Bytes *to, u64 n) { for (int i = 0; i < 8; i++) put_byte(to, (u8)(n >> 8 * i)); }
-static void put_unsigned(Bytes *to, u64 n) {
-    char string_[24];
-    snprintf(string_, sizeof string_, "\"0x%llx\"", (unsigned long long)n);
-    text(to, string_);
-}
-static int region_fits(u64 start, u64 offset, u64 length, u64 before, u64 end, int first, u64 size) {
-    if (!length) return fail("region-empty", start + 8);
-    if (!first && offset < before) return fail("region-order", start);
-    if (!first && offset < end) return fail("region-overlap", start);
-    if (offset > size || length > size - offset) return fail("region-bounds", start + 8);
+static u64 unsigned_of(Node *node) { return strtoull((char *)node->value.at, NULL, 16); }
+static int region_fits(Sequence *s, u64 at, u64 offset, u64 length) {
+    if (!length) return fail("region-empty", at + 8);
+    if (s->any && offset < s->start) return fail("region-order", at);
+    if (s->any && offset < s->end) return fail("region-overlap", at);
+    if (offset > s->size || length > s->size - offset) return fail("region-bounds", at + 8);
+    *s = (Sequence){offset, offset + length, s->size, 1};
     return 1;
 }
-static int put_header(u64 size, u64 count) {
-    text(&out, "{\"original_size\":"); put_unsigned(&out, size);
-    text(&out, ",\"region_count\":"); put_unsigned(&out, count);
-    return 1;
-}
-/* Decodes what is there; headers_only: stop after the header; image: apply to it. */
-static void decode_stream(Bytes in, int header_only, Bytes *image) {
-    if (in.size < 24) { fail("truncated", in.size); return; }
-    if (memcmp(in.at, MAGIC, 8)) { fail("bad-magic", 0); return; }
-    u64 size = u64_at(in.at + 8), count = u64_at(in.at + 16), at = 24, before = 0, end = 0;
-    if (size > LARGEST) { fail("bad-size", 8); return; }
-    if (image && image->size > size) { fail("shrunk-disk", 8); return; }
+static int header_fits(Bytes in, Bytes *image) {
+    if (in.size < 24) return fail("truncated", in.size);
+    if (memcmp(in.at, MAGIC, 8)) return fail("bad-magic", 0);
+    u64 size = u64_at(in.at + 8);
+    if (size > LARGEST) return fail("bad-size", 8);
+    if (image && image->size > size) return fail("shrunk-disk", 8);
     if (image && size > (1 << 24)) exit(5); /* apply is asked for small disks only */
     while (image && image->size < size) put_byte(image, 0);
-    if (!image) put_header(size, count);
-    if (!image) text(&out, header_only ? "}" : ",\"regions\":[");
-    for (u64 i = 0; i < count && !header_only; i++) {
+    return 1;
+}
+/* Decodes all or the header only; with an image, applies to it. */
+static void decode_stream(Bytes in, int header_only, Bytes *image) {
+    if (!header_fits(in, image)) return;
+    Sequence sequence = {.size = u64_at(in.at + 8)};
+    u64 count = u64_at(in.at + 16), at = 24;
+    if (!image) {
+        print(&out, "{\"original_size\":\"0x%llx\",", (unsigned long long)sequence.size);
+        print(&out, "\"region_count\":\"0x%llx\"%s", (unsigned long long)count, header_only ? "}" : ",\"regions\":[");
+    }
+    if (header_only) return;
+    for (u64 i = 0; i < count; i++) {
         if (in.size - at < 16) { fail("truncated", in.size); return; }
         u64 offset = u64_at(in.at + at), length = u64_at(in.at + at + 8);
-        if (!region_fits(at, offset, length, before, end, i == 0, size)) return;
+        if (!region_fits(&sequence, at, offset, length)) return;
         at += 16;
         if (in.size - at < length) { fail("truncated", in.size); return; }
         if (image) memcpy(image->at + offset, in.at + at, length);
         else {
-            text(&out, i ? ",[" : "["); put_unsigned(&out, offset);
-            text(&out, ",\""); put_hex(&out, in.at + at, length); text(&out, "\"]");
+            print(&out, "%s[\"0x%llx\",", i ? "," : "", (unsigned long long)offset);
+            put_quoted_hex((Part){in.at + at, length});
+            print(&out, "]");
         }
         at += length;
-        before = offset;
-        end = offset + length;
     }
-    if (header_only) return;
-    if (at < in.size) { fail("trailing-bytes", at); return; }
-    if (!image) text(&out, "]}");
+    if (at < in.size) fail("trailing-bytes", at);
+    if (image) put_quoted_hex(all(*image));
+    else print(&out, "]}");
 }
 static void encode_stream(Node *value) {
     Bytes wire = {0};
-    u64 size = unsigned_of(get(value, "original_size")), count = unsigned_of(get(value, "region_count"));
-    u64 seen = 0, before = 0, end = 0;
-    put(&wire, MAGIC, 8); put_u64(&wire, size); put_u64(&wire, count);
-    if (size > LARGEST) refuse();
+    Sequence sequence = {.size = unsigned_of(get(value, "original_size"))};
+    u64 count = unsigned_of(get(value, "region_count")), seen = 0;
+    put(&wire, MAGIC, 8); put_u64(&wire, sequence.size); put_u64(&wire, count);
     for (Node *region = get(value, "regions")->first; region && !failed; region = region->next, seen++) {
         Bytes data = from_hex(region->first->next);
         u64 offset = unsigned_of(region->first);
-        if (!region_fits(0, offset, data.size, before, end, !seen, size)) refuse();
+        region_fits(&sequence, 0, offset, data.size);
         put_u64(&wire, offset); put_u64(&wire, data.size); put(&wire, data.at, data.size);
-        before = offset;
-        end = offset + data.size;
-        free(data.at);
     }
-    if (!failed && seen != count) refuse();
-    text(&out, "\""); put_hex(&out, wire.at, wire.size); text(&out, "\"");
-    free(wire.at);
+    if (failed || seen != count || sequence.size > LARGEST) refuse();
+    put_quoted_hex(all(wire));
 }
 
-/* --- names ---------------------------------------------------------------------------------------- */
+/* --- names ------------------------------------------------------------------------------------------- */
 
-typedef struct { const u8 *at; size_t size; } Part;
-static const char *const NAMESPACES[4][2] = {
+#define DIGITS "0123456789"
+#define ID_BEGINS DIGITS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+static const char *const METADATA[4][2] = {
     {"@nutanix", "vm-metadata.json"}, {"@proxmox", ".conf"}, {"@vsphere", ".vmx"}, {"@hyperv", ".xml"}};
 
-static int alnum(u8 c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
-static int is_id(Part p) {
-    if (p.size < 1 || p.size > 64 || !alnum(p.at[0])) return 0;
-    for (size_t i = 1; i < p.size; i++) if (!alnum(p.at[i]) && p.at[i] != '_' && p.at[i] != '-') return 0;
-    return 1;
-}
-static int equals(Part p, const char *s) { return p.size == strlen(s) && !memcmp(p.at, s, p.size); }
-static int dots(Part p) { return equals(p, ".") || equals(p, ".."); }
+static int is_id(Part p) { return p.size && p.size <= 64 && span(p, ID_BEGINS) && span(p, ID_BEGINS "_-") == p.size; }
 static int is_index(Part p) {
-    if (p.size < 1 || p.size > 4 || (p.size > 1 && p.at[0] == '0')) return 0;
-    for (size_t i = 0; i < p.size; i++) if (p.at[i] < '0' || p.at[i] > '9') return 0;
-    return 1;
+    return p.size && p.size <= 4 && span(p, DIGITS) == p.size && (p.size == 1 || *p.at != '0');
 }
 static int is_stamp(Part p) {
-    if (p.size != 16) return 0;
-    for (size_t i = 0; i < 16; i++) {
-        u8 wanted = i == 8 ? 'T' : i == 15 ? 'Z' : '0';
-        if (wanted == '0' ? p.at[i] < '0' || p.at[i] > '9' : p.at[i] != wanted) return 0;
-    }
+    return p.size == 16 && span(p, DIGITS) == 8 && p.at[8] == 'T'
+           && span((Part){p.at + 9, 7}, DIGITS) == 6 && p.at[15] == 'Z';
+}
+static int is_dots(Part p) { return equals(p, ".") || equals(p, ".."); }
+static int is_where(Part p) {
+    Part between;
+    if (p.size && !prefixed(&p, "/")) return 0;
+    while (until(&p, '/', &between)) if (is_dots(between)) return 0;
     return 1;
 }
-static int ends_with(Part *p, const char *s) {
-    size_t n = strlen(s);
-    if (p->size < n || memcmp(p->at + p->size - n, s, n)) return 0;
-    p->size -= n;
-    return 1;
-}
-static int metadata_of(int namespace, Part file) {
-    if (namespace == 0) return equals(file, NAMESPACES[0][1]);
-    return ends_with(&file, NAMESPACES[namespace][1]) && is_id(file);
-}
-/* Takes `count` last components off, from the end of the name. */
-static int take_name(Bytes in, int count, Part *parts, size_t *where) {
-    size_t end = in.size;
-    for (int i = count - 1; i >= 0; i--) {
-        size_t start = end;
-        while (start > 0 && in.at[start - 1] != '/') start--;
-        parts[i] = (Part){in.at + start, end - start};
-        if (i == 0) { *where = start; return 1; }
-        if (start == 0) return 0;
-        end = start - 1;
-    }
+static int is_metadata(Part namespace, Part file) {
+    if (equals(namespace, METADATA[0][0])) return equals(file, METADATA[0][1]);
+    for (int i = 1; i < 4; i++)
+        if (equals(namespace, METADATA[i][0])) return suffixed(&file, METADATA[i][1]) && is_id(file);
     return 0;
 }
-static int namespace_of(Part p) {
-    for (int i = 0; i < 4; i++) if (equals(p, NAMESPACES[i][0])) return i;
-    return -1;
+static int is_namespace(Part p) {
+    for (int i = 0; i < 4; i++) if (equals(p, METADATA[i][0])) return 1;
+    return 0;
 }
-static int where_is_sound(const u8 *at, size_t size) {
-    if (size && at[0] != '/') return 0;
-    for (size_t start = 1, i = 1; i < size; i++)
-        if (at[i] == '/') {
-            if (dots((Part){at + start, i - start})) return 0;
-            start = i + 1;
-        }
-    return 1;
-}
-static void put_part(const char *key, Part p) { text(&out, ","); put_key(&out, key, p.at, p.size); }
-static int split_disk(Part file, Part *index, Part *disk, Part *stamp) {
+static int is_disk(Part file, Part *index, Part *disk, Part *stamp) {
     *stamp = (Part){0};
-    if (file.size < 5 || memcmp(file.at, "disk-", 5)) return 0;
-    Part rest = {file.at + 5, file.size - 5};
-    if (!ends_with(&rest, ".raw")) {
-        if (!ends_with(&rest, ".phcbt01") || rest.size < 17) return 0;
-        *stamp = (Part){rest.at + rest.size - 16, 16};
-        rest.size -= 16;
-        if (!is_stamp(*stamp) || !ends_with(&rest, ".")) return 0;
-    }
-    const u8 *dash = memchr(rest.at, '-', rest.size);
-    if (!dash) return 0;
-    *index = (Part){rest.at, (size_t)(dash - rest.at)};
-    *disk = (Part){dash + 1, rest.size - index->size - 1};
+    if (!prefixed(&file, "disk-") || !until(&file, '-', index)) return 0;
+    if (!suffixed(&file, ".raw")
+        && !(suffixed(&file, ".phcbt01") && from_last(&file, '.', stamp) && is_stamp(*stamp))) return 0;
+    *disk = file;
     return is_index(*index) && is_id(*disk);
 }
-static int head_is_sound(Bytes in, Part *p, size_t where) {
-    return namespace_of(p[0]) >= 0 && p[1].size && !dots(p[1]) && is_id(p[2]) && where_is_sound(in.at, where);
-}
 static int decode_name(Bytes in) {
-    Part p[5], index, disk, stamp;
-    size_t where;
-    if (memchr(in.at, 0, in.size) || memchr(in.at, '\n', in.size)) return 0;
-    int metadata = take_name(in, 4, p, &where) && head_is_sound(in, p, where) && metadata_of(namespace_of(p[0]), p[3]);
-    if (!metadata && !(take_name(in, 5, p, &where) && head_is_sound(in, p, where) && equals(p[3], "disks")
-                       && split_disk(p[4], &index, &disk, &stamp))) return 0;
-    text(&out, "{"); put_key(&out, "where", in.at, where);
-    put_part("namespace", p[0]); put_part("cluster", p[1]); put_part("vm", p[2]);
-    if (metadata) put_part("metadata", p[3]);
-    else {
-        put_part("index", index); put_part("disk", disk);
-        if (stamp.size) put_part("stamp", stamp);
-    }
-    text(&out, "}");
+    Part rest = all(in), file, folder, vm, cluster, where, namespace, index, disk, stamp;
+    if (has(rest, 0) || has(rest, '\n') || !from_last(&rest, '/', &file)) return 0;
+    int of_disk = is_disk(file, &index, &disk, &stamp);
+    if (of_disk && !(from_last(&rest, '/', &folder) && equals(folder, "disks"))) return 0;
+    if (!from_last(&rest, '/', &vm) || !from_last(&rest, '/', &cluster)) return 0;
+    where = namespace = rest;
+    if (from_last(&where, '/', &namespace)) where.size++;
+    else where.size = 0;
+    if (!is_where(where) || !is_namespace(namespace) || !cluster.size || is_dots(cluster) || !is_id(vm)) return 0;
+    if (!of_disk && !is_metadata(namespace, file)) return 0;
+    print(&out, "{");
+    put_part("where", where); put_part("namespace", namespace); put_part("cluster", cluster); put_part("vm", vm);
+    if (!of_disk) put_part("metadata", file);
+    else { put_part("index", index); put_part("disk", disk); }
+    if (of_disk && stamp.size) put_part("stamp", stamp);
+    print(&out, "}");
     return 1;
-}
-static void add_text(Bytes *to, const char *before, Node *node, const char *after) {
-    Bytes value = bytes_of(node);
-    text(to, before); put(to, value.at, value.size); text(to, after);
-    free(value.at);
 }
 static void encode_name(Node *value) {
     Bytes name = {0};
+    Node *stamp = get(value, "stamp");
     add_text(&name, "", get(value, "where"), "");
     add_text(&name, "", get(value, "namespace"), "/");
     add_text(&name, "", get(value, "cluster"), "/");
@@ -375,59 +384,56 @@ static void encode_name(Node *value) {
     if (get(value, "metadata")) add_text(&name, "", get(value, "metadata"), "");
     else {
         add_text(&name, "disks/disk-", get(value, "index"), "-");
-        add_text(&name, "", get(value, "disk"), get(value, "stamp") ? "." : ".raw");
-        if (get(value, "stamp")) add_text(&name, "", get(value, "stamp"), ".phcbt01");
+        add_text(&name, "", get(value, "disk"), stamp ? "." : ".raw");
+        if (stamp) add_text(&name, "", stamp, ".phcbt01");
     }
     if (!decode_name(name)) refuse();
     out.size = 0;
-    text(&out, "\""); put_hex(&out, name.at, name.size); text(&out, "\"");
-    free(name.at);
+    put_quoted_hex(all(name));
 }
 
 #include "session.h"
 
-/* --- the loop --------------------------------------------------------------------------------------- */
+/* --- the loop ------------------------------------------------------------------------------------------ */
 
 static int answer_value(Node *request) {
-    Node *suite = get(request, "suite"), *value = get(request, "value");
-    int decode = is(get(request, "op"), "decode");
+    const char *suite = text_of(request, "suite"), *op = text_of(request, "op");
+    int decode = same(op, "decode");
+    Node *value = get(request, "value");
     Bytes in = from_hex(get(request, "input")), image = from_hex(get(request, "base"));
-    int known = 1;
-    if (is(get(request, "op"), "hello"))
-        text(&out, "{\"name\":\"c\",\"suites\":[\"ptcomm-packets\",\"ptcomm-sessions\",\"phcbt01-headers\","
-                   "\"phcbt01-streams\",\"phcbt01-apply\",\"names\"]}");
-    else if (is(suite, "ptcomm-packets")) { if (decode) decode_packets(in); else encode_packets(value); }
-    else if (is(suite, "ptcomm-sessions")) session(request);
-    else if (is(suite, "phcbt01-headers")) decode_stream(in, 1, NULL);
-    else if (is(suite, "phcbt01-streams")) { if (decode) decode_stream(in, 0, NULL); else encode_stream(value); }
-    else if (is(suite, "phcbt01-apply")) {
-        decode_stream(in, 0, &image);
-        text(&out, "\""); put_hex(&out, image.at, image.size); text(&out, "\"");
-    } else if (is(suite, "names")) {
-        if (!decode) encode_name(value);
-        else if (!decode_name(in)) { failed = "bad-name"; has_position = 0; }
-    } else known = 0;
-    free(in.at); free(image.at);
-    return known;
+    if (same(op, "hello"))
+        print(&out, "{\"name\":\"c\",\"suites\":[\"ptcomm-packets\",\"ptcomm-sessions\",\"phcbt01-headers\","
+                    "\"phcbt01-streams\",\"phcbt01-apply\",\"names\"]}");
+    else if (same(suite, "ptcomm-packets")) { if (decode) decode_packets(in); else encode_packets(value); }
+    else if (same(suite, "ptcomm-sessions")) session(request);
+    else if (same(suite, "phcbt01-headers")) decode_stream(in, 1, NULL);
+    else if (same(suite, "phcbt01-streams")) { if (decode) decode_stream(in, 0, NULL); else encode_stream(value); }
+    else if (same(suite, "phcbt01-apply")) decode_stream(in, 0, &image);
+    else if (!same(suite, "names")) return 0;
+    else if (!decode) encode_name(value);
+    else if (!decode_name(in)) { failed = "bad-name"; has_position = 0; }
+    return 1;
+}
+static void answer(Bytes line) {
+    cursor = (char *)line.at;
+    Node *request = json();
+    failed = NULL;
+    out = (Bytes){0};
+    int known = answer_value(request);
+    printf("{\"id\":%ld,", get(request, "id")->number);
+    if (!known) printf("\"skipped\":\"needs a reader of any JSON\"}\n");
+    else if (!failed) printf("\"ok\":%s}\n", (char *)out.at);
+    else if (has_position) printf("\"error\":\"%s\",\"offset\":%llu}\n", failed, (unsigned long long)failed_at);
+    else printf("\"error\":\"%s\"}\n", failed);
+    fflush(stdout);
 }
 int main(void) {
     Bytes line = {0};
     for (int c; (c = getchar()) != EOF;) {
         if (c != '\n') { put_byte(&line, (u8)c); continue; }
-        cursor = (char *)line.at;
-        Node *request = json();
-        failed = NULL;
-        has_position = 0;
-        out.size = 0;
-        int known = answer_value(request);
-        printf("{\"id\":%ld,", get(request, "id")->number);
-        if (!known) printf("\"skipped\":\"needs a reader of any JSON\"}\n");
-        else if (!failed) printf("\"ok\":%s}\n", (char *)out.at);
-        else if (has_position) printf("\"error\":\"%s\",\"offset\":%llu}\n", failed, (unsigned long long)failed_at);
-        else printf("\"error\":\"%s\"}\n", failed);
-        fflush(stdout);
-        drop(request);
-        line.size = 0;
+        answer(line);
+        drop_all();
+        line = (Bytes){0};
     }
     return 0;
 }

@@ -35,6 +35,30 @@ def test_empty_pieces_change_nothing() -> None:
     assert testing.decode(STREAM, cuts=[0, 0, 24, 24, 45, 45]) == testing.decode(STREAM)
 
 
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [(0, "header is due"), (30, "header is due"), (42, "ends 2 bytes before the end of a region")],
+)
+def test_what_is_missing_is_said(size: int, shown: str) -> None:
+    decoder = Decoder()
+    decoder.receive_data(STREAM[:size])
+    list(decoder.events())
+    with pytest.raises(FormatError, match=shown):
+        decoder.close()
+
+
+def test_draining_again_gives_nothing_more() -> None:
+    decoder = Decoder()
+    assert list(decoder.events()) == []
+    found = []
+    for at in range(len(STREAM)):
+        decoder.receive_data(STREAM[at : at + 1])
+        found += list(decoder.events())
+        assert list(decoder.events()) == []
+    assert [type(event) for event in found].count(Region) == 3
+    assert decoder.close() == Header(100, 3)
+
+
 def test_a_stream_without_regions_is_valid() -> None:
     found = testing.check_input(testing.encode(0, []), cuts=[1])
     assert (found.header, found.regions, found.ended, found.fault) == (Header(0, 0), [], True, None)

@@ -42,6 +42,11 @@ def test_find() -> None:
     }
 
 
+def test_two_of_them_are_not_one() -> None:
+    one, other = read_index(io.BytesIO(STREAM)), read_index(io.BytesIO(STREAM))
+    assert {one: 1, other: 2}[one] == 1  # comparing would read all their regions
+
+
 def test_an_empty_one() -> None:
     index = read_index(io.BytesIO(testing.encode(100, [])))
     assert (len(index), list(index), index.find(0), index.data_bytes) == (0, [], None, 0)

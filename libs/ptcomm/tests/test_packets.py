@@ -216,3 +216,16 @@ def test_what_completes_a_packet_is_known_once_its_header_is_here() -> None:
     assert packet is not None
     assert bytes(packet.payload) == b"abcdef"
     assert decoder.missing == 0
+
+
+def test_a_payload_in_a_block_of_its_own_is_not_copied() -> None:
+    decoder, payload = PacketDecoder(), b"x" * 1000
+    for block in (b"D001000\n", payload):
+        decoder.receive_data(block)
+    (packet,) = decoder.packets()
+    assert packet.payload.obj is payload
+
+
+def test_where_a_packet_stood_is_no_part_of_what_it_says() -> None:
+    assert Packet(Status.DATA, memoryview(b"")).offset == 0
+    assert Packet(Status.DATA, memoryview(b"x"), 7) == Packet(Status.DATA, memoryview(b"x"), 9)

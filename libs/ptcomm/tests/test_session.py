@@ -344,3 +344,28 @@ def test_a_pair_closes_a_side() -> None:
     for who, event in script:
         assert pair.send(who, event) == [event]
     assert pair.close(P) == [EndOfInput()]
+
+
+def test_what_is_refused_says_what_was_expected(session_in: SessionIn) -> None:
+    with pytest.raises(
+        LocalProtocolError,
+        match=r"^Finish from the plugin in PREPARED; expected plugin: Phase.BACKUP, p",
+    ):
+        session_in(P, State.PREPARED).send(Finish())
+    with pytest.raises(LocalProtocolError, match=r"expected nothing but the end of input$"):
+        session_in(P, State.TERMINATED).send(Finish())
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_the_first_event_may_be_as_large_as_any_other(session_in: SessionIn, excess: int) -> None:
+    session = session_in(P, State.BACKUP)
+    lines = ["FNAME:/" + "n" * 500_000, "STAT:S 0 0 0 120777 1", "TSTAMP:0 0 0", "LSTAT:"]
+    left = 1024 * 1024 + excess - sum(8 + len(line) + 1 for line in lines)
+    lines[-1] += "l" * left
+    wire = b"".join(b"C%06d\n%s\n" % (len(line) + 1, line.encode()) for line in lines)
+    if excess:
+        with pytest.raises(RemoteProtocolError) as caught:
+            hear(session, wire)
+        assert caught.value.code == "oversized"
+    else:
+        assert [type(event) for event in hear(session, wire + b"F000000\n")] == [File]

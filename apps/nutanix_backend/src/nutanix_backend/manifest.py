@@ -62,6 +62,9 @@ class Manifest:
     disks: tuple[DiskEntry, ...]
     snapshot_uuid: str = ""
 
+    def __attrs_post_init__(self) -> None:
+        records.one_kind(self.recovery_point, self.snapshot_uuid)
+
     @property
     def folder(self) -> VmFolder:
         """The VM's folder inside the backup."""

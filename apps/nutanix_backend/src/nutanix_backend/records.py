@@ -62,6 +62,12 @@ for _primitive in (int, str, bool):
 _converter.register_structure_hook_func(_is_tuple, _sequence)
 
 
+def one_kind(recovery_point: str, snapshot_uuid: str) -> None:
+    """Raise ValueError when a record names a recovery point (v4) and a VM snapshot (v3)."""
+    if recovery_point and snapshot_uuid:
+        raise ValueError(f"both a recovery point {recovery_point} and a snapshot {snapshot_uuid}")
+
+
 def dump(record: attrs.AttrsInstance) -> bytes:
     """Write a record as canonical JSON: the same record always gives the same bytes."""
     plain = _converter.unstructure(record)

@@ -51,6 +51,9 @@ class Reference:
     disks: tuple[DiskReference, ...]
     snapshot_uuid: str = ""
 
+    def __attrs_post_init__(self) -> None:
+        records.one_kind(self.reference_recovery_point_ext_id, self.snapshot_uuid)
+
     @property
     def point(self) -> str:
         """The id of the recovery point, of either kind."""

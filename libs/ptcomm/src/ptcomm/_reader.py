@@ -5,6 +5,7 @@ Reading and legality meet here: an F packet means what the conversation makes of
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ptcomm import _commands
@@ -94,14 +95,15 @@ class Reader:
         raise RemoteProtocolError("truncated", self.received, what)
 
     def _event(self, packet: Packet) -> Event | None:
+        if ignored := self._conversation.ignores(self._sender):
+            self._forget_block()
         severity = _SEVERITIES.get(packet.status.value)
         if severity is not None:
             text = bytes(packet.payload).decode("utf-8", "backslashreplace")
             return self._unless_ignored(Message(severity, text))
         if packet.status is Status.TERMINATE:
             return self._unless_ignored(Terminate())
-        if self._conversation.ignores(self._sender):
-            self._forget_block()
+        if ignored:
             return self._call(packet)
         if packet.status is Status.COMMAND:
             return self._command(_commands.to_line(bytes(packet.payload), self._sender), packet)
@@ -120,7 +122,9 @@ class Reader:
         if packet.status is Status.END_OF_DATA:
             event = Ack()
         elif packet.status is Status.COMMAND:
-            event = _commands.word(bytes(packet.payload[:-1]).decode("utf-8", "surrogateescape"))
+            with suppress(_commands.BadCommand):
+                line = _commands.to_line(bytes(packet.payload), self._sender)
+                event = _commands.word(line)
         legal = event and self._conversation.allows(self._sender, type(event))
         return event if legal and self._conversation.state in LOST else None
 
