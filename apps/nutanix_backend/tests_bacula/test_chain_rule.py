@@ -49,7 +49,7 @@ def test_cancelled_job(site: Site) -> None:
 
 
 def test_job_deleted_from_the_catalog(site: Site) -> None:
-    """The chain goes on from the job before; when that reference is gone too, with a full."""
+    """The chain goes on from the job before; when that reference is gone, with a full."""
     guest = site.guest(8 * MIB)
     site.define(f"vm={guest.name}")
     full = site.good("Full")
@@ -60,11 +60,13 @@ def test_job_deleted_from_the_catalog(site: Site) -> None:
     site.forget(deleted)
     guest.write(0, 3 * MIB, 200 * KIB)
     second = site.good("Incremental", base=first)
+    guest.write(0, 4 * MIB, 200 * KIB)
+    third = site.good("Incremental", base=second)
     site.assert_every_good_job_restores()
 
+    site.forget(third)
     site.forget(second)
-    site.forget(first)
-    guest.write(0, 4 * MIB, 200 * KIB)
+    guest.write(0, 5 * MIB, 200 * KIB)
     whole = site.backup("Incremental")
     assert whole.status in {"T", "W"}, whole.words
     assert site.report.bases(whole) == ["none"]

@@ -132,7 +132,7 @@ def test_wrong_parameters(site: Site) -> None:
     assert job.status == "f", job.words
     first, *rest = [line for line in job.log if line.startswith("client") and "rror: " in line]
     assert "Fatal error: " in first
-    assert "answered 401; check user, password or key" in first
+    assert "answered 401: wrong user name or password; check user, password or key" in first
     # what bacula-fd 15.0.3 adds by itself to every fatal message of a backend
     assert all("PTCOMM cannot get packet header from backend" in line for line in rest), rest
     assert not guest.recovery_points()
