@@ -46,6 +46,8 @@ class Manifest:
     """Everything one job saved of one VM.
 
     It was read from a recovery point (v4) or a VM snapshot (v3); the id of the other kind is empty.
+    `configuration` is that of the VM without the answer of Prism: a restore knows it before any
+    file comes. Manifests of earlier versions have none.
     """
 
     schema: int
@@ -61,6 +63,7 @@ class Manifest:
     recovery_point: str
     disks: tuple[DiskEntry, ...]
     snapshot_uuid: str = ""
+    configuration: str = ""
 
     def __attrs_post_init__(self) -> None:
         records.one_kind(self.recovery_point, self.snapshot_uuid)

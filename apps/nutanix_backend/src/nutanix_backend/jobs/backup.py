@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import attrs
 import iscsi_attach
 import phcbt01
 import prism_client
@@ -178,7 +179,7 @@ class VmBackup:
             config = metadata.from_vm(vm, self._names())
             self._send_file(self.source.folder.metadata(), config.encode())
             entries = tuple(self._send_disk(plan, devices.get(plan.index)) for plan in plans)
-            manifest = self._manifest(snapshot.recovery_point, entries)
+            manifest = self._manifest(snapshot.recovery_point, entries, config)
             snapshot.prolong()
             chain.record(reference(self._client, snapshot.recovery_point, plans, manifest.digest()))
             snapshot.keep()
@@ -278,7 +279,10 @@ class VmBackup:
     # --- what it was
 
     def _manifest(
-        self, point: prism_client.RecoveryPoint, disks: tuple[DiskEntry, ...]
+        self,
+        point: prism_client.RecoveryPoint,
+        disks: tuple[DiskEntry, ...],
+        config: metadata.VmConfig,
     ) -> Manifest:
         info = self._job.info
         return Manifest(
@@ -295,6 +299,7 @@ class VmBackup:
             recovery_point="" if self._is_v3 else point.ext_id,
             disks=disks,
             snapshot_uuid=point.ext_id if self._is_v3 else "",
+            configuration=attrs.evolve(config, prism={}).encode().decode(),
         )
 
     def _send_manifest(self, manifest: Manifest) -> None:

@@ -174,6 +174,10 @@ class NewVm(Destination):
             self._refuse_taken(site, origin.vm_name)
         identity = ahv.identity(settings.restore_identity, site, origin, self._source)
         site.refuse_full(sum(min(c.data_bytes, c.newest.size) for c in plan.disks))
+        if plan.manifest and plan.manifest.configuration:
+            content = plan.manifest.configuration.encode()
+            identity.refuse_conflict(site, readers.read(origin.namespace, content))
+            self._configurations[origin.folder] = content
         way = ways.choose(site, self.job, self._journal, self._stack, self._staging)
         self._vms[origin.folder] = _Vm(site, identity, way)
         self.job.say(
