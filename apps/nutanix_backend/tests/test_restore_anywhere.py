@@ -120,8 +120,11 @@ def test_the_old_identity_comes_back_when_the_source_is_gone(product: Product) -
     again = product.good_restore(restore_vm_name=f"{guest.name}-2", restore_identity="auto")
     assert f"is in use by VM {guest.name}" in said(again)
     assert not {n.mac for n in made(product.lab, f"{guest.name}-2").nics} & {source.nics[0].mac}
+    before = len(product.lab.requests)
     refused = product.restore(restore_vm_name=f"{guest.name}-3", restore_identity="old")
     assert "restore_identity=old cannot be" in said(refused, Severity.FATAL)
+    writes = [p for m, p, _ in product.lab.requests[before:] if m not in {"GET", "OPTIONS"}]
+    assert not writes, "it is refused before anything is made or sent"
 
 
 def test_another_cluster_with_its_own_names(product: Product, elsewhere: Elsewhere) -> None:
