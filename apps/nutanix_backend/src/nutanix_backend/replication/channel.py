@@ -12,10 +12,11 @@ import select
 import socket
 import ssl
 import time
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
+from nutanix_backend.closable import Closable
 from nutanix_backend.replication import tls
 from nutanix_backend.replication.errors import (
     CycleRefused,
@@ -43,7 +44,6 @@ from nutanix_backend.replication.wire import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
-    from types import TracebackType
 
     from nutanix_backend.replication.wire import Buffer
 
@@ -65,7 +65,7 @@ class Patience:
     message: float = 120.0
 
 
-class Channel:
+class Channel(Closable):
     """One end of a session. A context manager; not thread-safe."""
 
     def __init__(
@@ -86,17 +86,6 @@ class Channel:
         self._session = Session(role)
         self._patience = patience
         self._limiter = limiter
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def send(self, *messages: Message) -> None:
         """Say the messages; raise PeerLost, or PeerFailed with what the peer said before it went.

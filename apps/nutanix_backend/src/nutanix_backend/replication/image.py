@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import phcbt01
 import xxhash
 
+from nutanix_backend.closable import Closable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
-    from types import TracebackType
 
     from nutanix_backend.replication.wire import Buffer
 
@@ -66,23 +67,12 @@ class ContentDigest:
         return f"{_PREFIX}{self._sum:032x}"
 
 
-class ImageFile:
+class ImageFile(Closable):
     """A raw image, open for reading. A context manager. Errors are OSErrors."""
 
     def __init__(self, path: Path) -> None:
         """Open it."""
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give the descriptor back."""

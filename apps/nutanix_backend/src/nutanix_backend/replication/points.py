@@ -12,23 +12,23 @@ import contextlib
 import heapq
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import phcbt01
 from phcbt01 import FileTarget
 
+from nutanix_backend.closable import Closable
 from nutanix_backend.replication.errors import ReplicaDamaged, StoreError
 from nutanix_backend.replication.image import CHUNK, STEP, ContentDigest, ImageFile, aligned, steps
 from nutanix_backend.replication.undo import Delta
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
 
     from nutanix_backend.replication.catalog import ReplicaFolder, StoredDisk
 
 
-class PointReader:
+class PointReader(Closable):
     """A disk of one generation. A context manager; while it is open, no point is dropped.
 
     Errors are StoreError, and ReplicaDamaged when what is there is not what was committed.
@@ -53,17 +53,6 @@ class PointReader:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give everything back."""

@@ -19,6 +19,7 @@ import attrs
 import phcbt01
 
 from nutanix_backend import durable, records
+from nutanix_backend.closable import Closable
 from nutanix_backend.replication import manifest as manifests
 from nutanix_backend.replication.errors import Code, CycleRefused
 from nutanix_backend.streams import StreamDigest
@@ -26,7 +27,6 @@ from nutanix_backend.streams import StreamDigest
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from types import TracebackType
 
     from nutanix_backend.replication.manifest import CycleDisk, CycleManifest
     from nutanix_backend.replication.wire import Buffer
@@ -183,7 +183,7 @@ def drop(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-class DiskSpool:
+class DiskSpool(Closable):
     """The stream of one disk while it arrives. A context manager; leaving it early loses nothing.
 
     Errors are CycleRefused (the stream is not what was announced), OSError.
@@ -204,17 +204,6 @@ class DiskSpool:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def write(self, view: Buffer) -> None:
         """Add the next bytes, once they are known to be of a valid stream of this disk."""

@@ -19,12 +19,13 @@ import os
 import shutil
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import attrs
 
 from nutanix_backend import durable, names, records
+from nutanix_backend.closable import Closable
 from nutanix_backend.progress import size as for_people
 from nutanix_backend.replication import manifest as manifests
 from nutanix_backend.replication import spool, undo
@@ -52,7 +53,6 @@ from nutanix_backend.replication.spool import Spool
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-    from types import TracebackType
 
     import phcbt01
 
@@ -548,7 +548,7 @@ class Replica:
             yield self.files.existing()
 
 
-class IncomingCycle:
+class IncomingCycle(Closable):
     """A cycle while it is received: nobody else may send one. A context manager."""
 
     def __init__(self, replica: Replica, arrived: Spool, source: str, lock: int) -> None:
@@ -558,17 +558,6 @@ class IncomingCycle:
         self._arrived = arrived
         self._source = source
         self._lock = lock
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def durable_bytes(self) -> dict[str, int]:
