@@ -51,10 +51,11 @@ def receiver(program: Path, store: Path, source: Path) -> Iterator[str]:
     fingerprint, _ = shown(program, identity)
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    words = ("--store", store, "--identity", identity, "--listen", address, "--reserve", "16M")
-    with subprocess.Popen(
-        [str(word) for word in (program, "receiver", "serve", *words)]
-    ) as process:
+    serve = [
+        str(program), "receiver", "serve", "--store", str(store), "--identity", str(identity),
+        "--listen", address, "--reserve", "16M",
+    ]  # fmt: skip
+    with subprocess.Popen(serve) as process:
         try:
             wait_for(address)
             run(program, "pair", "--identity", source, "--receiver", address,
