@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING
 import attrs
 import phcbt01
 import pytest
+import qemu_img
+from command_line.text import size
 from iscsi_attach import UNIT
-from nutanix_backend import metadata, progress, qemu_img, transport
-from nutanix_backend.cluster import Source
-from nutanix_backend.errors import RestoreRefused, SourceError, StateError, ToolFailed
-from nutanix_backend.jobs.backup import VmBackup
+from nutanix_backend import progress, vm_record
+from nutanix_backend.backup.job import VmBackup
+from nutanix_backend.cluster import transport
+from nutanix_backend.cluster.inventory import Source
+from nutanix_backend.disks.streams import SMALL, StreamSender, _take
+from nutanix_backend.errors import RestoreRefused, SourceError, StateError
 from nutanix_backend.serve import _line
-from nutanix_backend.streams import SMALL, StreamSender, _take
 from prism_client import Cluster, Nic, ServerError, Vm, VmDisk
+from qemu_img import ToolFailed
+from vm_config import ahv_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +40,8 @@ def test_a_configuration_comes_back_as_it_was(vm: Vm) -> None:
         nics=(Nic("nic", "50:6b:8d:00:00:01", None, connected=True, model="VIRTIO"),),
         raw={"name": "web01", "nested": {"a": [1, None, True, 1.5, "ü"]}},
     )
-    config = metadata.from_vm(full)
-    assert metadata.decode(config.encode()) == config
+    config = vm_record.from_vm(full)
+    assert ahv_record.decode(config.encode()) == config
     assert json.loads(config.encode())["prism"] == full.raw
 
 
@@ -52,7 +57,7 @@ def test_a_configuration_that_cannot_be_used_says_so(
     vm: Vm, damage: Callable[[bytes], bytes], words: str
 ) -> None:
     with pytest.raises(RestoreRefused, match=words):
-        metadata.decode(damage(metadata.from_vm(vm).encode()))
+        ahv_record.decode(damage(vm_record.from_vm(vm).encode()))
 
 
 # --- progress ------------------------------------------------------------------------------------
@@ -72,7 +77,7 @@ def test_progress_speaks_when_it_is_time_and_only_then(monkeypatch: pytest.Monke
 
 
 def test_sizes_are_for_people() -> None:
-    sizes = [progress.size(1023 * 1024**power) for power in range(6)]
+    sizes = [size(1023 * 1024**power) for power in range(6)]
     assert sizes == [
         "1023 B",
         "1023.0 KiB",
