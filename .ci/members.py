@@ -44,9 +44,14 @@ class Member:
 
     name: str
     folder: Path
-    needs: tuple[str, ...]  # names of distributions, from its dependencies
-    test_needs: tuple[str, ...] | None  # the same of its group `test`; None: it has no such group
+    dependencies: tuple[str, ...]  # requirements, as pyproject.toml has them
+    test_dependencies: tuple[str, ...] | None  # of its group `test`; None: it has no such group
     coverage: int | None  # percent of its branches that its tests must reach
+
+    @property
+    def version_file(self) -> Path:
+        """Return the file that its version stands in."""
+        return self.folder / "src" / self.name / "__init__.py"
 
     @property
     def is_library(self) -> bool:
@@ -74,17 +79,16 @@ def _read_member(root: Path, folder: Path) -> Member:
     return Member(
         name=project["name"],
         folder=folder.relative_to(root),
-        needs=_names(project.get("dependencies", [])),
-        test_needs=None if test is None else _names(test),
+        dependencies=tuple(project.get("dependencies", [])),
+        test_dependencies=None if test is None else tuple(test),
         coverage=report.get("fail_under"),
     )
 
 
-def _names(requirements: list[str]) -> tuple[str, ...]:
-    """Return the name that each requirement begins with, in the spelling of our members."""
-    return tuple(
-        re.split(r"[^\w.-]", text, maxsplit=1)[0].replace("-", "_") for text in requirements
-    )
+def _needed(members: dict[str, Member], requirements: tuple[str, ...]) -> list[str]:
+    """Return the names of the members among the requirements."""
+    names = (re.split(r"[^\w.-]", text, maxsplit=1)[0].replace("-", "_") for text in requirements)
+    return [name for name in names if name in members]
 
 
 def closure(members: dict[str, Member], names: list[str], *, tests: bool = False) -> list[Member]:
@@ -95,17 +99,16 @@ def closure(members: dict[str, Member], names: list[str], *, tests: bool = False
     found: dict[str, Member] = {}
 
     def visit(name: str) -> None:
-        for needed in members[name].needs:
-            if needed in members and needed not in found:
+        for needed in _needed(members, members[name].dependencies):
+            if needed not in found:
                 visit(needed)
         found[name] = members[name]
 
     for name in names:
         if name not in members:
             raise UnknownMember(f"{name} is no member: known are {' '.join(members)}")
-        for needed in (members[name].test_needs or ()) if tests else ():
-            if needed in members:
-                visit(needed)
+        for needed in _needed(members, members[name].test_dependencies or ()) if tests else ():
+            visit(needed)
         visit(name)
     return list(found.values())
 
@@ -116,7 +119,7 @@ def install_command(members: dict[str, Member], names: list[str], *, editable: b
     wanted = closure(members, names, tests=True)
     command = ["uv", "pip", "install", "--quiet", *os.environ.get("RESOLUTION", "").split()]
     for name in names:
-        if members[name].test_needs is not None:
+        if members[name].test_dependencies is not None:
             command += ["--group", f"{members[name].folder}/pyproject.toml:test"]
     for member in wanted:
         command += ["--reinstall-package", member.name]
