@@ -35,7 +35,8 @@ def main() -> None:
         "nutanix_backend.replicate.command",
         "nutanix_backend.replicate.job",
         "ptcomm_runner.command",
-        "replica_receiver.__main__",
+        "replica_receiver.failover",
+        "replica_receiver.receiver",
     ):
         importlib.import_module(module)
     gc.freeze()
