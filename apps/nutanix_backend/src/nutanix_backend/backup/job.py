@@ -61,7 +61,7 @@ def run(job: JobContext) -> None:
     chosen = transport.choose(job.settings.transport)
     job.say(str(chosen))
     with inventory.connect(job.settings) as client, job.journal() as journal:
-        sweep.before_job(job, client)
+        sweep.before_job(job, client, job.settings)
         sources = inventory.select(client, job.settings)
         failures = [
             error
@@ -194,7 +194,7 @@ class VmBackup:
     def _names(self) -> dict[str, str]:
         """What a restore to another cluster goes by; without them it needs more to be told."""
         try:
-            return inventory.called(self._client)
+            return inventory.names_by_id(self._client)
         except prism_client.PrismError as error:
             self._job.warn(
                 f"VM {self.source.vm.name}: the names of its networks and categories are not saved,"
