@@ -30,13 +30,13 @@ from ptcomm import (
 
 from nutanix_backend import vm_record
 from nutanix_backend.backup.chain import Chain
-from nutanix_backend.backup.manifest import SCHEMA, DiskEntry, Manifest
 from nutanix_backend.cluster import inventory, sweep, transport
 from nutanix_backend.cluster.guards import SnapshotGuard
 from nutanix_backend.disks.attach import Route, open_disks, reference
 from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
 from nutanix_backend.disks.streams import StreamSender, delta_pieces, image_pieces
 from nutanix_backend.errors import BackendError, SourceError, StateError
+from nutanix_backend.manifest import SCHEMA, DiskEntry, Manifest
 from nutanix_backend.names import OURS
 from nutanix_backend.progress import Progress
 from nutanix_backend.references import state

@@ -23,8 +23,7 @@ from ptcomm import (
     Terminate,
 )
 
-from nutanix_backend import names
-from nutanix_backend.backup import manifest
+from nutanix_backend import manifest, names
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.restore import destination, sources
 from nutanix_backend.restore.sources import Role

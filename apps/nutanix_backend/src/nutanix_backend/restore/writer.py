@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from phcbt01 import Buffer
 
-    from nutanix_backend.backup.manifest import DiskEntry
     from nutanix_backend.disks.targets import DiskTarget, OpenDisk
+    from nutanix_backend.manifest import DiskEntry
 
 CHUNK = 1 << 20
 """Bytes read back at a time."""
