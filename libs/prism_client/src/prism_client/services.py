@@ -271,7 +271,9 @@ class Images(Protocol):
     ) -> Image:
         """Stream a file into a new disk image.
 
-        sha256: hex digest which the server checks. progress: called with the bytes sent so far.
+        sha256: hex digest which the server checks.
+        progress: called with the number of bytes that were sent since its last call. What is sent
+        again after a broken connection does not count again: the sum is the size of the file.
         """
         ...
 

@@ -16,7 +16,7 @@ import attrs
 
 from prism_client._http import Call
 from prism_client._listing import ROUNDS, Reading
-from prism_client._refusal import one_line
+from prism_client._text import one_line
 from prism_client._v3 import wire
 from prism_client._waiting import failed, wait_for
 from prism_client.errors import (

@@ -12,7 +12,8 @@ import attrs
 
 from prism_client._http import Call
 from prism_client._listing import ROUNDS, Reading
-from prism_client._refusal import app_messages, one_line
+from prism_client._refusal import app_messages
+from prism_client._text import one_line
 from prism_client.errors import BadAnswer, BadRequest, Conflict, NotFound, ServerError, TaskFailed
 
 if TYPE_CHECKING:
