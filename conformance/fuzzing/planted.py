@@ -25,7 +25,9 @@ import phcbt01.decode
 import phcbt01.index
 import phcbt01.testing
 import prism_client._regions
+import prism_client._v3.api
 import prism_client._v3.wire
+import prism_client._v4.api
 import ptcomm._commands
 import ptcomm.packets
 
@@ -108,6 +110,12 @@ def prism_v3() -> None:
     )
 
 
+def prism_lists() -> None:
+    """Every entry is taken to have an id."""
+    prism_client._v4.api.label = lambda entry: ("", entry["extId"])
+    prism_client._v3.api.label = lambda entry: ("", entry["metadata"]["uuid"])
+
+
 def manifest() -> None:
     """Text without a form in UTF-8 is accepted."""
     real = nutanix_backend.records._strict
@@ -183,6 +191,7 @@ PLANTED: dict[str, Callable[[], None]] = {
     "merge": merge,
     "prism_v4": prism_v4,
     "prism_v3": prism_v3,
+    "prism_lists": prism_lists,
     "manifest": manifest,
     "state": state,
     "names": names,

@@ -56,6 +56,7 @@ from prism_client.model import (
     VolumeGroup,
 )
 from prism_client.select import connect
+from prism_client.unreadable import Unreadable, Unreadables
 
 __version__ = "0.1.0"
 
@@ -99,6 +100,8 @@ __all__ = [
     "TransportError",
     "Trust",
     "Unreachable",
+    "Unreadable",
+    "Unreadables",
     "Unsupported",
     "UntrustedCertificate",
     "Vm",

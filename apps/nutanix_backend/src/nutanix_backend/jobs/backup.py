@@ -56,15 +56,17 @@ def run(job: JobContext) -> None:
     """Back up every VM asked for; one that fails is reported, and fails the job if all do."""
     chosen = transport.choose(job.settings.transport)
     job.say(str(chosen))
-    with cluster.connect(job.settings) as client, job.journal() as journal:
+    with cluster.connect(job.settings, job.warn) as client, job.journal() as journal:
         sweep.before_job(job, client)
         sources = cluster.select(client, job.settings)
-        failures = [
+        unreadable = cluster.unreadable_vms(client, job.settings)
+        failures = [_refused(job, vm) for vm in unreadable]
+        failures += [
             error
             for source in sources
             if (error := _attempt(job, VmBackup(job, client, journal, source, chosen)))
         ]
-        if len(failures) == len(sources):
+        if len(failures) == len(sources) + len(unreadable):
             raise failures[-1]
         job.endpoint.send(NoMoreFiles())
         if job.settings.is_lean:
@@ -91,6 +93,15 @@ def state_file(job: JobContext, source: cluster.Source) -> state.StateFile:
     """Where the chain of a VM is recorded."""
     folder = job.settings.state_dir / state.BACKUP / source.folder.cluster
     return state.StateFile(folder / f"{source.vm.ext_id}.json", source.vm.ext_id)
+
+
+def _refused(job: JobContext, vm: prism_client.Unreadable) -> Exception:
+    """Report a VM whose record cannot be read; raise SourceError where any failure ends the job."""
+    error = SourceError(f"{vm}; see this VM in Prism")
+    if job.settings.abort_on_error:
+        raise error
+    job.report(f"VM {vm.name or vm.ext_id} is not backed up: {error}")
+    return error
 
 
 def _attempt(job: JobContext, backup: VmBackup) -> Exception | None:

@@ -23,7 +23,7 @@ def run(job: JobContext) -> None:
     counts with its whole size.
     """
     now = int(time.time())
-    with cluster.connect(job.settings) as client:
+    with cluster.connect(job.settings, job.warn) as client:
         for source in cluster.select(client, job.settings):
             for name, size in _files(source):
                 job.endpoint.send(File(name, Stat(FileType.REGULAR, size), Times(now, now, now)))

@@ -94,9 +94,12 @@ class Work:
         return connected
 
     def _sources(self) -> list[cluster.Source]:
-        with cluster.connect(self.settings) as client:
+        with cluster.connect(self.settings, self.listener.warn) as client:
             sweep.before_job(_Asker(self.settings, self.listener), client)
-            return cluster.select(client, self.settings)
+            sources = cluster.select(client, self.settings)
+            for vm in cluster.unreadable_vms(client, self.settings):
+                self.listener.report(f"VM {vm.name or vm.ext_id} is not replicated: {vm}")
+            return sources
 
     def _sources_or(self, known: list[cluster.Source]) -> list[cluster.Source]:
         """The VMs there are now, or those we know if Prism does not say."""

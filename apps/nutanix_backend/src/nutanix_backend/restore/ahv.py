@@ -91,7 +91,8 @@ def _state_of_source(site: Site, origin: Origin, source: Settings | None) -> str
     if not origin.cluster_id:
         return UNKNOWN  # a sibling's: its hypervisor is not ours to ask
     if source is None:
-        return GONE
+        # Prism may list a VM whose record, with its id, cannot be read.
+        return UNKNOWN if "" in site.vm_ids else GONE
     try:
         with cluster.connect(source) as client:
             client.vms.get(origin.vm_id)

@@ -63,7 +63,7 @@ class Images:
         return wire.image(self.api.get(_entity(ext_id)))
 
     def list(self, *, name: str | None = None) -> Iterator[Image]:
-        for image in map(wire.image, self.api.list("images/list", "image")):
+        for image in self.api.records("image", "images", wire.image, name=name):
             if name in (None, image.name):
                 yield image
 

@@ -52,8 +52,10 @@ class RecoveryPoints:
     ) -> Iterator[RecoveryPoint]:
         filter_ = None if vm_ext_id is None else f"entity_uuid=={vm_ext_id}"
         for _, element in self.elements.each():
-            entities = element.list("vm_snapshots/list", "vm_snapshot", filter_=filter_)
-            for point in map(wire.snapshot, entities):
+            points = element.records(
+                "recovery point", "vm_snapshots", wire.snapshot, filter_=filter_, name=name
+            )
+            for point in points:
                 if vm_ext_id in (None, point.vm_ext_id) and name in (None, point.name):
                     yield point
 

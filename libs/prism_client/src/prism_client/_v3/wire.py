@@ -15,6 +15,7 @@ from prism_client.model import (
     Image,
     Nic,
     NicSpec,
+    Project,
     RecoveryPoint,
     StorageContainer,
     Subnet,
@@ -88,10 +89,14 @@ def subnet(entity: Fields) -> Subnet:
 def storage_container(data: Fields, cluster_ext_id: str) -> StorageContainer:
     """Read a storage container of v2."""
     return StorageContainer(
-        ext_id=data.text("storage_container_uuid"),
+        ext_id=container_id(data),
         name=data.text("name"),
         cluster_ext_id=data.opt_text("cluster_uuid") or cluster_ext_id,
     )
+
+
+def container_id(data: Fields) -> str:
+    return data.text("storage_container_uuid")
 
 
 def free_bytes(container: Fields) -> int | None:
@@ -327,6 +332,10 @@ def volume_group(entity: Fields) -> VolumeGroup:
 def _disk_size(disk: Fields) -> int:
     size = disk.opt_integer("disk_size_bytes")
     return disk.integer("disk_size_mib") * _MIB if size is None else size
+
+
+def project(entity: Fields) -> Project:
+    return Project(uuid_of(entity), name_of(entity))
 
 
 def image(entity: Fields) -> Image:
