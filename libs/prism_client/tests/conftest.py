@@ -560,6 +560,10 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     prism: FakePrism
 
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, Handler)
+
     def process_request(self, request: Any, client_address: Any) -> None:
         with self.prism.lock:
             self.prism.connections += 1
@@ -576,7 +580,7 @@ def served(
     """Serve Prism Central and the cluster, on one port of two addresses."""
     with contextlib.ExitStack() as stack:
         for address, name in names.items():
-            server = Server((address, prism.port), Handler)
+            server = Server((address, prism.port))
             prism.port = server.server_address[1]
             stack.callback(server.server_close)
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -629,6 +633,22 @@ def prism(
     fake.ca_file = tmp_path / "ca.pem"
     ca.cert_pem.write_to_path(str(fake.ca_file))
     with served(fake, issue, {PC: PC, PE: cluster_certificate_name}):
+        yield fake
+
+
+@pytest.fixture
+def prism_v6(
+    clock: FakeClock, ca: trustme.CA, issue: Callable[[str], trustme.LeafCert], tmp_path: Path
+) -> Iterator[FakePrism]:
+    """A Prism Central that listens on IPv6 only."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"IPv6 on loopback: {error}")
+    fake = FakePrism(clock)
+    fake.ca_file = tmp_path / "ca.pem"
+    ca.cert_pem.write_to_path(str(fake.ca_file))
+    with served(fake, issue, {"::1": "::1"}):
         yield fake
 
 

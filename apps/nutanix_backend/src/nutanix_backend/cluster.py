@@ -10,7 +10,7 @@ import prism_client
 
 from nutanix_backend import names
 from nutanix_backend.errors import ParameterError, SelectionError
-from nutanix_backend.parameters import require_connection
+from nutanix_backend.parameters import prism_endpoint, require_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -39,9 +39,6 @@ def connect(
     `warn` gets a line for each record of Prism that cannot be read, once.
     """
     require_connection(settings)
-    host, _, port = settings.prism.partition(":")
-    if port and not port.isdecimal():
-        raise ParameterError(f"prism={settings.prism} is not host or host:port")
     credentials = (
         prism_client.ApiKey(settings.api_key)
         if settings.api_key
@@ -52,14 +49,17 @@ def connect(
         fingerprint=settings.fingerprint or None,
         insecure=settings.prism_insecure,
     )
-    endpoint = prism_client.Endpoint(host, int(port or 9440))
 
     def tell(entry: prism_client.Unreadable) -> None:
         if warn is not None:
             warn(f"{entry}: it is left out, and what needs it fails")
 
     return prism_client.connect(
-        endpoint, credentials, trust, timeout=settings.timeout, on_unreadable=tell
+        prism_endpoint(settings),
+        credentials,
+        trust,
+        timeout=settings.timeout,
+        on_unreadable=tell,
     )
 
 

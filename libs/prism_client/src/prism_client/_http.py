@@ -125,6 +125,7 @@ class Http:
         clock: Clock,
     ) -> None:
         self.endpoint = endpoint
+        self._trust = trust
         self._credentials = credentials
         self._timeout = timeout
         self._clock = clock
@@ -222,7 +223,7 @@ class Http:
         )
         started = self._clock.monotonic()
         with (
-            _mapped(call.method, url, urlsplit(url).netloc),
+            _mapped(f"{call.method} {url}", urlsplit(url).netloc, self._trust),
             session.request(
                 call.method,
                 url,
@@ -360,15 +361,15 @@ def _retry_after(answer: Answer, clock: Clock) -> float | None:
 
 
 @contextmanager
-def _mapped(method: str, url: str, host: str) -> Iterator[None]:
+def _mapped(what: str, host: str, trust: Trust) -> Iterator[None]:
     """Turn what requests raises into a PrismError."""
     try:
         yield
     except (requests.RequestException, urllib3.exceptions.HTTPError, HeadTooLarge) as exc:
-        raise _mapped_error(exc, f"{method} {url}", host) from exc
+        raise _mapped_error(exc, what, host, trust) from exc
 
 
-def _mapped_error(exc: Exception, what: str, host: str) -> PrismError:
+def _mapped_error(exc: Exception, what: str, host: str, trust: Trust) -> PrismError:
     """Return a TransportError, most specific first; BadAnswer for what is no answer of Prism."""
     root = _innermost(exc)
     if isinstance(root, HeadTooLarge):
@@ -382,8 +383,7 @@ def _mapped_error(exc: Exception, what: str, host: str) -> PrismError:
         )
     if isinstance(root, ssl.SSLCertVerificationError):
         return UntrustedCertificate(
-            f"the certificate of {host} is not trusted: {_reason(root)};"
-            " give its CA file or its fingerprint"
+            f"the certificate of {host} is not trusted: {_reason(root)}; {_tls.advice(root, trust)}"
         )
     if isinstance(exc, requests.Timeout) or isinstance(
         root, (TimeoutError, urllib3.exceptions.TimeoutError)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from prism_client.model import Trust
 
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+_WRONG_NAME = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH
 
 
 class NotPinned(ssl.SSLCertVerificationError):
@@ -26,6 +27,18 @@ class NotPinned(ssl.SSLCertVerificationError):
     def __init__(self, seen: str) -> None:
         super().__init__(seen)
         self.seen = seen
+
+
+def advice(error: ssl.SSLCertVerificationError, trust: Trust) -> str:
+    """Return what an administrator can do about a certificate that does not verify."""
+    if error.verify_code in _WRONG_NAME:
+        return "connect by the name that is in the certificate, or give its fingerprint"
+    if trust.ca_file is None:
+        return "give its CA file or its fingerprint"
+    return (
+        f"check that {trust.ca_file} holds the CA that signed it, or give the fingerprint of the"
+        " certificate in place of the CA file"
+    )
 
 
 def pool_arguments(trust: Trust) -> dict[str, Any]:
@@ -44,7 +57,7 @@ def pool_class(trust: Trust, limit: AnswerLimit) -> type[HTTPSConnectionPool]:
     is_checked = _checks_names(trust)
 
     class Connection(HTTPSConnection):
-        response_class = partial(BoundedResponse, limit)  # type: ignore[assignment]  # it is only called
+        response_class = staticmethod(partial(BoundedResponse, limit))  # type: ignore[assignment]  # it is only called
 
         def connect(self) -> None:
             super().connect()

@@ -11,23 +11,37 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from prism_client import _address
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
     from pathlib import Path
+    from typing import Self
 
 
 @attrs.frozen
 class Endpoint:
-    """Where Prism Central listens. The clusters behind it are expected on the same port."""
+    """Where Prism Central listens. The clusters behind it are expected on the same port.
 
-    host: str
+    host: a name, or an IPv4 or IPv6 address; anything else raises ValueError.
+    """
+
+    host: str = attrs.field(converter=_address.host)
     port: int = 9440
+
+    @classmethod
+    def parse(cls, text: str, default_port: int = 9440) -> Self:
+        """Read HOST, HOST:PORT, IPV6, [IPV6]:PORT, or https:// and one of them. Raises ValueError.
+
+        Blanks around it and a path behind it are left out, so that a browser's address will do.
+        """
+        return cls(*_address.host_and_port(text, default_port))
 
     @property
     def address(self) -> str:
         """Host and port as a URL has them."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = f"[{self.host.replace('%', '%25')}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
 

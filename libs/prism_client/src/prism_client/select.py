@@ -116,7 +116,10 @@ def _compose(v4: dict[str, V4Api], v3: V3Api, https: _Connections) -> PrismClien
     http, clock, deadline = v3.http, v3.clock, v3.deadline
 
     def at(host: str) -> Endpoint:
-        return Endpoint(host, http.endpoint.port)
+        try:
+            return Endpoint(host, http.endpoint.port)
+        except ValueError as exc:
+            raise BadAnswer(f"Prism gives a cluster's address that is none: {exc}") from exc
 
     client = v3_services.client(
         v3,
