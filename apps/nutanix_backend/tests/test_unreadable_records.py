@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from nutanix_backend.runner import jobs
-from nutanix_backend.runner.catalog import Status
 from ptcomm import Level, Severity
+from ptcomm_runner import jobs
+from ptcomm_runner.catalog import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from nutanix_backend.runner.jobs import Result
+    from ptcomm_runner.jobs import Result
 
     from apps.nutanix_backend.tests.conftest import Product
 
