@@ -610,3 +610,15 @@ def test_a_vm_under_a_policy_is_noticed(prism: Any) -> None:
 
 def test_the_generation_is_told(prism: Any) -> None:
     assert prism.client.recovery_points.generation == prism.generation
+
+
+def test_only_ids_of_its_own_kind_are_understood(prism: Any, snapshot: Any) -> None:
+    points, point = prism.client.recovery_points, snapshot(prism.vm("kind"))
+    own, other = pc.PointKind.RECOVERY_POINT, pc.PointKind.VM_SNAPSHOT
+    if prism.generation == "v3":
+        own, other = other, own
+    assert point.id == pc.PointId(own, point.ext_id)
+    assert [p.id for p in points.list(vm_ext_id=point.vm_ext_id)] == [point.id]
+    assert points.understands(point.id)
+    assert not points.understands(pc.PointId(other, point.ext_id))
+    assert str(point.id) == f"{own.value} {point.ext_id}"

@@ -210,6 +210,28 @@ class DiskRecoveryPoint:
     disk_ext_id: str | None
 
 
+class PointKind(enum.Enum):
+    """What Prism makes of a VM: each kind has ids of its own, and calls of its own."""
+
+    RECOVERY_POINT = "recovery point"
+    VM_SNAPSHOT = "VM snapshot"
+
+
+@attrs.frozen
+class PointId:
+    """The id of a recovery point, together with its kind: without it, the id means nothing.
+
+    A Prism is used for one kind; RecoveryPoints.understands() says whether an id is of that kind.
+    """
+
+    kind: PointKind
+    value: str
+
+    def __str__(self) -> str:
+        """For messages: "recovery point 3f1c..."."""
+        return f"{self.kind.value} {self.value}"
+
+
 @attrs.frozen
 class RecoveryPoint:
     """A recovery point of one VM.
@@ -228,6 +250,12 @@ class RecoveryPoint:
     vm_recovery_point_ext_id: str
     vm_ext_id: str
     disks: tuple[DiskRecoveryPoint, ...]
+    kind: PointKind = PointKind.RECOVERY_POINT
+
+    @property
+    def id(self) -> PointId:
+        """The id together with its kind: what is to be recorded."""
+        return PointId(self.kind, self.ext_id)
 
     def disk_ref(self, disk: DiskRecoveryPoint) -> DiskSnapshotRef:
         """Return the three ids by which the changed regions of `disk` are asked for."""

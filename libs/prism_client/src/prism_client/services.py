@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Consistency,
         DiskSnapshotRef,
         Image,
+        PointId,
         Project,
         RecoveryPoint,
         StorageContainer,
@@ -134,7 +135,14 @@ class RecoveryPoints(Protocol):
 
     @property
     def generation(self) -> str:
-        """ "v4", or "v3" for VM snapshots: an id of one kind means nothing to the other."""
+        """ "v4", or "v3" for VM snapshots: for messages; see understands()."""
+        ...
+
+    def understands(self, point: PointId) -> bool:
+        """Say whether these calls take an id of this kind. A Prism may be used the other way later.
+
+        An id of the other kind is not gone: nothing can be said about it, and nothing done.
+        """
         ...
 
     def create(

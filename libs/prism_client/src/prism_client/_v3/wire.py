@@ -15,6 +15,7 @@ from prism_client.model import (
     Image,
     Nic,
     NicSpec,
+    PointKind,
     Project,
     RecoveryPoint,
     StorageContainer,
@@ -253,6 +254,7 @@ def snapshot(entity: Fields, disks: tuple[DiskRecoveryPoint, ...] = ()) -> Recov
         vm_recovery_point_ext_id=uuid,
         vm_ext_id=vm_of(entity),
         disks=disks,
+        kind=PointKind.VM_SNAPSHOT,
     )
 
 

@@ -8,6 +8,7 @@ import attrs
 
 from prism_client._v4 import wire
 from prism_client._v4.api import equals, segment
+from prism_client.model import PointKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from prism_client._fields import Fields
     from prism_client._v4.api import Api, Writes
-    from prism_client.model import Consistency, RecoveryPoint
+    from prism_client.model import Consistency, PointId, RecoveryPoint
 
 _PATH = "config/recovery-points"
 _KIND = "dataprotection:config:recovery-point"
@@ -29,6 +30,9 @@ class RecoveryPoints:
     api: Api
     writes: Writes
     generation: str = "v4"
+
+    def understands(self, point: PointId) -> bool:
+        return point.kind is PointKind.RECOVERY_POINT
 
     def create(
         self,
