@@ -130,10 +130,10 @@ class Http:
         self._timeout = timeout
         self._clock = clock
         limit = AnswerLimit(_SLOWEST * timeout, clock)
-        self._session = _new_session(_TrustAdapter(trust, limit))
+        self._session = _new_session(_TrustAdapter(trust, limit, keeps=True))
         # An idle connection may be closed just when a call goes out, and nobody knows then whether
         # it took effect: a call that must not be repeated gets a new connection.
-        self._fresh = _new_session(_TrustAdapter(trust, limit))
+        self._fresh = _new_session(_TrustAdapter(trust, limit, keeps=False))
         self._fresh.cookies = self._session.cookies
         if not isinstance(credentials, Basic):  # a session is only ever opened with a password
             self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -290,9 +290,10 @@ def _joined(base: str, location: str) -> str:
 class _TrustAdapter(HTTPAdapter):
     """Applies Trust, and nothing else, to each connection."""
 
-    def __init__(self, trust: Trust, limit: AnswerLimit) -> None:
+    def __init__(self, trust: Trust, limit: AnswerLimit, *, keeps: bool) -> None:
         self._trust = trust
         self._limit = limit
+        self._keeps = keeps
         super().__init__(pool_maxsize=_CONNECTIONS)
 
     def init_poolmanager(
@@ -304,9 +305,8 @@ class _TrustAdapter(HTTPAdapter):
     ) -> None:
         options |= _tls.pool_arguments(self._trust)
         super().init_poolmanager(connections, maxsize, block, **options)
-        self.poolmanager.pool_classes_by_scheme = {
-            "https": _tls.pool_class(self._trust, self._limit)
-        }
+        pool = _tls.pool_class(self._trust, self._limit, keeps=self._keeps)
+        self.poolmanager.pool_classes_by_scheme = {"https": pool}
 
     def build_connection_pool_key_attributes(
         self,

@@ -48,16 +48,21 @@ def pool_arguments(trust: Trust) -> dict[str, Any]:
     return {"ssl_context": _bare_context(), "cert_reqs": "CERT_NONE"}
 
 
-def pool_class(trust: Trust, limit: AnswerLimit) -> type[HTTPSConnectionPool]:
+def pool_class(trust: Trust, limit: AnswerLimit, *, keeps: bool) -> type[HTTPSConnectionPool]:
     """Return a pool whose answers obey a limit, and whose certificates have a pinned fingerprint.
 
-    The second only where Trust gives fingerprints.
+    The second only where Trust gives fingerprints. keeps: whether a connection is used again.
     """
     pins = _fingerprints(trust.fingerprint) if trust.fingerprint is not None else None
     is_checked = _checks_names(trust)
 
     class Connection(HTTPSConnection):
         response_class = staticmethod(partial(BoundedResponse, limit))  # type: ignore[assignment]  # it is only called
+
+        @property
+        def is_connected(self) -> bool:
+            """Whether it can take a request: urllib3 connects anew where it cannot."""
+            return keeps and super().is_connected
 
         def connect(self) -> None:
             super().connect()
