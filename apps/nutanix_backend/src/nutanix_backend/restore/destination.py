@@ -164,7 +164,7 @@ class NewVm(Destination):
         super().__init__(attrs.evolve(job, settings=settings))
         self._source = job.settings if settings is not job.settings else None
         self._stack = stack
-        self._client = stack.enter_context(inventory.connect(settings))
+        self._client = stack.enter_context(inventory.connect(settings, job.warn))
         self._journal = stack.enter_context(self.job.journal())
         sweep.before_job(self.job, self._client, settings)
         self._folder: Path | None = None
