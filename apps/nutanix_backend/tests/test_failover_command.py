@@ -470,7 +470,7 @@ def test_a_source_that_is_lost_in_between(planned: Planned) -> None:
     (replica,) = statuses(Store(site.store), time.time())
     assert (replica.level, replica.why) == (Level.CRITICAL, "planned broke off: failover recover")
     with ledger.opened(replica_folder := site.replica.files.path):
-        assert not ledger.broke_off(replica_folder, ledger.read(replica_folder))
+        assert not ledger.is_interrupted(replica_folder, ledger.read(replica_folder))
     assert "possible: recover" in site.refused("unplanned", *planned.words[:5])
     assert "say --source prism=" in site.refused("recover", "web01")
     said = site.good("recover", "web01", "--abandon")

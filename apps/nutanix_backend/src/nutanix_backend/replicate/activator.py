@@ -52,7 +52,7 @@ class Ahv:
     staging: Path
     networks: Mapping[str, str]
     power_on: bool
-    say: Callable[[str], None]
+    say: Callable[[str], object]
 
     @property
     def kind(self) -> str:
