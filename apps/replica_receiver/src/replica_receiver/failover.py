@@ -75,7 +75,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--target-kind", default="", metavar="KIND",
-        help="kind of the target; default: host with --folder, else the one other that is installed",
+        help="kind of the target; default: host with --folder, else the other one installed",
     )  # fmt: skip
     parser.add_argument(
         "--staging", type=Path, metavar="DIR",

@@ -37,7 +37,7 @@ def target(parameters: Mapping[str, str], options: TargetOptions, say: Say, /) -
 def source(
     parameters: Mapping[str, str], options: SourceOptions, say: Say, /
 ) -> Iterator[PrismSource]:
-    """The VM on its own cluster, by the parameters of its Prism. Raises BackendError, PrismError."""
+    """The VM on its cluster, by the parameters of its Prism. Raises BackendError, PrismError."""
     with inventory.connect(table.parse(parameters.items())) as client:
         yield PrismSource(
             client,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vm_replica.failover.conductor import Source
     from vm_replica.failover.point import Activator
 
-    Say: TypeAlias = Callable[[str], object]
+    Say: TypeAlias = Callable[[str], None]
 
 TARGETS = "podheitor.failover_targets"
 SOURCES = "podheitor.failover_sources"
@@ -107,7 +107,7 @@ def kinds(group: str) -> list[str]:
     return sorted({point.name for point in metadata.entry_points(group=group)})
 
 
-def _load(group: str, kind: str, what: str) -> Any:
+def _load(group: str, kind: str, what: str) -> Any:  # noqa: ANN401 - the package says what it is
     for point in metadata.entry_points(group=group, name=kind):
         try:
             return point.load()

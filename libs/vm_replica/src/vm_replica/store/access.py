@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def open_store(root: Path) -> Store:
-    """The store in `root`. Raises StoreError if there is none, WrongUser if it is another user's."""
+    """The store in `root`. Raises StoreError if there is none; WrongUser if it is foreign."""
     refuse_foreign(root / "replicas")
     if not (root / "replicas").is_dir():
         raise StoreError(
