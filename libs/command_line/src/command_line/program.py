@@ -42,6 +42,7 @@ EXIT_CODES: Mapping[str, int] = {
     "vm_replica.errors.ReplicaDamaged": UNUSABLE,
     "vm_replica.errors.ReplicationError": NOT_DONE,
     "vm_replica.errors.StoreError": UNUSABLE,
+    "vm_replica.errors.WrongUser": UNUSABLE,
     "vm_replica.failover.errors.FailoverCancelled": NOT_DONE,
     "vm_replica.failover.errors.LedgerError": UNUSABLE,
 }

@@ -52,7 +52,7 @@ class Ahv:
     staging: Path
     networks: Mapping[str, str]
     power_on: bool
-    say: Callable[[str], object]
+    say: Callable[[str], None]
 
     @property
     def kind(self) -> str:
