@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import iscsi_attach
 import pytest
+from command_line.cancel import Cancelled
 from nutanix_backend.cluster import journal
 from nutanix_backend.cluster.guards import (
     REFERENCE,
@@ -19,7 +20,7 @@ from nutanix_backend.cluster.guards import (
     push_undo,
 )
 from nutanix_backend.cluster.transport import choose
-from nutanix_backend.errors import Cancelled, SourceError
+from nutanix_backend.errors import SourceError
 from prism_client import Consistency, ServerError, Task, TaskFailed, VolumeGroup
 
 if TYPE_CHECKING:

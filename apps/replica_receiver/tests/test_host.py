@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -18,7 +19,8 @@ from vm_replica.failover.point import Point, PointDisk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+
+    import phcbt01
 
 
 MIB = 1 << 20
@@ -61,8 +63,12 @@ def content(size: int, seed: int) -> bytes:
 def point() -> Point:
     """Generation 7 of the VM."""
 
-    def writer(data: bytes) -> Callable[[Path], object]:
-        return lambda path: path.write_bytes(data)
+    def writer(data: bytes) -> Callable[[Path | phcbt01.Target], object]:
+        def write(target: Path | phcbt01.Target) -> None:
+            assert isinstance(target, Path)
+            target.write_bytes(data)
+
+        return write
 
     disks = tuple(
         PointDisk(d.disk_id, n, d.size, d.size, writer(content(d.size, n + 1)))

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from command_line import arguments, terminal
+from command_line.cancel import Cancelled
 from vm_replica.failover import entry_points, ledger, stored
 from vm_replica.failover.conductor import Conductor
 from vm_replica.failover.copies import PointCopies
 from vm_replica.failover.entry_points import SourceOptions, TargetOptions
-from vm_replica.failover.errors import FailoverCancelled, FailoverRefused
+from vm_replica.failover.errors import FailoverRefused
 from vm_replica.failover.transitions import Event, possible
 from vm_replica.store.access import open_store
 
@@ -131,7 +132,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out an event. Raises ReplicationError, FailoverCancelled, errors of the target."""
+    """Carry out an event. Raises ReplicationError, Cancelled, errors of the target."""
     event = Event(args.action)
     replica = stored.find(open_store(args.store), args.replica)
     with ExitStack() as stack:
@@ -161,7 +162,7 @@ def _say(text: str) -> None:
 def _cancel(number: int, _frame: object) -> None:
     for other in (signal.SIGINT, signal.SIGTERM):
         signal.signal(other, signal.SIG_IGN)  # undoing is not interrupted again
-    raise FailoverCancelled(f"told to stop by {signal.Signals(number).name}")
+    raise Cancelled(f"told to stop by {signal.Signals(number).name}")
 
 
 def _local(copy: Copy) -> Activator | None:

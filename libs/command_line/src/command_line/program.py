@@ -28,10 +28,10 @@ INTERRUPTED = 130
 EXIT_CODES: Mapping[str, int] = {
     "builtins.KeyboardInterrupt": INTERRUPTED,
     "builtins.OSError": NOT_DONE,
+    "command_line.cancel.Cancelled": NOT_DONE,
     "durable.records.RecordError": UNUSABLE,
     "iscsi_attach.errors.IscsiAttachError": NOT_DONE,
     "nutanix_backend.errors.BackendError": NOT_DONE,
-    "nutanix_backend.errors.Cancelled": NOT_DONE,
     "phcbt01.errors.PhcbtError": UNUSABLE,
     "prism_client.errors.PrismError": NOT_DONE,
     "ptcomm.errors.PtcommError": NOT_DONE,
@@ -43,7 +43,6 @@ EXIT_CODES: Mapping[str, int] = {
     "vm_replica.errors.ReplicationError": NOT_DONE,
     "vm_replica.errors.StoreError": UNUSABLE,
     "vm_replica.errors.WrongUser": UNUSABLE,
-    "vm_replica.failover.errors.FailoverCancelled": NOT_DONE,
     "vm_replica.failover.errors.LedgerError": UNUSABLE,
 }
 """By the full name of an error class; a class that is not here has the code of its base class.

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Self
 import attrs
 import iscsi_attach
 import prism_client
+from command_line.cancel import Cancelled
 
 from nutanix_backend.cluster.journal import Kind
 from nutanix_backend.cluster.transport import is_target
-from nutanix_backend.errors import Cancelled, SourceError
+from nutanix_backend.errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

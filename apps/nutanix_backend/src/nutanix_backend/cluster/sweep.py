@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from prism_client import NotFound, PrismError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from prism_client import PrismClient
 
     from nutanix_backend.cluster.journal import Found, Intent, Pending
+    from nutanix_backend.report import Report
     from nutanix_backend.settings.parameters import Settings
 
 SETTLING = 3600
@@ -60,30 +61,13 @@ class Leftover:
         return f"{self.kind.value} {self.ext_id} {self.name}: {self.owner}"
 
 
-class Asker(Protocol):
-    """A job, or whoever else sweeps before it works."""
-
-    @property
-    def settings(self) -> Settings:
-        """Its parameters."""
-        ...
-
-    def say(self, text: str) -> None:
-        """An information line."""
-        ...
-
-    def warn(self, text: str) -> None:
-        """A warning."""
-        ...
-
-
-def before_job(job: Asker, client: PrismClient) -> None:
-    """Sweep, and say so in the job log; what cannot be removed now is left to the next job."""
+def before_job(report: Report, client: PrismClient, settings: Settings) -> None:
+    """Sweep, and report it; what cannot be removed now is left to the next job."""
     try:
-        for removed in sweep(client, job.settings):
-            job.say(str(removed))
+        for removed in sweep(client, settings):
+            report.say(str(removed))
     except (PrismError, BackendError, OSError) as error:
-        job.warn(f"what killed jobs left cannot be removed now: {error}")
+        report.warn(f"leftovers of killed jobs cannot be removed now: {error}")
 
 
 def sweep(client: PrismClient, settings: Settings, *, dry_run: bool = False) -> Iterator[Removed]:

@@ -8,9 +8,9 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from command_line import arguments, terminal
+from command_line.cancel import Cancelled
 from command_line.text import with_notes
 
-from nutanix_backend.errors import Cancelled
 from nutanix_backend.replicate.cycles import Work
 from nutanix_backend.replicate.source import VM_ERRORS
 from nutanix_backend.settings import parameters

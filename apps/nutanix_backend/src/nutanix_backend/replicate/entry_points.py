@@ -30,7 +30,25 @@ def target(parameters: Mapping[str, str], options: TargetOptions, say: Say, /) -
     if settings.state_dir == Path(table.BY_NAME["state_dir"].default):
         settings = attrs.evolve(settings, state_dir=options.state)
     with inventory.connect(settings) as client:
-        yield Ahv(client, settings, options.staging, options.networks, options.power_on, say)
+        yield Ahv(
+            client, settings, options.staging, options.networks, options.power_on, _Lines(say)
+        )
+
+
+@attrs.frozen
+class _Lines:
+    """A Report as lines of progress."""
+
+    _say: Say
+
+    def say(self, text: str) -> None:
+        self._say(text)
+
+    def warn(self, text: str) -> None:
+        self._say(f"warning: {text}")
+
+    def report(self, text: str) -> None:
+        self._say(f"error: {text}")
 
 
 @contextmanager
