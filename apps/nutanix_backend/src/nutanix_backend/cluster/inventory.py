@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nutanix_backend.settings.parameters import Settings
 
 
-class Named(Protocol):
+class NamedEntity(Protocol):
     """Anything with a name and an id."""
 
     @property
@@ -29,7 +29,7 @@ class Named(Protocol):
     def ext_id(self) -> str: ...
 
 
-E = TypeVar("E", bound=Named)
+E = TypeVar("E", bound=NamedEntity)
 
 
 @attrs.frozen
