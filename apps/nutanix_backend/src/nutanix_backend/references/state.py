@@ -214,7 +214,9 @@ class StateFile:
             durable.make_folder(self._path.parent)
             descriptor = durable.open_locked(self._path.with_suffix(".lock"))
         except BlockingIOError as error:
-            raise StateError(f"another job is at work on VM {self._vm_id}: wait for it") from error
+            raise StateError(
+                f"another job is processing VM {self._vm_id}: run this job again when it has ended"
+            ) from error
         except OSError as error:
             raise StateError(
                 f"state_dir is not usable: {error}: check its path and rights"
@@ -264,7 +266,7 @@ class StateFile:
             durable.replace(self._path, records.dump(state))
         except OSError as error:
             raise StateError(
-                f"the state of the VM cannot be saved: {error}: free space?"
+                f"the state of the VM cannot be saved: {error}: check free space"
             ) from error
 
 
