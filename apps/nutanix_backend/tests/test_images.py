@@ -283,7 +283,7 @@ def test_a_device_or_pipe_in_place_of_an_image_is_refused(tmp_path: Path) -> Non
         ("RW 18432 FLAT", "RW 99999 FLAT", "shorter than"),
         ("RW 18432 FLAT", "RW 0 FLAT", "larger than any|no data"),
         ("RW 18432 FLAT", "RW 99999999999999 FLAT", "larger than any"),
-        ("RW 18432 FLAT", "RDONLY 18432 FLAT", "no data of a disk"),
+        ("RW 18432 FLAT", "NOACCESS 18432 FLAT", "no data of a disk"),
         ("RW 18432 FLAT", "RW 18432 VMFSRDM", "no data of a disk"),
         ("RW 18432 FLAT", "RW 18432 ZERO", "no data of a disk"),
         ("RW 18432 FLAT", "RW many FLAT", "cannot be understood"),
