@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from nutanix_backend.runner.errors import RunnerError
 from nutanix_backend.runner.process import Cancellation
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TypeAlias
 
     from nutanix_backend.runner.jobs import Result
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.action == "list":
             return _list(args)
-        return _job(args)
+        return run_job(args, partial(_run_action, args))
     except (RunnerError, OSError) as error:
         sys.stderr.write(f"{display.printable(str(error))}\n")
         return 1
@@ -77,6 +79,12 @@ def _add(
     if stored:
         _add_store(parser)
     parser.add_argument("--name", required=True, type=_job_name, help="name of the job")
+    add_job_arguments(parser)
+    return parser
+
+
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every job takes."""
     parser.add_argument("--backend", help="program to run as the backend; default: this one")
     parser.add_argument("--working-dir", type=Path, help="default: working in the store")
     parser.add_argument(
@@ -84,7 +92,6 @@ def _add(
     )
     _add_json(parser)
     parser.add_argument("parameters", nargs="*", type=pair, metavar="KEY=VALUE")
-    return parser
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
@@ -131,20 +138,21 @@ def _list(args: argparse.Namespace) -> int:
     return 0
 
 
-def _job(args: argparse.Namespace) -> int:
+def run_job(args: argparse.Namespace, action: Callable[[jobs.Settings], Result]) -> int:
+    """Run a job with the settings of a command line, show its result, return its exit status."""
     cancellation = Cancellation()
     with ExitStack() as stack:
         stack.enter_context(cancellation.on_signals())
         watcher = stack.enter_context(display.watching(silent=args.json))
         settings = jobs.Settings(
-            command=(args.backend,) if args.backend else _this_program(),
+            command=(args.backend,) if args.backend else this_program(),
             parameters=_parameters(args),
             working_dir=_working_dir(args, stack),
             watcher=watcher,
             timeout=args.timeout,
             cancellation=cancellation,
         )
-        result = _run_action(args, settings)
+        result = action(settings)
     _show(args, result)
     return 0 if result.status.good else 1
 
@@ -154,7 +162,7 @@ def _parameters(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:
     return (*given, ("verify", "yes")) if getattr(args, "verify", False) else tuple(given)
 
 
-def _this_program() -> tuple[str, ...]:
+def this_program() -> tuple[str, ...]:
     """The backend that we are, however we were started: by name, or as a module."""
     if Path(sys.argv[0]).name == PROGRAM:
         return (sys.argv[0],)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import attrs
 
@@ -304,13 +305,18 @@ def _disks_of(envelope: Element) -> Iterator[_Disk]:
     files: dict[str, Element] = {}
     for named in _section(envelope, "references").all("file"):
         files |= {named.get("href"): named, named.get("id"): named}
-    taken: set[str] = set()
-    for element in _section(envelope, "disksection").all("disk"):
+    taken = {""}
+    for number, element in enumerate(_section(envelope, "disksection").all("disk")):
         file = files.get(element.get("fileref"))
-        stem = text.stem(file.get("href")) if file is not None else ""
-        key = element.get("diskid") if stem in taken | {""} else stem
+        stem = _plain(text.stem(unquote(file.get("href")))) if file is not None else ""
+        key = (_plain(element.get("diskid")) or f"disk {number}") if stem in taken else stem
         taken.add(key)
         yield _Disk(element, file, key)
+
+
+def _plain(name: str) -> str:
+    """A name that can be part of the name of a file, as keys of disks are."""
+    return re.sub(r"[/\\:\0\r\n]", "_", name)[:100]
 
 
 def _placed(items: list[Element], disks: dict[str, _Disk]) -> dict[str, MachineDisk]:
