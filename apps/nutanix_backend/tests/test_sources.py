@@ -12,7 +12,7 @@ from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.restore.sources import Role, SourceFile, recognise
 
 VECTORS = Path(__file__).parents[3] / "conformance" / "nutanix" / "v1" / "names.json"
-CONFIGURATION, DISK, EXTENT, DELTA, OTHER = Role
+CONFIGURATION, DISK, EXTENT, DELTA, PACKAGE, OTHER = Role
 WEB: dict[str, Any] = {"namespace": "@vsphere", "vm": "web 01", "where": "/r/"}
 STAMP = "20261123T070102Z"
 
@@ -63,6 +63,10 @@ NAMES: dict[str, dict[str, Any]] = {
     "/r/@vsphere/web 01/disks/web-s001.vmdk": WEB | {"role": EXTENT, "key": "web"},
     "/r/@vsphere/web 01/disks/web-f012.vmdk": WEB | {"role": EXTENT, "key": "web"},
     "/r/@vsphere/web 01/disks/web-ctk.vmdk": WEB | {"role": OTHER},
+    "/r/@vsphere/web 01/web.ovf": WEB | {"role": CONFIGURATION, "format": "ovf"},
+    "/r/@vsphere/web 01/web.OVA": WEB | {"role": PACKAGE, "format": "ova", "key": ""},
+    "/r/@vsphere/web 01/web.mf": WEB | {"role": OTHER},
+    "@proxmox/100/box.ova": {"role": OTHER},
     "/r/@vsphere/web 01/web.nvram": WEB | {"role": OTHER},
     "@hyperv/v/v.xml": {"role": CONFIGURATION, "format": "xml"},
     "@hyperv/v/v.vmcx": {"role": CONFIGURATION, "format": "vmcx"},

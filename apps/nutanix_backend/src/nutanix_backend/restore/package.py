@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import attrs
 
 from nutanix_backend.errors import RestoreRefused
-from nutanix_backend.restore.readers import ovf
+from nutanix_backend.restore import configuration
 from nutanix_backend.restore.sources import Role
 from nutanix_backend.restore.tar_stream import TarStream
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from nutanix_backend.restore.readers.ovf import DiskFile
+    from vm_config.readers.ovf import DiskFile
+
     from nutanix_backend.restore.sources import SourceFile
     from nutanix_backend.restore.tar_stream import Member
 
@@ -119,7 +120,7 @@ class Package:
             raise self._refused(f"it holds two descriptors, {self._descriptor[0]} and {name}")
         self._descriptor = name, content
         self._vm.configuration(self._configuration_file(name), content)
-        self._disks = {unquote(disk.name): disk for disk in ovf.disk_files(content)}
+        self._disks = {unquote(disk.name): disk for disk in configuration.disk_files(content)}
         for disk in self._disks.values():
             self._refuse_unreadable(disk)
 

@@ -14,9 +14,9 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 import attrs
+from vm_config.readers import text as texts
 
 from nutanix_backend.restore.images.reading import MAX_SIZE, ZEROS, GuestImage
-from nutanix_backend.restore.readers import text as texts
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping, Sequence

@@ -1,0 +1,107 @@
+"""`import`: a machine that another product exported, from files of this host, without a backup.
+
+The files are given to the backend as if a sibling's plugin had backed them up: what a restore reads
+and where it can go is the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import attrs
+from ptcomm import File, FileType, Stat, Times
+from ptcomm_runner import command, jobs
+from ptcomm_runner.daemon import FileItem
+from ptcomm_runner.display import printable
+from ptcomm_runner.errors import RunnerError
+
+from nutanix_backend.errors import RestoreRefused
+from nutanix_backend.restore import configuration
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+
+    from ptcomm_runner.command import OwnBackend, Subparsers
+
+NAMESPACES = {
+    ".ova": "@vsphere",
+    ".ovf": "@vsphere",
+    ".vmx": "@vsphere",
+    ".conf": "@proxmox",
+    ".xml": "@hyperv",
+    ".vmcx": "@hyperv",
+}
+MAX_DESCRIPTOR = 4 << 20
+
+
+@attrs.frozen
+class Local:
+    """A file of this host: nobody digested it."""
+
+    data_bytes: int
+    digest: str | None = None
+
+
+def add_parser(subparsers: Subparsers, own: OwnBackend) -> None:
+    """Add `import` to the subparsers of the program of a backend."""
+    parser = subparsers.add_parser(
+        "import", help="restore a machine from an .ova, .ovf, .vmx, .conf or .xml of this host"
+    )
+    parser.set_defaults(run=run, own=own, name="import", action="import")
+    parser.add_argument("file", type=Path, help="the package, or the configuration of the machine")
+    parser.add_argument(
+        "--disk",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a file of a disk; of an .ovf those beside it that it names are found",
+    )
+    parser.add_argument("--where", default="/", help="/ (default), or a folder for the disks")
+    command.add_job_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run an `import` command line; return 0 when the machine was restored, else 1."""
+    try:
+        files = list(_items(args.file, args.disk))
+        where = str(Path(args.where).resolve())
+        action = partial(jobs.restore_files, args.name, files=files, where=where)
+        return command.run_job(args, action)
+    except (RunnerError, RestoreRefused, OSError) as error:
+        sys.stderr.write(f"{printable(str(error))}\n")
+        return 1
+
+
+def _items(main: Path, disks: Sequence[Path]) -> Iterator[FileItem]:
+    """The files with the names that a backup of them would have."""
+    namespace = NAMESPACES.get(main.suffix.lower())
+    if namespace is None:
+        raise RunnerError(f"{main}: its name must end with one of {', '.join(NAMESPACES)}")
+    folder = f"{namespace}/{main.stem}"
+    yield _item(main, f"{folder}/{main.name}")
+    found = _beside(main) if main.suffix.lower() == ".ovf" and not disks else disks
+    for disk in found:
+        yield _item(disk, f"{folder}/disks/{disk.name}")
+
+
+def _item(path: Path, name: str) -> FileItem:
+    length = path.stat().st_size
+    head = File(f"/{name}", Stat(FileType.REGULAR, length), Times(1, 1, 1))
+    return FileItem(head, path, Local(length))
+
+
+def _beside(descriptor: Path) -> Iterator[Path]:
+    """The files of the disks that a descriptor names, which must lie in or below its folder."""
+    if descriptor.stat().st_size > MAX_DESCRIPTOR:
+        raise RunnerError(f"{descriptor} is larger than any OVF descriptor")
+    for disk in configuration.disk_files(descriptor.read_bytes()):
+        parts = PurePosixPath(disk.name).parts
+        path = descriptor.parent.joinpath(*parts)
+        if ".." in parts or path.is_absolute() is not descriptor.parent.is_absolute():
+            raise RunnerError(f"{descriptor} names {disk.name!r}, which is not beside it")
+        yield path
