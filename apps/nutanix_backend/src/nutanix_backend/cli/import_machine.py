@@ -10,6 +10,7 @@ import sys
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import attrs
 from ptcomm import File, FileType, Stat, Times
@@ -100,8 +101,8 @@ def _beside(descriptor: Path) -> Iterator[Path]:
     if descriptor.stat().st_size > MAX_DESCRIPTOR:
         raise RunnerError(f"{descriptor} is larger than any OVF descriptor")
     for disk in configuration.disk_files(descriptor.read_bytes()):
-        parts = PurePosixPath(disk.name).parts
-        path = descriptor.parent.joinpath(*parts)
-        if ".." in parts or path.is_absolute() is not descriptor.parent.is_absolute():
+        names = (disk.name, unquote(disk.name))  # VMware writes them as parts of an address
+        if any(name.startswith("/") or ".." in PurePosixPath(name).parts for name in names):
             raise RunnerError(f"{descriptor} names {disk.name!r}, which is not beside it")
-        yield path
+        paths = [descriptor.parent / name for name in names]
+        yield next((path for path in paths if path.exists()), paths[-1])

@@ -105,7 +105,7 @@ def read(content: bytes) -> Machine:
 def _drives(root: Element) -> Iterator[_Drive]:
     """Every drive; controllers in the order of the file.
 
-    Exports of other tools call every drive of a controller 0: each gets a place of its own.
+    Exports of other tools call every drive of a controller 0: each goes behind the others.
     """
     number = 0
     for holder in _controllers(root):
@@ -114,19 +114,16 @@ def _drives(root: Element) -> Iterator[_Drive]:
             if not (at := re.fullmatch(r"controller([0-9]{1,2})", controller.tag)):
                 continue
             taken: set[int] = set()
+            free = 0
             for drive in controller.children:
                 if found := re.fullmatch(r"drive([0-9]{1,3})", drive.tag):
-                    slot = _free_slot(int(found[1]), taken)
+                    slot = int(found[1]) if int(found[1]) not in taken else free
+                    taken.add(slot)
+                    free = max(free, slot + 1)
                     bus, place = ("IDE", int(at[1])) if is_ide else ("SCSI", number)
                     kind, path = drive.get("type").upper(), drive.get("pathname")
                     yield _Drive(bus, place, slot, kind, path)
             number += not is_ide
-
-
-def _free_slot(wanted: int, taken: set[int]) -> int:
-    slot = wanted if wanted not in taken else max(taken) + 1
-    taken.add(slot)
-    return slot
 
 
 def _controllers(root: Element) -> Iterator[Element]:
@@ -161,13 +158,14 @@ def _boot_order(
     """
     kinds: list[str] = []
     first = None
+    by_address = {(drive.controller, drive.slot): drive for drive in drives}
     for device in _boot_devices(root):
         kind, address = _boot_device(device.lower(), is_uefi=is_uefi)
-        here = [drive for drive in drives if (drive.controller, drive.slot) == address]
-        if here and not here[0].is_disk:
+        here = by_address.get(address) if address else None
+        if here and not here.is_disk:
             kind = "CDROM"
-        elif here and first is None and "NETWORK" not in kinds:
-            first = here[0]
+        elif here and first is None:
+            first = here
         kinds.append(kind)
     if any(kinds) and any(drive.is_disk for drive in drives):
         kinds.append("DISK")

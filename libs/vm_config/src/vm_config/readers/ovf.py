@@ -346,7 +346,8 @@ def _placed(items: list[Element], disks: dict[str, _Disk]) -> dict[str, MachineD
 def _machine_disk(disk: _Disk | None, name: str, bus: str, index: int) -> MachineDisk:
     if disk is None:
         return MachineDisk(name or f"{bus.lower()}{index}", bus, index, is_saved=False)
-    ids = (disk.element.get("diskid"), disk.element.get("fileref"))
+    file = disk.file.get("href") if disk.file is not None else ""
+    ids = (disk.element.get("diskid"), disk.element.get("fileref"), text.stem(file))
     aliases = tuple(dict.fromkeys(name for name in ids if name not in {"", disk.key}))
     return MachineDisk(disk.key, bus, index, disk.size, aliases, disk.file is not None)
 

@@ -93,19 +93,20 @@ def declared_encoding(content: bytes) -> str:
 
 
 def codec(name: str) -> str:
-    """Python's name of an encoding that a file names, or UTF-8 when there is none such."""
+    """Python's name of an encoding that a file names, or UTF-8 when there is none such.
+
+    The name was read as ASCII, so that an encoding without ASCII is not what the file is in.
+    """
     plain = name[:64].lower()
     if page := re.match(r"(?:windows|ibm|ms)[-_]?([0-9]{3,5})(?![0-9a-z])", plain):
         plain = f"cp{page[1]}"
     for candidate in (_OTHER_NAMES.get(plain, plain), plain.removeprefix("x-")):
         try:
             found = codecs.lookup(candidate).name
-            b"".decode(found)
+            is_like_ascii = b"encoding = 1".decode(found) == "encoding = 1"
         except (LookupError, ValueError, UnicodeError):
             continue  # no such encoding, or one from bytes to bytes
-        if found.startswith(("utf-16", "utf-32")):
-            break  # what was read to find the name was not wide
-        if found.replace("_", "-") not in _NO_CHARACTER_SETS:
+        if is_like_ascii and found.replace("_", "-") not in _NO_CHARACTER_SETS:
             return _AS_WINDOWS_DOES.get(found, found)
     return "utf-8"
 
