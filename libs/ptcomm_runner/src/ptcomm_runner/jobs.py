@@ -145,8 +145,16 @@ def restore(
 def restore_files(
     name: str, settings: Settings, files: Sequence[FileItem], *, where: str = "/"
 ) -> Result:
-    """Restore files that are in no store, in their order, below the folder `where`."""
+    """Restore files that are in no store, in their order, below the folder `where`.
+
+    Their names begin with the namespace.
+    """
     job_log = JobLog(settings.watcher)
+    prefix = "" if where == "/" else where.rstrip("/") + "/"
+    files = [
+        attrs.evolve(item, head=attrs.evolve(item.head, name=prefix + item.head.name))
+        for item in files
+    ]
     job = attrs.evolve(
         _passing_job(name, settings),
         type=JobType.RESTORE,

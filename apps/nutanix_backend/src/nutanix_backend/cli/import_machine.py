@@ -92,7 +92,7 @@ def _items(main: Path, disks: Sequence[Path]) -> Iterator[FileItem]:
 
 def _item(path: Path, name: str) -> FileItem:
     length = path.stat().st_size
-    head = File(f"/{name}", Stat(FileType.REGULAR, length), Times(1, 1, 1))
+    head = File(name, Stat(FileType.REGULAR, length), Times(1, 1, 1))
     return FileItem(head, path, Local(length))
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from nutanix_backend.restore.sources import SourceFile
     from nutanix_backend.restore.tar_stream import Member
 
+FORMATS = ("vmdk", "vhdx", "raw")
+"""Of the images that are read, as their names end."""
 MAX_TEXT = 4 << 20
 """Bytes of the longest descriptor or manifest that is kept."""
 _DIGESTS = {"sha1", "sha224", "sha256", "sha384", "sha512"}
@@ -164,8 +166,14 @@ class Package:
             )
         if disk.is_in_parts:
             raise self._refused(f"its {disk.name} is split into parts: export it in one piece")
-        if not disk.format:
-            raise self._refused(f"its {disk.name} is an image of a kind that is not known")
+        if disk.format not in FORMATS:
+            kind = (
+                f"a {disk.format} image" if disk.format else "an image of a kind that is not known"
+            )
+            raise self._refused(
+                f"its {disk.name} is {kind}, {', '.join(FORMATS)} are read: unpack the package, "
+                "convert the image with qemu-img where it can be trusted, and restore that"
+            )
 
     def _refuse_incomplete(self, disks: Mapping[str, DiskFile]) -> None:
         for name, disk in disks.items():
