@@ -216,6 +216,48 @@ def test_a_vhdx_that_was_not_closed_is_repaired_first(image: Make) -> None:
     assert (one.parent / "out.raw").read_bytes() == content()
 
 
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        ("a parent", "stands on a parent|cannot read"),
+        ("far behind its end", "cannot read|not an image|outside"),
+    ],
+)
+def test_a_log_cannot_make_another_disk_of_it(image: Make, written: str, why: str) -> None:
+    """What it wrote is looked at again, and qemu-img itself refuses a parent."""
+    (one,) = image("dynamic")
+    where, _ = vhdx_item(one, PARAMETERS)
+    sector = bytearray(one.read_bytes()[where - where % 4096 :][:4096])
+    struct.pack_into("<I", sector, where % 4096 + 4, 2)
+    offset = where - where % 4096 if written == "a parent" else 1 << 50
+    add_log(one, offset, bytes(sector))
+    size = one.stat().st_size
+    with pytest.raises((RestoreRefused, ToolFailed), match=why):
+        images.convert_to_raw([one], one.parent / "out.raw")
+    assert list(one.parent.iterdir()) == [one]
+    assert one.stat().st_size <= size + 64 * MIB
+
+
+def add_log(path: Path, offset: int, sector: bytes) -> None:
+    """Give a VHDX a log that writes one sector at `offset`, as a machine that died leaves it."""
+    guid, sequence, size = b"L" * 16, 5, path.stat().st_size
+    (log_offset,) = read(path, 65536 + 72, "<Q")
+    entry = bytearray(8192)
+    struct.pack_into(
+        "<4sIIIQII16sQQ", entry, 0, b"loge", 0, 8192, 0, sequence, 1, 0, guid, size, size
+    )
+    ends = struct.unpack("<I", sector[4092:])[0], struct.unpack("<Q", sector[:8])[0]
+    struct.pack_into("<4sIQQQ", entry, 64, b"desc", *ends, offset, sequence)
+    entry[4096:] = b"data" + bytes(4) + sector[8:4092] + struct.pack("<I", sequence)
+    struct.pack_into("<I", entry, 4, crc32c(entry))
+    write(path, log_offset, entry)
+    for at in (65536, 131072):
+        header = bytearray(path.read_bytes()[at : at + 4096])
+        header[48:64], header[4:8] = guid, bytes(4)
+        header[4:8] = struct.pack("<I", crc32c(header))
+        write(path, at, header)
+
+
 def crc32c(data: bytes | bytearray) -> int:
     value = 0xFFFFFFFF
     for byte in data:

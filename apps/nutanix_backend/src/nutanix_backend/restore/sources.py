@@ -150,9 +150,10 @@ def _folder_and_file(name: str, parts: list[str]) -> tuple[list[str], list[str]]
 def _without_doubles(before: list[str], prefix: list[str]) -> list[str]:
     """Take the copies of a file's own prefix from the end of what stands before it."""
     copies = ([*prefix, "disks"], prefix, prefix[:1])
-    while copy := next((c for c in copies if before[-len(c) :] == c), None):
-        before = before[: -len(copy)]
-    return before
+    end = len(before)
+    while copy := next((c for c in copies if before[max(end - len(c), 0) : end] == c), None):
+        end -= len(copy)
+    return before[:end]
 
 
 def whole_disk(file: SourceFile) -> SourceFile:
