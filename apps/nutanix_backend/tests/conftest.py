@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 import attrs
 import pytest
 from digests import StreamDigest
-from nutanix_backend.backup.manifest import DiskEntry, Manifest
 from nutanix_backend.cluster import inventory, sweep
 from nutanix_backend.job import JobContext
+from nutanix_backend.manifest import DiskEntry, Manifest
 from nutanix_backend.names import OURS, VmFolder
 from nutanix_backend.references import state
 from nutanix_backend.settings.parameters import parse
@@ -38,6 +38,8 @@ from prism_client import (
     Consistency,
     DiskRecoveryPoint,
     NotFound,
+    PointId,
+    PointKind,
     RecoveryPoint,
     Vm,
     VolumeGroup,
@@ -659,6 +661,11 @@ class FakeRecoveryPoints:
 
     prism: FakePrism
     generation: str = "v4"
+
+    def understands(self, point: PointId) -> bool:
+        """Whether it is of the kind of this generation."""
+        is_snapshot = point.kind is PointKind.VM_SNAPSHOT
+        return is_snapshot == (self.generation == "v3")
 
     def create(
         self, vm: str, *, name: str, expires: datetime, consistency: Consistency, request_id: UUID

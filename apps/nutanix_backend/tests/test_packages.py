@@ -11,6 +11,7 @@ import tarfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from command_line import program
 from hypothesis import given
 from hypothesis import strategies as st
 from nutanix_backend.__main__ import command_line
@@ -392,9 +393,7 @@ def restore_to_lab(product: Product, wire: Daemon, name: str, *files: tuple[str,
 
 def bring(*arguments: object) -> int:
     """Run the command line `import`."""
-    args = command_line().parse_args(["import", "--json", *map(str, arguments)])
-    status: int = args.run(args)
-    return status
+    return program.run(command_line(), ["import", "--json", *map(str, arguments)])
 
 
 @pytest.mark.usefixtures("capsys")

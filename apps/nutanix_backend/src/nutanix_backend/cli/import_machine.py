@@ -6,7 +6,6 @@ and where it can go is the same.
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -16,17 +15,16 @@ import attrs
 from ptcomm import File, FileType, Stat, Times
 from ptcomm_runner import command, jobs
 from ptcomm_runner.daemon import FileItem
-from ptcomm_runner.display import printable
 from ptcomm_runner.errors import RunnerError
 
-from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.restore import configuration
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-    from ptcomm_runner.command import OwnBackend, Subparsers
+    from command_line.arguments import Subparsers
+    from ptcomm_runner.command import OwnBackend
 
 NAMESPACES = {
     ".ova": "@vsphere",
@@ -67,15 +65,13 @@ def add_parser(subparsers: Subparsers, own: OwnBackend) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run an `import` command line; return 0 when the machine was restored, else 1."""
-    try:
-        files = list(_items(args.file, args.disk))
-        where = str(Path(args.where).resolve())
-        action = partial(jobs.restore_files, args.name, files=files, where=where)
-        return command.run_job(args, action)
-    except (RunnerError, RestoreRefused, OSError) as error:
-        sys.stderr.write(f"{printable(str(error))}\n")
-        return 1
+    """Run an `import` command line; return 0 when the machine was restored, else 1.
+
+    Raises RunnerError, RestoreRefused and OSError.
+    """
+    files = list(_items(args.file, args.disk))
+    where = str(Path(args.where).resolve())
+    return command.run_job(args, partial(jobs.restore_files, args.name, files=files, where=where))
 
 
 def _items(main: Path, disks: Sequence[Path]) -> Iterator[FileItem]:

@@ -95,9 +95,12 @@ class Work:
         return connected
 
     def _sources(self) -> list[inventory.Source]:
-        with inventory.connect(self.settings) as client:
-            sweep.before_job(_Asker(self.settings, self.listener), client)
-            return inventory.select(client, self.settings)
+        with inventory.connect(self.settings, self.listener.warn) as client:
+            sweep.before_job(self.listener, client, self.settings)
+            selected = inventory.select(client, self.settings)
+        for missing in selected.missing:
+            self.listener.report(f"{missing.wanted} is not replicated: {missing.reason}")
+        return list(selected.sources)
 
     def _sources_or(self, known: list[inventory.Source]) -> list[inventory.Source]:
         """The VMs there are now, or those we know if Prism does not say."""
@@ -147,18 +150,6 @@ class Rota:
 
     def _idle(self, busy: set[str]) -> list[inventory.Source]:
         return [source for source in self.sources if source.vm.ext_id not in busy]
-
-
-@attrs.frozen
-class _Asker:
-    settings: Settings
-    _listener: Report
-
-    def say(self, text: str) -> None:
-        self._listener.say(text)
-
-    def warn(self, text: str) -> None:
-        self._listener.warn(text)
 
 
 def replicate(settings: Settings, source: inventory.Source, link: Link, listener: Report) -> Result:
