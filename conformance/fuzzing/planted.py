@@ -15,6 +15,7 @@ import durable.records
 import nutanix_backend.names
 import nutanix_backend.restore.images.reading
 import nutanix_backend.restore.sources
+import nutanix_backend.restore.tar_stream
 import nutanix_backend.settings.parameters
 import phcbt01._apply
 import phcbt01._merge
@@ -176,6 +177,11 @@ def images() -> None:
     )
 
 
+def packages() -> None:
+    """Where an archive ends is not looked at."""
+    nutanix_backend.restore.tar_stream.TarStream.end = lambda _self: None
+
+
 def replication() -> None:
     """A word that is no command is not expected."""
     wire = vm_replica.protocol.wire
@@ -198,6 +204,7 @@ PLANTED: dict[str, Callable[[], None]] = {
     "readers": readers,
     "sources": sources,
     "images": images,
+    "packages": packages,
     "parameters": parameters,
     "replication": replication,
 }

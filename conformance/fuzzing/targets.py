@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import struct
+import tarfile
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
@@ -175,6 +176,23 @@ def configurations() -> Iterator[bytes]:
             data = path.read_bytes()
             if path.suffix != ".json" and len(data) < LARGEST_SEED:
                 yield bytes([number]) + data
+    item = b"<Item><InstanceID>%d</InstanceID><ResourceType>%d</ResourceType>%b</Item>"
+    memory = item % (2, 4, b"<VirtualQuantity>9</VirtualQuantity>")
+    disk = item % (3, 17, b"<HostResource>ovf:/disk/d</HostResource>")
+    yield b"\1" + (
+        b'<Envelope><References><File id="f" href="a.vmdk"/></References><DiskSection>'
+        b'<Disk diskId="d" fileRef="f" capacity="1"/></DiskSection><VirtualSystem><Name>n</Name>'
+        b"<VirtualHardwareSection>%b</VirtualHardwareSection></VirtualSystem></Envelope>"
+    ) % (memory + disk)
+
+
+def packages() -> Iterator[bytes]:
+    """An archive of one file, whole and cut off, after the length of its first piece."""
+    info = tarfile.TarInfo("box.ovf")
+    info.size = 200
+    whole = b"\x64\0" + info.tobuf(tarfile.USTAR_FORMAT) + b"<" * info.size
+    yield whole + bytes(300)
+    yield whole[:-50]
 
 
 def source_names() -> Iterator[bytes]:
@@ -215,6 +233,7 @@ TARGETS = {
     "readers": Target("libs/vm_config/fuzz/readers.py", ("vm_config",), configurations),
     "sources": Target(f"{_APP}/sources.py", ("nutanix_backend",), source_names),
     "images": Target(f"{_APP}/images.py", ("nutanix_backend",), images),
+    "packages": Target(f"{_APP}/packages.py", ("nutanix_backend",), packages),
     "parameters": Target(f"{_APP}/parameters.py", ("nutanix_backend",), plugin_lines),
     "replication": Target("libs/vm_replica/fuzz/replication.py", ("vm_replica",), replications),
 }

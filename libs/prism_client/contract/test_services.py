@@ -559,7 +559,7 @@ def test_a_vm_is_made_of_an_image_and_lives(prism: Any, image: Any) -> None:
         threads_per_core=1,
         memory=2 << 30,
         machine_type="Q35",
-        boot=pc.Boot("uefi", secure=True),
+        boot=pc.Boot("uefi", secure=True, order=("CDROM", "DISK"), disk=("SATA", 1)),
         disks=(pc.DiskSpec(made.ext_id, "SATA", 1),),
         nics=(pc.NicSpec(subnet, None, connected=False),),
     )
@@ -569,6 +569,7 @@ def test_a_vm_is_made_of_an_image_and_lives(prism: Any, image: Any) -> None:
     assert vms.create(spec, request_id=key).ext_id == vm.ext_id
     assert (vm.sockets, vm.cores_per_socket, vm.memory) == (2, 3, 2 << 30)
     assert (vm.boot.firmware, vm.boot.secure, vm.power_state) == ("uefi", True, "OFF")
+    assert (vm.boot.disk, vm.boot.order) == (("SATA", 1), ()), "Prism takes one or the other"
     assert [(d.bus, d.index, d.size) for d in vm.disks] == [("SATA", 1, MIB)]
     assert [(n.subnet_ext_id, n.connected) for n in vm.nics] == [(subnet, False)]
     assert prism.lab.disk_file(vm.ext_id, 0).read_bytes() == content

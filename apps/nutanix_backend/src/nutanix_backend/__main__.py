@@ -40,7 +40,7 @@ def command_line() -> argparse.ArgumentParser:
     from ptcomm_runner import command as job  # noqa: PLC0415
     from vm_replica import pairing  # noqa: PLC0415
 
-    from nutanix_backend.cli import upkeep  # noqa: PLC0415
+    from nutanix_backend.cli import import_machine, upkeep  # noqa: PLC0415
     from nutanix_backend.doctor import command as doctor  # noqa: PLC0415
     from nutanix_backend.replicate import command as replicate  # noqa: PLC0415
     from nutanix_backend.settings import parameters  # noqa: PLC0415
@@ -50,7 +50,9 @@ def command_line() -> argparse.ArgumentParser:
         description="Without arguments: the backend that bacula-fd starts.",
     )
     commands = parser.add_subparsers(required=True)
-    job.add_parser(commands, job.OwnBackend(PROGRAM, "nutanix_backend", "@nutanix"))
+    own = job.OwnBackend(PROGRAM, "nutanix_backend", "@nutanix")
+    job.add_parser(commands, own)
+    import_machine.add_parser(commands, own)
     for command in (doctor, upkeep, replicate):
         command.add_parser(commands)
     state = parameters.BY_NAME["state_dir"].default

@@ -87,12 +87,23 @@ def create(world: World, spec: Mapping[str, Any], ext_id: str | None = None) -> 
     try:
         for disk in spec.get("disks") or []:
             add_disk(world, vm, disk)
+        _refuse_missing_boot_disk(vm)
     except BaseException:
         _discard(world, vm)
         raise
     with world.lock:
         world.vms[vm.ext_id] = vm
     return vm
+
+
+def _refuse_missing_boot_disk(vm: Vm) -> None:
+    address = (vm.hardware["bootConfig"].get("bootDevice") or {}).get("diskAddress")
+    if address and not any(
+        (d.bus, d.index) == (address["busType"], address["index"]) for d in vm.disks
+    ):
+        raise LabError(
+            f"the VM has no disk at {address['busType']}.{address['index']} to boot from"
+        )
 
 
 def add_disk(world: World, vm: Vm, spec: Mapping[str, Any]) -> Disk:

@@ -161,11 +161,15 @@ class Nic:
 
 @attrs.frozen
 class Boot:
-    """How a VM boots: firmware "legacy" or "uefi"; order as Prism names the device kinds."""
+    """How a VM boots: firmware "legacy" or "uefi"; order as Prism names the device kinds.
+
+    disk: bus and index of the one disk that it boots from, which Prism takes instead of an order.
+    """
 
     firmware: str = "legacy"
     secure: bool = False
     order: tuple[str, ...] = ()
+    disk: tuple[str, int] | None = None
 
 
 @attrs.frozen

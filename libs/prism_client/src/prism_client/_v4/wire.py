@@ -115,7 +115,13 @@ def _boot(data: Fields) -> Boot:
         firmware="uefi" if is_uefi else "legacy",
         secure=data.flag("isSecureBootEnabled"),
         order=data.texts("bootOrder"),
+        disk=_boot_disk(data.child("bootDevice").child("diskAddress")),
     )
+
+
+def _boot_disk(address: Fields) -> tuple[str, int] | None:
+    bus, index = address.opt_text("busType"), address.opt_integer("index")
+    return None if bus is None else (bus, index or 0)
 
 
 def _volume_group_of(disk: Fields) -> str | None:
@@ -176,7 +182,13 @@ def _boot_body(boot: Boot) -> dict[str, Any]:
     body: dict[str, Any] = {"$objectType": f"vmm.v4.ahv.config.{kind}"}
     if boot.firmware == "uefi":
         body["isSecureBootEnabled"] = boot.secure
-    if boot.order:
+    if boot.disk is not None:
+        bus, index = boot.disk
+        body["bootDevice"] = {
+            "$objectType": "vmm.v4.ahv.config.BootDeviceDisk",
+            "diskAddress": {"busType": bus, "index": index},
+        }
+    elif boot.order:
         body["bootOrder"] = list(boot.order)
     return body
 

@@ -18,12 +18,12 @@ import qemu_img
 
 from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.restore.images import vhdx, vmdk
-from nutanix_backend.restore.images.reading import MAX_SIZE, GuestImage, ImageFile, opened
+from nutanix_backend.restore.images.reading import MAX_SIZE, ZEROS, GuestImage, ImageFile, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["MAX_SIZE", "GuestImage", "Limits", "convert_to_raw", "vet"]
+__all__ = ["MAX_SIZE", "GuestImage", "Limits", "convert_to_raw", "is_whole_disk", "vet"]
 
 MIB = 1 << 20
 
@@ -44,6 +44,12 @@ class Limits:
     def of(cls, size: int) -> Limits:
         """Limits for an image of `size` bytes: ten times what a slow machine needs."""
         return cls(cpu=120 + size // (10 * MIB), wall=600 + size // (2 * MIB))
+
+
+def is_whole_disk(file: Path) -> bool:
+    """Whether a file of a vmdk stands for a disk by itself, whatever its name looks like."""
+    with opened([file]) as (image,):
+        return vmdk.is_whole_disk(image)
 
 
 def vet(files: Sequence[Path]) -> GuestImage:
@@ -166,6 +172,9 @@ def _describe(image: GuestImage, folder: Path) -> str:
             start.write(image.header)
     for number, file in enumerate(image.files):
         (folder / vmdk.extent_name(number)).symlink_to(file.resolve())
+    if image.zeros:
+        with (folder / ZEROS).open("xb") as hole:
+            hole.truncate(image.zeros)
     descriptor = folder / "disk.vmdk"
     descriptor.write_text(image.descriptor)
     return _options("vmdk", descriptor)
