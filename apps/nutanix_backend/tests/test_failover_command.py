@@ -24,7 +24,8 @@ from vm_replica.failover import ledger, stored
 from vm_replica.failover.transitions import State
 from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
 from vm_replica.status import Level, statuses
-from vm_replica.store.replica import Limits, Store
+from vm_replica.store.admission import Limits
+from vm_replica.store.replica import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

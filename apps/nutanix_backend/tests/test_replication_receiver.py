@@ -32,7 +32,9 @@ from vm_replica.protocol.channel import Patience
 from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
 from vm_replica.receiver import Options, Receiver
 from vm_replica.store import spool
-from vm_replica.store.replica import Limits, Retention, Store
+from vm_replica.store.admission import Limits
+from vm_replica.store.replica import Store
+from vm_replica.store.retention import Retention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -28,9 +28,10 @@ from hypothesis import strategies as st
 from phcbt01.testing import MemoryTarget, encode
 from vm_replica.errors import Code, CycleRefused, ReplicaDamaged, StoreError
 from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
-from vm_replica.store import replica as replicas
-from vm_replica.store import spool, undo
-from vm_replica.store.replica import Limits, Retention, Store
+from vm_replica.store import commit, spool, undo
+from vm_replica.store.admission import Limits
+from vm_replica.store.replica import Store
+from vm_replica.store.retention import Retention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -439,7 +440,7 @@ class Disk:
         trees.rmtree = self._remove_tree
         for module in (durable._files, spool, undo, phcbt01.files):
             monkeypatch.setattr(module, "os", layer)
-        for module in (spool, replicas):
+        for module in (spool, commit):
             monkeypatch.setattr(module, "shutil", trees)
 
     def order(self, fatal: int) -> None:

@@ -25,7 +25,9 @@ from vm_replica.protocol.channel import parse_address
 from vm_replica.protocol.wire import PORT
 from vm_replica.receiver import Options, Receiver
 from vm_replica.status import Level
-from vm_replica.store.replica import Limits, Retention, Store
+from vm_replica.store.admission import Limits
+from vm_replica.store.replica import Store
+from vm_replica.store.retention import Retention
 
 if TYPE_CHECKING:
     import argparse

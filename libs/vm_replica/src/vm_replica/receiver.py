@@ -22,7 +22,7 @@ from command_line.text import with_notes
 from vm_replica.errors import Code, CycleRefused, ProtocolBroken, ReplicationError, StoreError
 from vm_replica.protocol import allowed, channel, wire
 from vm_replica.protocol import manifest as manifests
-from vm_replica.store.replica import Retention
+from vm_replica.store.retention import Retention
 
 if TYPE_CHECKING:
     from collections.abc import Callable
