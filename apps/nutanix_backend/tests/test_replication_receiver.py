@@ -215,7 +215,7 @@ def wait_until_free(session: Channel, manifest: CycleManifest) -> None:
 
 
 def test_older_points_are_dropped_by_the_receiver(start: Callable[..., Site]) -> None:
-    site = start(retention=Retention(count=2))
+    site = start(retention=Retention(count=2, protect=0, hours=0, days=0))
     base = ""
     with site.connect(site.source("source", VM)) as session:
         for number in range(1, 6):

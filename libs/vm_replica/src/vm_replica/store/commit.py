@@ -8,13 +8,11 @@ the undo deltas are discarded and the spool stays, to be gone on with; after it,
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from typing import TYPE_CHECKING
 
 import attrs
 import durable
-from durable import records
 
 from vm_replica.errors import CycleRefused, StoreError
 from vm_replica.store import spool, trouble, undo
@@ -25,8 +23,9 @@ from vm_replica.store.catalog import (
     ReplicaState,
     StoredDisk,
     Undo,
-    is_point,
 )
+from vm_replica.store.records import discard_points_from, save, save_point
+from vm_replica.store.rollback import finish_roll_back
 from vm_replica.store.spool import Spool
 
 if TYPE_CHECKING:
@@ -80,12 +79,13 @@ class Commit:
         for disk in manifest.disks:
             prepared = self._prepare(disk, current, folder)
             undos += [prepared.undo] if prepared.undo else []
-            disks.append(StoredDisk(disk.disk_id, disk.index, disk.size, prepared.content))
+            share = self._share(disk, prepared.rewritten) if prepared.rewritten else 0
+            disks.append(StoredDisk(disk.disk_id, disk.index, disk.size, prepared.content, share))
         if current:
             kept = {disk.disk_id for disk in manifest.disks}
             retired = tuple(d.disk_id for d in current.disks if d.disk_id not in kept)
             record = PointRecord(SCHEMA, current, tuple(undos), retired)
-            durable.replace(folder / "point.json", records.dump(record))
+            save_point(self._files, record)
         return Generation(
             state.number + 1, int(time.time()), manifest.encode().decode(), tuple(disks)
         )
@@ -101,9 +101,17 @@ class Commit:
             self._tick,
         )
 
+    def _share(self, disk: CycleDisk, rewritten: int) -> int:
+        """Percent of what the image holds; a file system may tell less than that."""
+        held = self._files.image(disk.disk_id).stat().st_blocks * 512
+        return min(100 * rewritten // max(held, rewritten), 100)
+
 
 def recover(files: ReplicaFolder, state: ReplicaState, tick: Callable[[], None]) -> None:
     """Bring the replica to a committed generation after a crash; raise StoreError, OSError."""
+    if state.rolling:
+        finish_roll_back(files, state, tick)
+        return
     found = Spool.load(files.incoming)
     if state.applying:
         if not found or found.manifest != state.applying.manifest:
@@ -118,11 +126,6 @@ def recover(files: ReplicaFolder, state: ReplicaState, tick: Callable[[], None])
     discard_points_from(files, state.number)
     if found and state.current and found.manifest == state.current.manifest:
         spool.drop(files.incoming)
-
-
-def save(files: ReplicaFolder, state: ReplicaState) -> None:
-    """Replace replica.json, durably; OSError."""
-    durable.replace(files.state_path, records.dump(state))
 
 
 def _apply(
@@ -153,24 +156,3 @@ def _finish(files: ReplicaFolder, state: ReplicaState, generation: Generation) -
         spool.drop(files.incoming)
     except OSError as error:  # the next start finds that it was committed, and drops it
         log.warning("what was received of %s stays for now: %s", files.name, error)
-
-
-# --- the folders of older generations -------------------------------------------------------------
-
-
-def discard_points_from(files: ReplicaFolder, number: int) -> None:
-    """Drop what was prepared for a cycle that was not committed, or not dropped completely."""
-    for path in files.points.glob("*"):
-        is_older = path.name.isdecimal() and int(path.name) < number
-        if is_older and is_point(path):
-            continue
-        if not is_older and any(path.glob("*.raw")):  # an image only gets there after the mark
-            raise StoreError(f"{path} holds an image that belongs to no generation: look at it")
-        drop_point(path)
-
-
-def drop_point(folder: Path) -> None:
-    """Drop the folder of a point. Its record goes first: without it the rest means nothing."""
-    if is_point(folder):
-        durable.remove(folder / "point.json")
-    shutil.rmtree(folder)

@@ -13,9 +13,12 @@ which older ones are kept.
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -26,11 +29,13 @@ from durable.names import component
 
 from vm_replica.errors import Code, CycleRefused, ReplicaDamaged, StoreError
 from vm_replica.protocol import manifest as manifests
-from vm_replica.store import admission, commit, spool, trouble, undo
-from vm_replica.store.admission import Limits, Offer, Room
+from vm_replica.store import admission, commit, rollback, spool, thinning, trouble, undo
+from vm_replica.store.accounts import Accounts
+from vm_replica.store.admission import Limits, Offer, Room, nothing
 from vm_replica.store.catalog import SCHEMA, ReplicaFolder, ReplicaState, Role
 from vm_replica.store.commit import Commit
 from vm_replica.store.points import PointReader
+from vm_replica.store.records import save
 from vm_replica.store.retention import superfluous
 from vm_replica.store.spool import Spool
 
@@ -41,13 +46,10 @@ if TYPE_CHECKING:
     import phcbt01
 
     from vm_replica.protocol.manifest import CycleManifest
+    from vm_replica.store.accounts import Booking
     from vm_replica.store.catalog import Generation, Trouble, Undo
     from vm_replica.store.retention import Retention
     from vm_replica.store.spool import DiskSpool
-
-
-def _nothing() -> None:
-    return None
 
 
 class Store:
@@ -57,13 +59,14 @@ class Store:
         """Use the store in `root`."""
         self.root = root
         self.limits = limits or Limits()
+        self._accounts = Accounts(root)
 
     def replica(self, cluster: str, vm_id: str) -> Replica:
         """The replica of a VM, which may be empty; raise StoreError for an impossible name."""
         if not manifests.is_cluster(cluster) or not manifests.is_vm_id(vm_id):
             raise StoreError("no replica can have this name")
         folder = self.root / "replicas" / component(cluster) / vm_id
-        return Replica(ReplicaFolder(folder, cluster, vm_id), self.limits)
+        return Replica(ReplicaFolder(folder, cluster, vm_id), self.limits, self._accounts)
 
     def replicas(self) -> list[Replica]:
         """All that are there, in the order of their names."""
@@ -84,10 +87,11 @@ class Store:
 class Replica:
     """One replica. Every call looks at the disk anew: other processes may work on it too."""
 
-    def __init__(self, files: ReplicaFolder, limits: Limits) -> None:
+    def __init__(self, files: ReplicaFolder, limits: Limits, accounts: Accounts) -> None:
         """Use the replica in a folder, which need not be there."""
         self.files = files
         self._limits = limits
+        self.accounts = accounts
 
     @property
     def name(self) -> str:
@@ -122,7 +126,7 @@ class Replica:
         generation: int,
         disk_id: str,
         target: Path | phcbt01.Target,
-        tick: Callable[[], None] = _nothing,
+        tick: Callable[[], None] = nothing,
     ) -> None:
         """Write a disk of a generation to a target that reads as zeros, or to a new file.
 
@@ -132,7 +136,7 @@ class Replica:
         with self.reader(generation, disk_id) as reader:
             reader.copy(target, tick)
 
-    def verify(self, generation: int, tick: Callable[[], None] = _nothing) -> None:
+    def verify(self, generation: int, tick: Callable[[], None] = nothing) -> None:
         """Read a generation again and compare it with what was committed; raise ReplicaDamaged.
 
         Of an older one also what leads back to it, byte by byte.
@@ -147,7 +151,7 @@ class Replica:
 
     def _verify_undo(self, generation: int, made: Undo, tick: Callable[[], None]) -> None:
         with self.files.explained():
-            found = undo.digest(self.files.undo(generation, made.disk_id), tick)
+            found = undo.digest(self.files.undo(generation, made), tick)
         if found != (made.stream_bytes, made.digest):
             raise ReplicaDamaged(
                 f"the way back to generation {generation} of {self.name} is damaged: disk "
@@ -181,13 +185,13 @@ class Replica:
     def adopt(self, source: str) -> None:
         """Let the replica belong to another source; raise StoreError."""
         with self._locked() as state:
-            commit.save(self.files, attrs.evolve(state, source=source))
+            save(self.files, attrs.evolve(state, source=source))
 
     def _change_role(self, role: Role, reason: str) -> None:
         with self._locked() as state:
             if state.role is Role.CLOSED and role is not Role.CLOSED:
                 raise StoreError(f"the replica {self.name} is closed: it takes no cycle ever again")
-            commit.save(self.files, attrs.evolve(state, role=role, reason=reason))
+            save(self.files, attrs.evolve(state, role=role, reason=reason))
 
     # --- cycles
 
@@ -196,29 +200,77 @@ class Replica:
         _raise(admission.refuse_source(self.name, source, self.state()))
 
     def begin_cycle(
-        self, manifest: CycleManifest, source: str, tick: Callable[[], None] = _nothing
+        self,
+        manifest: CycleManifest,
+        source: str,
+        tick: Callable[[], None] = nothing,
+        permit: Callable[[], None] = nothing,
     ) -> IncomingCycle:
         """Take a cycle; close() what is returned. What was received of it before stays.
 
-        Raises CycleRefused, with nothing written, or StoreError.
+        `permit` raises CycleRefused when the source may not write here any more: it is asked again
+        at each disk and at the commit. Raises CycleRefused, with nothing written, or StoreError.
         """
-        offer = Offer(manifest, source, self.files.cluster, self.files.vm_id)
-        self._refuse(offer)
+        offer = Offer(manifest, source, self.files.cluster, self.files.vm_id, permit)
+        self._refuse(offer, self.state())
         with self.files.explained():
             durable.make_folder(self.files.path)
             lock = self.files.lock("session", wait=False)
         if lock is None:
             raise CycleRefused(Code.BUSY, f"another session is sending a cycle of {self.name}")
         try:
-            arrived = self._open_spool(offer, tick)
-            self._resume(arrived, tick)
-            return IncomingCycle(self, arrived, offer, lock)
+            return self._begin(offer, lock, tick)
         except BaseException:
             os.close(lock)
             raise
 
+    def _begin(self, offer: Offer, lock: int, tick: Callable[[], None]) -> IncomingCycle:
+        with self.files.explained(), self.held():
+            offer.permit()
+            booking = self._take(offer, tick)
+            try:
+                arrived = self._open_spool(offer, tick)
+            except BaseException:
+                self.accounts.release(booking)
+                raise
+        arrived.booking = booking
+        return IncomingCycle(self, arrived, offer, lock)
+
+    def _take(self, offer: Offer, tick: Callable[[], None]) -> Booking:
+        """Decide for good, and promise the cycle what it may write."""
+        state = self.state()
+        with self.accounts.deciding:
+            room = self._refuse(offer, state)
+            needed = admission.needed(offer.manifest, state, room)
+            booking = self.accounts.book(needed - self._arrived(offer.manifest))
+        try:
+            if state is None:
+                state = _empty(offer)
+                save(self.files, state)
+            commit.recover(self.files, state, tick)
+        except BaseException:
+            self.accounts.release(booking)
+            raise
+        return booking
+
+    def _arrived(self, manifest: CycleManifest) -> int:
+        """Bytes that are here already of this very cycle."""
+        found = self.resumable()
+        return sum(found.durable_bytes.values()) if found and found.manifest == manifest else 0
+
+    def _open_spool(self, offer: Offer, tick: Callable[[], None]) -> Spool:
+        arrived = Spool.load(self.files.incoming)
+        if arrived is None or arrived.manifest != offer.manifest:
+            return Spool.create(self.files.incoming, offer.manifest, offer.source)
+        try:
+            arrived.prepare(tick)
+        except CycleRefused:
+            spool.drop(self.files.incoming)
+            raise
+        return arrived
+
     def commit(
-        self, arrived: Spool, offer: Offer, digest: str, tick: Callable[[], None] = _nothing
+        self, arrived: Spool, offer: Offer, digest: str, tick: Callable[[], None] = nothing
     ) -> int:
         """Make the cycle the current generation, durably; its number.
 
@@ -230,82 +282,112 @@ class Replica:
         if missing := arrived.missing:
             raise CycleRefused(Code.NOT_READY, f"disk {missing[0]} has not arrived completely")
         with self._locked() as state:
-            if state.applying:
+            if not state.is_whole:
                 raise StoreError(f"the replica {self.name} must be recovered first")
+            offer.permit()
             _raise(admission.refuse_source(self.name, offer.source, state))
             _raise(admission.refuse_order(offer, state, self._digests()))
             return Commit(self.files, arrived, tick).run(state).number
 
-    def recover(self, tick: Callable[[], None] = _nothing) -> None:
+    def recover(self, tick: Callable[[], None] = nothing) -> None:
         """Bring the replica to a committed generation after a crash; raise StoreError."""
         with self._locked() as state:
             commit.recover(self.files, state, tick)
 
-    def _refuse(self, offer: Offer) -> None:
-        state = self.state()
-        _raise(admission.refuse(offer, state, self._digests(), self._limits, self._room()))
+    def _refuse(self, offer: Offer, state: ReplicaState | None) -> Room:
+        """Raise CycleRefused, or tell what room there is for the cycle."""
+        room = self._room(offer, state)
+        limits, digests = self._limits, self._digests()
+        _raise(admission.refuse(offer, state, digests, limits, room, time.time()))
+        return room
 
     def _digests(self) -> frozenset[str]:
         return frozenset(point.digest for point in self.points())
 
-    def _room(self) -> Room:
+    def _room(self, offer: Offer, state: ReplicaState | None) -> Room:
         held = self.resumable()
         path = self.files.path
         while not path.exists():
             path = path.parent
+        replicas, used = 0, 0
+        if state is None or self._limits.quota:
+            replicas, used = self.accounts.of_source(offer.source, measure=self._limits.quota > 0)
         with self.files.explained():
             status = os.statvfs(path)
-        return Room(
-            free=status.f_bavail * status.f_frsize,
-            held=sum(held.durable_bytes.values()) if held else 0,
-        )
+            return Room(
+                free=status.f_bavail * status.f_frsize,
+                held=sum(held.durable_bytes.values()) if held else 0,
+                booked=self.accounts.booked(),
+                block=status.f_frsize,
+                allocated=self._allocated(state),
+                takes_file=_takes_file(path, max(disk.size for disk in offer.manifest.disks)),
+                used=used,
+                replicas=replicas,
+            )
 
-    def _open_spool(self, offer: Offer, tick: Callable[[], None]) -> Spool:
-        with self.files.explained(), self._held():
-            state = self.state()
-            if state is None:
-                state = _empty(offer)
-                commit.save(self.files, state)
-            commit.recover(self.files, state, tick)
-            self._refuse(offer)
-            found = Spool.load(self.files.incoming)
-            if found and found.manifest == offer.manifest:
-                return found
-            return Spool.create(self.files.incoming, offer.manifest, offer.source)
-
-    def _resume(self, arrived: Spool, tick: Callable[[], None]) -> None:
-        with self.files.explained():
-            try:
-                arrived.prepare(tick)
-            except CycleRefused:
-                spool.drop(self.files.incoming)
-                raise
+    def _allocated(self, state: ReplicaState | None) -> dict[str, int]:
+        """Bytes that the image of each disk takes."""
+        current = state.current if state else None
+        found = {}
+        for disk in current.disks if current else ():
+            with suppress(FileNotFoundError):
+                found[disk.disk_id] = self.files.image(disk.disk_id).stat().st_blocks * 512
+        return found
 
     # --- points
 
-    def prune(self, retention: Retention, now: float | None = None) -> list[int]:
-        """Drop the generations that need not be kept, oldest first; their numbers.
+    def prune(
+        self, retention: Retention, now: float | None = None, tick: Callable[[], None] = nothing
+    ) -> list[int]:
+        """Drop the generations that need not be kept; their numbers, oldest first.
 
-        While a point is being read nothing is dropped. Raises StoreError.
+        While a point is being read nothing is dropped. Raises StoreError, ReplicaDamaged.
         """
         with self._locked() as state:
             lock = self.files.lock("points", wait=False)
-            if lock is None:
+            if lock is None or not state.is_whole:
                 return []
             try:
-                numbers = self.files.numbers(state)
-                older = [self.files.point(number).generation for number in numbers]
-                doomed = superfluous(older, retention, time.time() if now is None else now)
-                for number in doomed:
-                    commit.drop_point(self.files.point_path(number))
-                return doomed
+                older = [self.files.point(number) for number in self.files.numbers(state)]
+                doomed = superfluous(
+                    [record.generation for record in older],
+                    retention,
+                    time.time() if now is None else now,
+                )
+                return thinning.drop(self.files, older, set(doomed), tick)
             finally:
                 os.close(lock)
+
+    def roll_back(self, generation: int, tick: Callable[[], None] = nothing) -> None:
+        """Make an older generation the current one, and drop the newer ones, for good.
+
+        The generation is proven first. Nobody may be sending a cycle or reading a point. Raises
+        StoreError, ReplicaDamaged.
+        """
+        state = self.files.existing()
+        if generation == state.number and state.is_whole:
+            raise StoreError(f"generation {generation} of {self.name} is the current one")
+        self.verify(generation, tick)
+        with self._alone() as state:
+            rollback.roll_back(self.files, state, generation, tick)
+
+    def drop(self) -> None:
+        """Remove the replica with all its points, also one that cannot be recovered.
+
+        Nobody may be sending a cycle or reading a point. Raises StoreError.
+        """
+        with self.files.explained(), self._alone_in_folder():
+            trash = self.files.path.parents[2] / "dropped"
+            durable.make_folder(trash)
+            gone = trash / f"{self.files.vm_id}.{time.time_ns()}"
+            durable.rename(self.files.path, gone)
+            durable.sync_folder(self.files.path.parent)
+            shutil.rmtree(gone)
 
     # --- locks
 
     @contextmanager
-    def _held(self) -> Iterator[None]:
+    def held(self) -> Iterator[None]:
         """Hold the replica against all other changes; OSError."""
         descriptor = self.files.lock("state")
         try:
@@ -318,8 +400,31 @@ class Replica:
     def _locked(self) -> Iterator[ReplicaState]:
         """Hold an existing replica against all other changes; StoreError."""
         self.files.existing()
-        with self.files.explained(), self._held():
+        with self.files.explained(), self.held():
             yield self.files.existing()
+
+    @contextmanager
+    def _alone(self) -> Iterator[ReplicaState]:
+        """Hold an existing replica against sources and readers too; StoreError."""
+        self.files.existing()
+        with self.files.explained(), self._alone_in_folder():
+            yield self.files.existing()
+
+    @contextmanager
+    def _alone_in_folder(self) -> Iterator[None]:
+        if not self.files.path.is_dir():
+            raise StoreError(f"there is no replica {self.name}")
+        with ExitStack() as stack:
+            for name, who in (
+                ("session", "a source is sending a cycle of"),
+                ("points", "a restore point is being read of"),
+                ("state", "another command or the receiver is changing"),
+            ):
+                descriptor = self.files.lock(name, wait=False)
+                if descriptor is None:
+                    raise StoreError(f"{who} {self.name}: wait for its end, then try again")
+                stack.callback(os.close, descriptor)
+            yield
 
 
 class IncomingCycle(Closable):
@@ -343,9 +448,11 @@ class IncomingCycle(Closable):
 
         Raises CycleRefused, and so do its methods; OSError.
         """
+        with self.replica.held():
+            self._offer.permit()
         return self._arrived.open_disk(disk_id, offset)
 
-    def commit(self, digest: str, tick: Callable[[], None] = _nothing) -> int:
+    def commit(self, digest: str, tick: Callable[[], None] = nothing) -> int:
         """Make the cycle the current generation; see Replica.commit."""
         return self.replica.commit(self._arrived, self._offer, digest, tick)
 
@@ -354,6 +461,7 @@ class IncomingCycle(Closable):
         if self._lock >= 0:
             lock, self._lock = self._lock, -1
             os.close(lock)
+            self.replica.accounts.release(self._arrived.booking)
 
 
 def _empty(offer: Offer) -> ReplicaState:
@@ -368,6 +476,18 @@ def _empty(offer: Offer) -> ReplicaState:
         current=None,
         applying=None,
     )
+
+
+def _takes_file(folder: Path, size: int) -> bool:
+    """Whether a file below a folder may have this size in bytes; OSError."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            os.ftruncate(file.fileno(), size)
+        except OSError as error:
+            if error.errno in {errno.EFBIG, errno.EINVAL}:
+                return False
+            raise
+    return True
 
 
 def _raise(refused: CycleRefused | None) -> None:
