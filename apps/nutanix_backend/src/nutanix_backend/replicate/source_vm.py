@@ -106,28 +106,3 @@ class PrismSource:
         )
         points.delete(point.ext_id)
         return int(point.created.timestamp())
-
-
-@attrs.frozen
-class NoSource:
-    """In place of a source of which we know no Prism."""
-
-    def refuse_unfit(self) -> None:
-        """Say what is missing."""
-        raise FailoverRefused("the source is to be shut down: say --source prism=... to reach it")
-
-    def is_on(self) -> bool:
-        """Never asked."""
-        raise NotImplementedError
-
-    def shut_down(self) -> None:
-        """Never asked."""
-        raise NotImplementedError
-
-    def last_cycle(self) -> None:
-        """Never asked."""
-        raise NotImplementedError
-
-    def power_on(self) -> None:
-        """Fail: it was shut down by us, and stays off."""
-        raise FailoverFailed("the source is off: say --source prism=... to have it switched on")
