@@ -73,16 +73,6 @@ class Store:
         paths = sorted((self.root / "replicas").glob("*/*/replica.json"))
         return [self.replica(unquote(p.parent.parent.name), p.parent.name) for p in paths]
 
-    def recover(self) -> list[str]:
-        """Recover every replica, and say what could not be; for the start of a receiver."""
-        problems = []
-        for replica in self.replicas():
-            try:
-                replica.recover()
-            except (StoreError, ReplicaDamaged) as error:
-                problems.append(f"{replica.name}: {error}")
-        return problems
-
 
 class Replica:
     """One replica. Every call looks at the disk anew: other processes may work on it too."""
