@@ -87,7 +87,8 @@ def program(argv: list[str]) -> int:
 def receive(order: dict[str, Any]) -> int:
     """Be a receiver; it keeps every point of the last day."""
     from vm_replica.receiver import Receiver  # noqa: PLC0415 - see main
-    from vm_replica.store.replica import Limits, Store  # noqa: PLC0415
+    from vm_replica.store.admission import Limits  # noqa: PLC0415
+    from vm_replica.store.replica import Store  # noqa: PLC0415
 
     store = Store(Path(order["store"]), Limits(reserve=0))
     Receiver(store, Path(order["identity"]), ("127.0.0.1", order["port"])).serve()

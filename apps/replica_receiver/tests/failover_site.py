@@ -12,7 +12,8 @@ from phcbt01.testing import encode
 from replica_receiver.__main__ import command_line
 from vm_config.ahv_record import ConfigDisk, VmConfig
 from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
-from vm_replica.store.replica import Limits, Store
+from vm_replica.store.admission import Limits
+from vm_replica.store.replica import Store
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from vm_replica.errors import CycleRefused, PeerRefused
 from vm_replica.protocol import tls
 from vm_replica.receiver import Receiver
 from vm_replica.store.access import make_store
-from vm_replica.store.replica import Limits
+from vm_replica.store.admission import Limits
 
 from libs.vm_replica.tests.receiver_site import SIZE, VM, Site, cycle_of, offer, opened, send
 

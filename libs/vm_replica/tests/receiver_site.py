@@ -103,7 +103,8 @@ def send(session: Channel, manifest: CycleManifest, stream: bytes) -> int:
     """A whole cycle; the generation."""
     opened(session, manifest.vm_id)
     offer(session, manifest)
-    session.send(wire.Disk("d", 0), wire.Data(stream), wire.EndOfDisk())
+    pieces = (wire.Data(stream[at : at + 900_000]) for at in range(0, len(stream), 900_000))
+    session.send(wire.Disk("d", 0), *pieces, wire.EndOfDisk())
     session.expect(wire.Stored)
     session.send(wire.Commit(manifest.digest()))
     return session.expect(wire.Committed).generation

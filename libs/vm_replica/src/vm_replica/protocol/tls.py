@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import datetime as dt
 import hashlib
 import os
@@ -256,6 +257,37 @@ def server_context(folder: Path) -> ssl.SSLContext:
     return context
 
 
+class Trust:
+    """The receiver's context, made anew only when the files that it is made of have changed."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use the identity and the peers in a folder."""
+        self._folder = folder
+        self._version: tuple[object, ...] = ()
+        self._context: ssl.SSLContext | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """The context as of now; raise IdentityError."""
+        version = _version(self._folder)
+        if self._context is None or version != self._version:
+            self._context, self._version = server_context(self._folder), version
+        return self._context
+
+
+def _version(folder: Path) -> tuple[object, ...]:
+    """What changes when one of the files of a context does."""
+    found: list[object] = []
+    for name in ("key.pem", "certificate.pem", "ca.pem", "crl.pem"):
+        with contextlib.suppress(FileNotFoundError):
+            status = (folder / name).stat()
+            found.append((name, status.st_ino, status.st_mtime_ns, status.st_size))
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder / "peers") as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            status = entry.stat()
+            found.append((entry.name, status.st_ino, status.st_mtime_ns, status.st_size))
+    return tuple(found)
+
+
 def client_context(folder: Path) -> ssl.SSLContext:
     """The source's. With a CA the name of the host counts; else the fingerprint, afterwards."""
     context = _context(folder, ssl.PROTOCOL_TLS_CLIENT)
@@ -306,9 +338,16 @@ def identify(connection: ssl.SSLSocket, folder: Path) -> Peer:
     if not certificate:
         raise PeerRefused("the peer has shown no certificate")
     found = Peer(fingerprint(certificate), _common_name(connection))
-    if not uses_ca(folder) and found.fingerprint not in peers(folder):
-        raise PeerRefused(f"the certificate {found.fingerprint} is not one that we are paired with")
+    if reason := distrusted(folder, found.fingerprint):
+        raise PeerRefused(reason)
     return found
+
+
+def distrusted(folder: Path, found: str) -> str:
+    """Why a certificate that TLS has accepted is not trusted; empty if it is."""
+    if not uses_ca(folder) and not _peer_path(folder, found).exists():
+        return f"the certificate {found} is not one that we are paired with"
+    return ""
 
 
 def _common_name(connection: ssl.SSLSocket) -> str:
