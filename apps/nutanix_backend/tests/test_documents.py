@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from nutanix_backend.settings.parameters import BY_NAME, TABLE, Kind, parse
+from nutanix_backend.settings.parameters import parse
+from nutanix_backend.settings.table import BY_NAME, TABLE, Kind
 from ptcomm import Level
 
 if TYPE_CHECKING:

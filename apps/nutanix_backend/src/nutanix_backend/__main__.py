@@ -28,6 +28,16 @@ def main() -> int:
 
 
 def _command(arguments: list[str]) -> int:
+    from nutanix_backend.errors import ParameterError  # noqa: PLC0415
+    from nutanix_backend.settings import parameters, places, secrecy  # noqa: PLC0415
+
+    secrecy.keep_memory_private()
+    os.environ[places.STARTED_BY] = places.COMMAND_LINE
+    try:
+        parameters.refuse_secrets(arguments)
+    except ParameterError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     args = command_line().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = args.run
     return run(args)

@@ -202,6 +202,7 @@ def _source(
 
 
 def _settings(words: Sequence[str]) -> Settings:
+    parameters.refuse_secrets(words)
     return parameters.parse(_pairs(words).items())
 
 

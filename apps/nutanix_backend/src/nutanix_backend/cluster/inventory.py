@@ -11,7 +11,7 @@ from durable.names import component
 
 from nutanix_backend import names
 from nutanix_backend.errors import ParameterError, SelectionError
-from nutanix_backend.settings.parameters import require_connection
+from nutanix_backend.settings.parameters import prism_host, require_connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,9 +35,7 @@ class Source:
 def connect(settings: Settings) -> prism_client.PrismClient:
     """Connect to Prism as the settings say; raise ParameterError or PrismError."""
     require_connection(settings)
-    host, _, port = settings.prism.partition(":")
-    if port and not port.isdecimal():
-        raise ParameterError(f"prism={settings.prism} is not host or host:port")
+    host, port = prism_host(settings)
     credentials = (
         prism_client.ApiKey(settings.api_key)
         if settings.api_key
@@ -48,7 +46,7 @@ def connect(settings: Settings) -> prism_client.PrismClient:
         fingerprint=settings.fingerprint or None,
         insecure=settings.prism_insecure,
     )
-    endpoint = prism_client.Endpoint(host, int(port or 9440))
+    endpoint = prism_client.Endpoint(host, port)
     return prism_client.connect(endpoint, credentials, trust, timeout=settings.timeout)
 
 
