@@ -294,7 +294,7 @@ def test_a_secret_on_a_command_line_is_refused(name: str) -> None:
     refuse_secrets(["job", "--name", name, f"{name}_file=/x", "config_file=/x"])
     for command in (["doctor"], ["sweep"], ["job", "query", "--name", "n"], ["replicate"]):
         words = [*BACKEND, *command, f"{name}=hush-hush"]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 2
         assert "can be read by every user of this host" in done.stderr
         assert "hush-hush" not in done.stdout + done.stderr
@@ -312,7 +312,7 @@ def test_secrets_are_taken_out_of_messages_and_logs(caplog: pytest.LogCaptureFix
     hidden = Secrets(settings)
     assert hidden.hide("said '  hush-hush ', and hush-hush") == "said '(hidden)', and (hidden)"
     try:
-        raise ValueError("it was hush-hush")
+        int("it was hush-hush")
     except ValueError:
         record = logging.LogRecord(
             "x", logging.ERROR, "x.py", 1, "with %s", ("hush-hush",), sys.exc_info()

@@ -353,7 +353,8 @@ def config_of(lab: Lab, folder: Path) -> Path:
 @pytest.mark.parametrize("call", ["PUT */images/*/file", "POST */ahv/config/vms"])
 def test_killed_on_the_way_to_a_cluster(site: Site, lab: Lab, call: str) -> None:
     """Recovery finds what the killed process was making, by its journal and by its key."""
-    target = ["--target", f"config_file={config_of(lab, site.root)}"]
+    parameters = (f"config_file={config_of(lab, site.root)}", "restore_via=image")
+    target = [word for parameter in parameters for word in ("--target", parameter)]
     before = len(lab.requests)
     lab.faults.delay(call, 1.0)
     words = ["failover", "unplanned", "--store", str(site.store), "web01", *target]

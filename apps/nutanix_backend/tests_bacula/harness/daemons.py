@@ -17,8 +17,8 @@ import socket
 import sqlite3
 import string
 import subprocess
-import tempfile
 import sys
+import tempfile
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path

@@ -7,13 +7,13 @@ and on the command line. The shim repeats them, and docs/parameters.md is render
 from __future__ import annotations
 
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 _ROW = "parameter"
 
