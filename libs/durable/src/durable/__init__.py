@@ -15,7 +15,6 @@ from durable._files import (
     replace,
     sync_folder,
 )
-
 from durable._folders import at, open_folder
 
 __version__ = "0.1.0"

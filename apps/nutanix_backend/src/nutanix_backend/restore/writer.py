@@ -58,8 +58,9 @@ def write_whole(path: Path, content: bytes) -> None:
     partial = durable.at(folder) / partial_of(path).name
     try:
         partial.unlink(missing_ok=True)
-        partial.touch(mode=0o600, exist_ok=False)
-        partial.write_bytes(content)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
+            file.write(content)
         partial.replace(partial.with_name(path.name))
     except BaseException:
         partial.unlink(missing_ok=True)
