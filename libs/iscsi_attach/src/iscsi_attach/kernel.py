@@ -29,6 +29,7 @@ from iscsi_attach.errors import (
     DeviceBusy,
     DeviceNotFound,
     IoFailed,
+    KernelUnavailable,
     LunNotFound,
     SessionLost,
     TargetInUse,
