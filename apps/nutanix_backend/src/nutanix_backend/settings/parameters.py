@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import prism_client
 
 from nutanix_backend.errors import ParameterError
 from nutanix_backend.settings import files, places, values
@@ -32,10 +31,6 @@ if TYPE_CHECKING:
 
 SENT_BY_THE_DAEMON = {"Accurate"}
 """What bacula-fd adds to the parameters by itself; it changes nothing for whole disks."""
-PORT = 9440
-"""Where Prism listens."""
-_HOST = re.compile(r"[\w.-]{1,253}")
-_PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -114,44 +109,20 @@ def for_target(settings: Settings) -> Settings:
     return attrs.evolve(settings, **changed, given={**given, **other.given})
 
 
-def prism_host(settings: Connection) -> tuple[str, int]:
-    """Host and port of Prism, in one spelling; an IPv6 address is without brackets.
-
-    Raises ParameterError when it is neither HOST, HOST:PORT, an IPv6 address nor [IPV6]:PORT.
-    """
-    text = settings.prism.strip()
+def prism_endpoint(settings: Connection) -> prism_client.Endpoint:
+    """Where Prism listens; raise ParameterError when `prism` is no address."""
     try:
-        return str(ipaddress.IPv6Address(text)), PORT
-    except ValueError:
-        pass
-    host, port = text, str(PORT)
-    if ":" in text.rpartition("]")[2]:
-        host, _, port = text.rpartition(":")
-    if not _PORT.fullmatch(port) or not 0 < int(port) < 1 << 16:
-        raise _not_an_address(settings)
-    if host.startswith("[") and host.endswith("]"):
-        try:
-            return str(ipaddress.IPv6Address(host[1:-1])), int(port)
-        except ValueError:
-            raise _not_an_address(settings) from None
-    if not _HOST.fullmatch(host):
-        raise _not_an_address(settings)
-    return host.lower().rstrip("."), int(port)
+        return prism_client.Endpoint.parse(settings.prism)
+    except ValueError as error:
+        raise ParameterError(
+            f"parameter prism: {error}: give a host name, an IPv4 or an IPv6 address; a port goes "
+            "behind a colon, with an IPv6 address in brackets, as in [fd00::10]:9440"
+        ) from error
 
 
 def prism_address(settings: Connection) -> str:
     """Prism as host:port, however it was given; empty when it was not given."""
-    if not settings.prism:
-        return f":{PORT}"
-    host, port = prism_host(settings)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _not_an_address(settings: Connection) -> ParameterError:
-    return ParameterError(
-        f"prism={settings.prism} is not host or host:port; an IPv6 address with a port is "
-        "[address]:port"
-    )
+    return prism_endpoint(settings).address if settings.prism else ""
 
 
 def _collect(items: Iterable[tuple[str, str]], place: Place) -> dict[str, list[Given]]:
