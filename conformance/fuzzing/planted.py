@@ -150,9 +150,9 @@ def names() -> None:
 
 def parameters() -> None:
     """A time that is no number is not expected."""
-    nutanix_backend.settings.parameters.READERS[
-        nutanix_backend.settings.parameters.Kind.SECONDS
-    ] = lambda _, text: float(text)
+    nutanix_backend.settings.values.READERS[nutanix_backend.settings.table.Kind.SECONDS] = (
+        lambda _, text: float(text)
+    )
 
 
 def readers() -> None:

@@ -66,11 +66,15 @@ class Site:
                 disk.seek(number * MIB)
                 disk.write(os.urandom(8 * MIB))
         self.entry = entry_of(self.image)
-        self.parameters = (
+        connection = (
             ("prism", self.lab.pc_host), ("user", self.lab.user), ("password", self.lab.password),
             ("ca", str(self.lab.ca_file)), ("state_dir", str(folder / "state")),
             ("transport", "userspace"),
         )  # fmt: skip
+        config = folder / "prism.conf"
+        config.touch(mode=0o600)
+        config.write_text("".join(f"{name} = {text}\n" for name, text in connection))
+        self.parameters = (("config_file", str(config)),)
         self.client = stack.enter_context(connect(parse(self.parameters)))
         self.intents = stack.enter_context(
             journal.opened(folder / "journal", "bench", self.lab.pc_host)
@@ -85,7 +89,13 @@ class Site:
 
     def run(self, *parameters: tuple[str, str]) -> jobs.Settings:
         """What a job of the runner needs."""
-        command = (sys.executable, "-m", "nutanix_backend")
+        command = (
+            "env",
+            "PODHEITOR_STARTED_BY=command-line",
+            sys.executable,
+            "-m",
+            "nutanix_backend",
+        )
         given = (*self.parameters, *parameters)
         return jobs.Settings(command, given, self.folder / "working", Silent(), 600.0)
 

@@ -295,11 +295,13 @@ def connect(lab: Lab, clock: ShortPauses) -> pc.PrismClient:
 
 
 def parameters_of(lab: Lab, root: Path) -> tuple[tuple[str, str], ...]:
+    config = root / "prism.conf"
+    config.touch(mode=0o600)
+    config.write_text(
+        f"prism={lab.pc_host}\nuser={lab.user}\npassword={lab.password}\nca={lab.ca_file}\n"
+    )
     return (
-        ("prism", lab.pc_host),
-        ("user", lab.user),
-        ("password", lab.password),
-        ("ca", str(lab.ca_file)),
+        ("config_file", str(config)),
         ("state_dir", str(root / "state")),
         ("transport", "userspace"),
     )

@@ -459,11 +459,14 @@ class Site:
         identity = self.state_dir / "identity"
         if not identity.exists():
             shutil.copytree(self.receiver.source, identity)
+        config = self.state_dir / "prism.conf"
+        config.touch(mode=0o600)
+        config.write_text(
+            f"prism = {self.lab.pc_host}\nuser = {self.lab.user}\n"
+            f"password = {self.lab.password}\nca = {self.lab.ca_file}\n"
+        )
         return {
-            "prism": self.lab.pc_host,
-            "user": self.lab.user,
-            "password": self.lab.password,
-            "ca": self.lab.ca_file,
+            "config_file": config,
             "state_dir": self.state_dir,
             "transport": "userspace",
             "replicate_to": self.receiver.address,

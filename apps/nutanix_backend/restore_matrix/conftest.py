@@ -201,6 +201,7 @@ class Bench:
             f"prism={other.pc_host}\nuser={other.user}\npassword={other.password}\n"
             f"ca={other.ca_file}\ntransport=userspace\n"
         )
+        self.config.chmod(0o600)
         files = root / "files"
         files.mkdir()
         self.content = files / "content"

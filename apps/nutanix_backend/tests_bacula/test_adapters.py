@@ -103,6 +103,7 @@ class Machine:
 @pytest.fixture
 def conf(site: Site, daemons: Daemons) -> Iterator[Path]:
     """The file that tells the adapters where to go: the lab's cluster."""
+    daemons.adapter_conf.touch(mode=0o600)
     daemons.adapter_conf.write_text(site.config_file.read_text())
     yield daemons.adapter_conf
     daemons.adapter_conf.unlink()

@@ -57,14 +57,31 @@ def cancel_on_signal() -> None:
 def _converse(endpoint: Endpoint) -> None:
     endpoint.expect(PluginHello)
     endpoint.send(BackendHello())
+    from nutanix_backend.settings import secrecy  # noqa: PLC0415 - see _job
+
+    secrecy.keep_memory_private()
     info = endpoint.expect(ptcomm.Job)
     endpoint.send(Ack())
     from nutanix_backend import adapter  # noqa: PLC0415 - see _job
 
     given = endpoint.expect(ptcomm.Parameters).items
-    settings = _settings(adapter.parameters(info.namespace, given))
-    start_log(settings)
+    settings = adapter.settings(info, given)
+    secrets = secrecy.Secrets(settings)
+    start_log(settings, secrets)
     endpoint.send(Ack())
+    try:
+        _run(endpoint, info, settings)
+    except (Cancelled, ptcomm.PtcommError):
+        raise
+    except Exception as error:
+        log.exception("the job failed")
+        _fail(endpoint, secrets.hide(_line(error)))
+
+
+def _run(endpoint: Endpoint, info: ptcomm.Job, settings: Settings) -> None:
+    """Do the job, from its start to the end of input."""
+    from nutanix_backend import adapter  # noqa: PLC0415 - see _job
+
     phase = endpoint.expect(ptcomm.Start).phase
     adapter.refuse_all_but_restores(info.namespace, phase)
     run = _job(phase, settings)
@@ -79,12 +96,6 @@ def _converse(endpoint: Endpoint) -> None:
         )
     run(context)
     _until_end(endpoint)
-
-
-def _settings(items: tuple[tuple[str, str], ...]) -> Settings:
-    from nutanix_backend.settings import parameters  # noqa: PLC0415 - see _job
-
-    return parameters.parse(items)
 
 
 def _job(phase: Phase, settings: Settings) -> Callable[[JobContext], None]:
@@ -142,7 +153,7 @@ def _line(error: Exception) -> str:
 LIBRARIES = ("prism_client", "iscsi_attach", "phcbt01", "qemu_img", "vm_config", "vm_replica")
 
 
-def start_log(settings: Settings) -> None:
+def start_log(settings: Settings, secrets: logging.Filter) -> None:
     """Log to a file in the state folder, and send there what any library writes to stderr."""
     from logging.handlers import RotatingFileHandler  # noqa: PLC0415 - see _job
 
@@ -155,6 +166,7 @@ def start_log(settings: Settings) -> None:
         raise ParameterError(
             f"state_dir {settings.state_dir} is not usable: {error.strerror}: check path and rights"
         ) from error
+    handler.addFilter(secrets)
     handler.setFormatter(
         logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
     )

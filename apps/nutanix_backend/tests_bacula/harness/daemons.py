@@ -18,6 +18,7 @@ import sqlite3
 import string
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -100,6 +101,11 @@ class Daemons:
         return self.work / "adapter.conf"
 
     @property
+    def allowed_folders(self) -> Path:
+        """The file with the folders that a plugin line may name; its folder is ours alone."""
+        return self.work / "allowed-folders"
+
+    @property
     def catalog_file(self) -> Path:
         """The Director's database."""
         return self.work / "dir" / "bacula.db"
@@ -112,6 +118,7 @@ class Daemons:
             **self.installation.environment,
             "SMALL_DISK": str(self.work / "small"),
             "PODHEITOR_ADAPTER_CONF": str(self.adapter_conf),
+            "PODHEITOR_ALLOWED_FOLDERS": str(self.allowed_folders),
         }
         with (self.work / f"{name}.out").open("ab") as output:
             self.processes[name] = subprocess.Popen(
@@ -205,6 +212,7 @@ def _lay_out(daemons: Daemons, *, tls: bool) -> None:
         text = string.Template(template.read_text()).substitute(values)
         (work / template.name).write_text(text)
     daemons.jobs_file.touch()
+    daemons.allowed_folders.write_text(f"{tempfile.gettempdir()}\n")
     schema = installation.prefix / "usr/share/dbconfig-common/data/bacula-director-sqlite3/install"
     with sqlite3.connect(daemons.catalog_file) as database:
         database.executescript((schema / "sqlite3").read_text())

@@ -136,6 +136,7 @@ class Site:
             "ca": self.lab.ca_file,
             "state_dir": self.state_dir,
         }
+        self.config_file.touch(mode=0o600)
         self.config_file.write_text("".join(f"{key} = {text}\n" for key, text in values.items()))
 
     @property

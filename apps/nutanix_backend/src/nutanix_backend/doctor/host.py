@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,6 @@ def check(settings: Settings) -> Iterator[Finding]:
     """Look at the programs and folders that jobs use, and at what past jobs have recorded."""
     yield _qemu_img()
     yield _initiator()
-    yield from _secrets(settings)
     yield _state_folder(settings.state_dir)
     yield _previous_jobs(settings.state_dir)
 
@@ -44,13 +42,6 @@ def _initiator() -> Finding:
     except iscsi_attach.LibraryMissing as error:
         return Finding.bad("initiator", str(error))
     return Finding.ok("initiator", f"{name}, in user space")
-
-
-def _secrets(settings: Settings) -> Iterator[Finding]:
-    """Files with a password that others than their owner may read."""
-    for path in (settings.config_file, settings.password_file):
-        if path and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            yield Finding.note("secrets", f"{path} is open to others: chmod 600 {path}")
 
 
 def _state_folder(folder: Path) -> Finding:
