@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from digests import StreamDigest
 from iscsi_attach import Portal
 from nutanix_backend.cluster import journal
-from nutanix_backend.cluster.guards import IscsiSessionGuard, NewDiskGuard, Place
+from nutanix_backend.cluster.guards import IscsiSessionGuard, NewDiskGuard, DiskPlace
 from nutanix_backend.cluster.inventory import connect
 from nutanix_backend.cluster.transport import choose, initiator_name
 from nutanix_backend.disks.targets import LunTarget
@@ -79,7 +79,7 @@ class Site:
         self.intents = stack.enter_context(
             journal.opened(folder / "journal", "bench", self.lab.pc_host)
         )
-        self.place = Place(
+        self.place = DiskPlace(
             self.client,
             self.lab.cluster_ext_id,
             self.client.storage_containers.list()[0].ext_id,

@@ -32,7 +32,7 @@ from nutanix_backend.cluster.guards import (
     VmGuard,
     VolumeGroupGuard,
 )
-from nutanix_backend.cluster.guards import Place as NewPlace
+from nutanix_backend.cluster.guards import DiskPlace as NewPlace
 from nutanix_backend.disks.plan import plan_disks
 from nutanix_backend.errors import BackendError
 from nutanix_backend.references.state import DiskReference, Reference
@@ -123,7 +123,7 @@ class NoTargets:
 
 
 @attrs.frozen
-class Place:
+class DiskPlace:
     """A call that a step makes: its pattern, and how many calls before it look like it."""
 
     call: str
@@ -146,7 +146,7 @@ class Site:
     image: Path
     root: Path
     name: str = ""
-    places: dict[str, list[Place]] = attrs.field(factory=dict)
+    places: dict[str, list[DiskPlace]] = attrs.field(factory=dict)
     kinds: set[str] = attrs.field(factory=set)
     _journal: Journal | None = None
     _runs: int = 0
@@ -369,7 +369,7 @@ def assert_clean(site: Site) -> None:
         assert not [name for name in left if kind != "vms" or name not in reported], kind
 
 
-def places_of(site: Site, step: Callable[[Site], None], tally: Counter[str]) -> list[Place]:
+def places_of(site: Site, step: Callable[[Site], None], tally: Counter[str]) -> list[DiskPlace]:
     """The calls of a step, in order."""
     if step.__name__ not in site.places:
         known = len(site.lab.requests)
@@ -379,7 +379,7 @@ def places_of(site: Site, step: Callable[[Site], None], tally: Counter[str]) -> 
         calls = [f"{method} {_ID.sub('*', path)}" for method, path in made]
         site.kinds.update(calls)
         site.places[step.__name__] = [
-            Place(call, sum(is_like(call, *earlier) for earlier in made[:number]))
+            DiskPlace(call, sum(is_like(call, *earlier) for earlier in made[:number]))
             for number, call in enumerate(calls)
             # each namespace is probed alike: one stands for all
             if step is not log_in or "/clustermgmt/" in call or "/v3/" in call
@@ -418,7 +418,7 @@ def run_cell(
     site: Site,
     step: Callable[[Site], None],
     fault: str,
-    place: Place,
+    place: DiskPlace,
     tally: Counter[str],
 ) -> list[str]:
     """Run a step under a fault at one of its calls; what is wrong with the outcome."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from nutanix_backend.settings.places import Place
+    from nutanix_backend.settings.places import SettingPlace
 
 pytestmark = pytest.mark.security
 
@@ -66,7 +66,7 @@ def config(secret_file: Callable[[str, str], Path]) -> Path:
     )
 
 
-def connection(place: Place, **given: object) -> Any:
+def connection(place: SettingPlace, **given: object) -> Any:
     settings = parse([(name, str(text)) for name, text in given.items()], place)
     require_connection(settings)
     return settings
@@ -76,7 +76,7 @@ def connection(place: Place, **given: object) -> Any:
 
 
 @pytest.mark.parametrize("place", DAEMON_PLACES)
-def test_credentials_of_a_file_go_where_the_file_says(place: Place, config: Path) -> None:
+def test_credentials_of_a_file_go_where_the_file_says(place: SettingPlace, config: Path) -> None:
     settings = connection(place, config_file=config, timeout=5)
     assert (settings.prism, settings.password) == ("pc.example", SECRET)
     assert connection(place, config_file=config, prism="pc.example").prism == "pc.example"
@@ -84,7 +84,7 @@ def test_credentials_of_a_file_go_where_the_file_says(place: Place, config: Path
 
 @pytest.mark.parametrize("place", DAEMON_PLACES)
 @pytest.mark.parametrize("name", ["prism", "ca", "fingerprint"])
-def test_credentials_of_a_file_go_nowhere_else(place: Place, name: str, config: Path) -> None:
+def test_credentials_of_a_file_go_nowhere_else(place: SettingPlace, name: str, config: Path) -> None:
     text = config if name == "ca" else "evil.example"
     with pytest.raises(ParameterError, match=f"^{name} comes from {place}, but the credentials"):
         connection(place, config_file=config, **{name: text})
@@ -92,7 +92,7 @@ def test_credentials_of_a_file_go_nowhere_else(place: Place, name: str, config: 
 
 @pytest.mark.parametrize("place", DAEMON_PLACES)
 def test_trust_is_weakened_only_by_a_file_of_the_host(
-    place: Place, config: Path, secret_file: Callable[[str, str], Path]
+    place: SettingPlace, config: Path, secret_file: Callable[[str, str], Path]
 ) -> None:
     for given in ({"prism_insecure": "yes"}, {"ca": ""}):
         (name,) = given
@@ -111,7 +111,7 @@ def test_a_plugin_line_of_a_backup_is_one_place(secret_file: Callable[[str, str]
 
 @pytest.mark.parametrize("place", [TYPED_LINE, RESTORE])
 def test_a_password_file_is_not_sent_where_a_console_says(
-    place: Place, secret_file: Callable[[str, str], Path]
+    place: SettingPlace, secret_file: Callable[[str, str], Path]
 ) -> None:
     file = secret_file("password", f"{SECRET}\n")
     with pytest.raises(ParameterError, match="could send them to another host"):
@@ -211,7 +211,7 @@ def test_restore_options_send_no_stored_password_to_a_stranger(
 
 @pytest.mark.parametrize("place", DAEMON_PLACES)
 @pytest.mark.parametrize("name", [*places.FILES, "state_dir"])
-def test_a_console_names_no_path_of_this_host(place: Place, name: str, tmp_path: Path) -> None:
+def test_a_console_names_no_path_of_this_host(place: SettingPlace, name: str, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to("/etc/shadow")
     for path in ("/etc/shadow", "/etc/podheitor-nutanix/../shadow", link):

@@ -37,7 +37,7 @@ def settings(job: Job, given: Items) -> Settings:
     return parameters.parse((("config_file", str(path)),) if path.exists() else ())
 
 
-def _place(job: JobType) -> places.Place:
+def _place(job: JobType) -> places.SettingPlace:
     """Who has written the parameters of such a job."""
     if os.environ.get(places.STARTED_BY) == places.COMMAND_LINE:
         return places.HOST

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 @attrs.frozen
-class Place:
+class DiskPlace:
     """Where new disks are made: a Prism, one of its clusters, and a storage container there."""
 
     client: prism_client.PrismClient
@@ -314,7 +314,7 @@ class NewDiskGuard(OfferGuard):
 
     def __init__(
         self,
-        place: Place,
+        place: DiskPlace,
         journal: Journal,
         name: str,
         size: int,

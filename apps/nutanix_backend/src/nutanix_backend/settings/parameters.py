@@ -10,7 +10,7 @@ import prism_client
 
 from nutanix_backend.errors import ParameterError
 from nutanix_backend.settings import files, places, values
-from nutanix_backend.settings.places import Given, Place
+from nutanix_backend.settings.places import Given, SettingPlace
 from nutanix_backend.settings.table import (
     BY_NAME,
     TABLE,
@@ -46,7 +46,7 @@ class Settings(
     """The text of each parameter that was given, and its place."""
 
 
-def parse(items: Iterable[tuple[str, str]], place: Place = places.HOST) -> Settings:
+def parse(items: Iterable[tuple[str, str]], place: SettingPlace = places.HOST) -> Settings:
     """Read the parameters that a place gives; of a repeated one the last counts, except lists.
 
     Raises ParameterError, naming the parameter and what it should be.
@@ -103,7 +103,7 @@ def for_target(settings: Settings) -> Settings:
             f"target_config_file {path} is for the connection: "
             f"{', '.join(strange)} does not belong there"
         )
-    other = parse(items, Place(places.Kind.FILE, path))
+    other = parse(items, SettingPlace(places.Speaker.FILE, path))
     given = {name: found for name, found in settings.given.items() if name not in reaching}
     changed = {name: getattr(other, name) for name in reaching}
     return attrs.evolve(settings, **changed, given={**given, **other.given})
@@ -125,7 +125,7 @@ def prism_address(settings: Connection) -> str:
     return prism_endpoint(settings).address if settings.prism else ""
 
 
-def _collect(items: Iterable[tuple[str, str]], place: Place) -> dict[str, list[Given]]:
+def _collect(items: Iterable[tuple[str, str]], place: SettingPlace) -> dict[str, list[Given]]:
     given: dict[str, list[Given]] = {}
     for name, text in items:
         if name in SENT_BY_THE_DAEMON:
@@ -144,7 +144,7 @@ def _add_config_file(given: dict[str, list[Given]]) -> None:
     if path is None:
         return
     lines = files.config_lines("config_file", path)
-    for name, found in _collect(lines, Place(places.Kind.FILE, path)).items():
+    for name, found in _collect(lines, SettingPlace(places.Speaker.FILE, path)).items():
         ours = given.setdefault(name, found)
         if ours[-1].text == found[-1].text:
             given[name] = found

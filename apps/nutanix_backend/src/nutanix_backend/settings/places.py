@@ -38,7 +38,7 @@ REACHING = ("prism", "ca", "fingerprint", "prism_insecure")
 """Parameters that decide who gets the credentials."""
 
 
-class Kind(Enum):
+class Speaker(Enum):
     """Who speaks at a place."""
 
     HOST = "the command line"
@@ -49,10 +49,10 @@ class Kind(Enum):
 
 
 @attrs.frozen
-class Place:
+class SettingPlace:
     """Where a parameter was given: by whom, and in which file."""
 
-    kind: Kind
+    kind: Speaker
     file: Path | None = None
 
     def __str__(self) -> str:
@@ -62,13 +62,13 @@ class Place:
     @property
     def is_of_host(self) -> bool:
         """Whether only the administrator of this host speaks there."""
-        return self.kind in {Kind.HOST, Kind.FILE}
+        return self.kind in {Speaker.HOST, Speaker.FILE}
 
 
-HOST = Place(Kind.HOST)
-PLUGIN_LINE = Place(Kind.PLUGIN_LINE)
-TYPED_LINE = Place(Kind.TYPED_LINE)
-RESTORE = Place(Kind.RESTORE)
+HOST = SettingPlace(Speaker.HOST)
+PLUGIN_LINE = SettingPlace(Speaker.PLUGIN_LINE)
+TYPED_LINE = SettingPlace(Speaker.TYPED_LINE)
+RESTORE = SettingPlace(Speaker.RESTORE)
 
 
 @attrs.frozen
@@ -76,7 +76,7 @@ class Given:
     """The text of a parameter and the place that gave it."""
 
     text: str = attrs.field(repr=False)
-    place: Place
+    place: SettingPlace
     is_stored: bool = False
     """A secret that lies in a file of this host, of which the place has only given the path."""
 
@@ -91,7 +91,7 @@ def check_credentials(given: Mapping[str, Given]) -> None:
                 "write it into the file that config_file names"
             )
     secret = given.get("api_key") or given.get("password")
-    if secret is None or secret.place.kind is Kind.HOST:
+    if secret is None or secret.place.kind is Speaker.HOST:
         return
     for name in REACHING:
         found = given.get(name)
@@ -103,28 +103,28 @@ def _weakens(name: str, text: str) -> bool:
     return values.is_yes(text) if name == "prism_insecure" else not text
 
 
-def _may_send(secret: Given, place: Place) -> bool:
+def _may_send(secret: Given, place: SettingPlace) -> bool:
     """Whether a place may decide where a secret goes."""
-    if place.kind is Kind.HOST:
+    if place.kind is Speaker.HOST:
         return True
-    if secret.place.kind is Kind.FILE or place.kind is Kind.RESTORE:
-        return secret.place.kind is Kind.FILE and place == secret.place
+    if secret.place.kind is Speaker.FILE or place.kind is Speaker.RESTORE:
+        return secret.place.kind is Speaker.FILE and place == secret.place
     if secret.is_stored:
-        return place.kind in {Kind.PLUGIN_LINE, Kind.FILE}
+        return place.kind in {Speaker.PLUGIN_LINE, Speaker.FILE}
     return True
 
 
-def _refusal(name: str, place: Place, secret: Given) -> str:
+def _refusal(name: str, place: SettingPlace, secret: Given) -> str:
     way_out = (
         "write address and credentials into one file below /etc/podheitor-nutanix and give "
         "config_file, or target_config_file in a restore"
     )
-    if place.kind is Kind.FILE:
+    if place.kind is Speaker.FILE:
         return (
             f"{name} comes from {place}, the credentials for Prism from {secret.place}: "
             f"credentials are sent only where the same place names Prism; {way_out}"
         )
-    if secret.place.kind is Kind.FILE:
+    if secret.place.kind is Speaker.FILE:
         return (
             f"{name} comes from {place}, but the credentials for Prism from {secret.place}: they "
             f"are sent only to the Prism that this file names; {way_out}"
@@ -135,7 +135,7 @@ def _refusal(name: str, place: Place, secret: Given) -> str:
     )
 
 
-def check_path(name: str, path: Path, place: Place) -> None:
+def check_path(name: str, path: Path, place: SettingPlace) -> None:
     """Raise ParameterError unless the place may name this path."""
     if place.is_of_host:
         return
