@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
 SHIM = ROOT / "shim" / "podheitor-nutanix-fd.cpp"
-SOURCES = ("apps/nutanix_backend/src", "libs/prism_client/src", "libs/iscsi_attach/src")
+SOURCES = [path.relative_to(ROOT) for path in ROOT.glob("*/*/src")]
 READERS = {Kind.FLAG: "bool", Kind.SECONDS: "int64"}
 """The readers of bacula-fd that hand a value on; all other kinds travel as str."""
 
