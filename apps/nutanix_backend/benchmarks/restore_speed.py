@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from digests import StreamDigest
 from iscsi_attach import Portal
 from nutanix_backend.cluster import journal
-from nutanix_backend.cluster.guards import IscsiSessionGuard, NewDiskGuard, DiskPlace
+from nutanix_backend.cluster.guards import DiskPlace, IscsiSessionGuard, NewDiskGuard
 from nutanix_backend.cluster.inventory import connect
 from nutanix_backend.cluster.transport import choose, initiator_name
 from nutanix_backend.disks.targets import LunTarget

@@ -25,6 +25,7 @@ import prism_client as pc
 import pytest
 from command_line.text import with_notes
 from nutanix_backend.cluster import journal, sweep
+from nutanix_backend.cluster.guards import DiskPlace as NewPlace
 from nutanix_backend.cluster.guards import (
     ImageGuard,
     NewDiskGuard,
@@ -32,7 +33,6 @@ from nutanix_backend.cluster.guards import (
     VmGuard,
     VolumeGroupGuard,
 )
-from nutanix_backend.cluster.guards import DiskPlace as NewPlace
 from nutanix_backend.disks.plan import plan_disks
 from nutanix_backend.errors import BackendError
 from nutanix_backend.references.state import DiskReference, Reference

@@ -84,7 +84,9 @@ def test_credentials_of_a_file_go_where_the_file_says(place: SettingPlace, confi
 
 @pytest.mark.parametrize("place", DAEMON_PLACES)
 @pytest.mark.parametrize("name", ["prism", "ca", "fingerprint"])
-def test_credentials_of_a_file_go_nowhere_else(place: SettingPlace, name: str, config: Path) -> None:
+def test_credentials_of_a_file_go_nowhere_else(
+    place: SettingPlace, name: str, config: Path
+) -> None:
     text = config if name == "ca" else "evil.example"
     with pytest.raises(ParameterError, match=f"^{name} comes from {place}, but the credentials"):
         connection(place, config_file=config, **{name: text})
@@ -211,7 +213,9 @@ def test_restore_options_send_no_stored_password_to_a_stranger(
 
 @pytest.mark.parametrize("place", DAEMON_PLACES)
 @pytest.mark.parametrize("name", [*places.FILES, "state_dir"])
-def test_a_console_names_no_path_of_this_host(place: SettingPlace, name: str, tmp_path: Path) -> None:
+def test_a_console_names_no_path_of_this_host(
+    place: SettingPlace, name: str, tmp_path: Path
+) -> None:
     link = tmp_path / "link"
     link.symlink_to("/etc/shadow")
     for path in ("/etc/shadow", "/etc/podheitor-nutanix/../shadow", link):

@@ -369,10 +369,16 @@ def test_a_prism_that_names_a_boot_disk_is_heeded() -> None:
 
 def record(disks: list[ConfigDisk], prism: dict[str, Any]) -> VmConfig:
     """What a backup of ours holds of a VM."""
-    named = {"schema": SCHEMA, "memory": 1 << 30, "sockets": 1, "cores_per_socket": 1}
+    named: dict[str, Any] = {
+        "schema": SCHEMA,
+        "memory": 1 << 30,
+        "sockets": 1,
+        "cores_per_socket": 1,
+    }
     named |= {"threads_per_core": 1, "secure_boot": False, "boot_order": (), "nics": ()}
     texts = ("vm_id", "name", "description", "cluster_id", "machine_type", "firmware")
-    return VmConfig(**dict.fromkeys(texts, "x"), **named, disks=tuple(disks), prism=prism)
+    named |= dict.fromkeys(texts, "x")
+    return VmConfig(**named, disks=tuple(disks), prism=prism)
 
 
 # --- encodings
