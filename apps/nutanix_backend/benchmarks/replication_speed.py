@@ -37,7 +37,7 @@ from prism_lab import Lab
 from rich.console import Console
 from rich.table import Table
 from vm_replica.protocol import allowed, channel, tls, wire
-from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
+from vm_replica.protocol.manifest import SCHEMA, Configuration, CycleDisk, CycleManifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,7 +123,7 @@ def send_disk(site: Site, image: Path, number: int) -> None:
             0,
             "crash",
             f"p{number}",
-            "{}",
+            Configuration("@proxmox", "cores: 1\nscsi0: local:disk-0,size=1G\n"),
             (disk,),
         )
         line.send(wire.Open("bench", f"vm-{number}"))

@@ -33,14 +33,14 @@ from prism_client import _clock
 from prism_lab import Lab
 from vm_replica.protocol import allowed, channel, tls, wire
 from vm_replica.protocol.channel import Patience
-from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
+from vm_replica.protocol.manifest import SCHEMA, Configuration, CycleDisk, CycleManifest
 from vm_replica.store import spool
 from vm_replica.store.replica import Store
 
 from apps.nutanix_backend.tests.conftest import Guest, same
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from nutanix_backend.replicate.workers import Done
     from nutanix_backend.settings.parameters import Settings
@@ -242,6 +242,12 @@ class Session(Protocol):
         ...
 
 
+def configuration(disks: Iterable[str]) -> Configuration:
+    """A configuration that has these disks."""
+    lines = (f"scsi{number}: local:{disk},size=1M\n" for number, disk in enumerate(disks))
+    return Configuration("@proxmox", f"cores: 1\n{''.join(lines)}")
+
+
 @attrs.frozen
 class Made:
     """A cycle: its manifest, its streams, and what the disks held when it was made."""
@@ -353,7 +359,7 @@ class Model:
             rpo=60,
             consistency="crash",
             recovery_point=f"point-{self._taken}",
-            metadata="{}",
+            configuration=configuration(self.disks),
             disks=tuple(
                 CycleDisk(
                     disk_id,

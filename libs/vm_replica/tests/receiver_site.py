@@ -8,7 +8,7 @@ import attrs
 from phcbt01.testing import encode
 from vm_replica.protocol import allowed, channel, tls, wire
 from vm_replica.protocol.channel import Patience
-from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
+from vm_replica.protocol.manifest import SCHEMA, Configuration, CycleDisk, CycleManifest
 from vm_replica.receiver import Options, Receiver
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 VM, OTHER_VM = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 SIZE = 300_000
+PROXMOX = Configuration("@proxmox", "name: vm\ncores: 1\nscsi0: local:d,size=1M\n")
 QUICK = Patience(connect=5, idle=5, message=5)
 
 
@@ -82,7 +83,7 @@ def cycle_of(
     """A cycle that sends a whole disk."""
     stream = encode(len(content), [(0, content)] if content else [])
     disk = CycleDisk("d", 0, len(content), True, len(stream), int(bool(content)))
-    made = CycleManifest(SCHEMA, "c", vm, "vm", base, taken, 60, "crash", "p", "{}", (disk,))
+    made = CycleManifest(SCHEMA, "c", vm, "vm", base, taken, 60, "crash", "p", PROXMOX, (disk,))
     return made, stream
 
 

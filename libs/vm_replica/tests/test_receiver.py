@@ -25,8 +25,10 @@ from vm_replica.errors import (
     PeerRefused,
     ReplicationError,
 )
+from vm_replica.failover import stored
 from vm_replica.protocol import allowed, channel, tls, wire
 from vm_replica.protocol.channel import Patience
+from vm_replica.protocol.manifest import Configuration
 from vm_replica.store import spool
 from vm_replica.store.replica import Limits, Retention
 
@@ -373,6 +375,20 @@ def test_a_manifest_that_lies_is_refused(site: Site, change: dict[str, Any]) -> 
     assert site.untouched()
 
 
+def test_a_configuration_that_cannot_be_read_is_refused_when_it_is_offered(site: Site) -> None:
+    """Such a replica would be proven, and nobody could fail over to it."""
+    good, stream = cycle_of(b"x" * SIZE)
+    bad = attrs.evolve(good, configuration=Configuration("@nutanix", "{}"))
+    with site.connect(site.source("source", VM)) as session:
+        opened(session)
+        with pytest.raises(CycleRefused, match="configuration of the VM cannot be read") as caught:
+            offer(session, bad)
+        assert caught.value.code is Code.BAD_MANIFEST
+        assert site.untouched()
+        assert send(session, good, stream) == 1
+    assert stored.find(site.store, VM).point(None).machine.name == "vm"
+
+
 def test_lengths_that_lie_allocate_nothing(start: Callable[..., Site]) -> None:
     """A disk of exbibytes, a packet and a region that claim more than comes."""
     site = start(Limits(disks=2, disk_size=1 << 40, reserve=0))
@@ -380,7 +396,10 @@ def test_lengths_that_lie_allocate_nothing(start: Callable[..., Site]) -> None:
     manifest, _ = cycle_of(b"x" * 100)
     huge = attrs.evolve(manifest.disks[0], size=1 << 50, stream_bytes=(1 << 50) + 40)
     tall = attrs.evolve(manifest.disks[0], size=1 << 39, stream_bytes=(1 << 39) + 40)
-    many = tuple(attrs.evolve(manifest.disks[0], disk_id=f"d{n}") for n in range(3))
+    ids = ("d", "d1", "d2")
+    lines = "".join(f"scsi{n}: local:{name},size=1M\n" for n, name in enumerate(ids))
+    manifest = attrs.evolve(manifest, configuration=Configuration("@proxmox", f"cores: 1\n{lines}"))
+    many = tuple(attrs.evolve(manifest.disks[0], disk_id=name) for name in ids)
     for disks, code in (
         ((huge,), Code.TOO_LARGE),
         (many, Code.TOO_LARGE),

@@ -285,6 +285,7 @@ class Session:
         manifest = manifests.decode(asked.manifest)
         if manifest.encode() != asked.manifest or manifest.base != asked.base:
             raise CycleRefused(Code.BAD_MANIFEST, "the cycle and its manifest do not agree")
+        manifests.refuse_unusable(manifest)
         return self._replica.begin_cycle(manifest, self._source, self._pulse("preparing"))
 
     def _receive(self, cycle: IncomingCycle) -> None:

@@ -24,7 +24,7 @@ from durable import records
 from vm_replica.errors import Code, CycleRefused, PeerFailed, ReplicationError
 from vm_replica.protocol import manifest as manifests
 from vm_replica.protocol import wire
-from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
+from vm_replica.protocol.manifest import SCHEMA, Configuration, CycleDisk, CycleManifest
 
 from nutanix_backend import vm_record
 from nutanix_backend.cluster import journal
@@ -33,7 +33,7 @@ from nutanix_backend.disks.attach import Route, open_disks, reference
 from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
 from nutanix_backend.disks.streams import StreamSender
 from nutanix_backend.errors import BackendError, ChainError, SelectionError, SourceError, StateError
-from nutanix_backend.names import OURS
+from nutanix_backend.names import NAMESPACE, OURS
 from nutanix_backend.progress import Progress
 from nutanix_backend.references import state
 from nutanix_backend.references.replicated import JOB, References
@@ -284,7 +284,7 @@ class Replication:
             rpo=self._link.rpo,
             consistency=point.consistency.value,
             recovery_point=point.ext_id,
-            metadata=vm_record.from_vm(vm).encode().decode(),
+            configuration=Configuration(NAMESPACE, vm_record.from_vm(vm).encode().decode()),
             disks=_disks(plans),
         )
 
