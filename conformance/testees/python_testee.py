@@ -20,7 +20,8 @@ from nutanix_backend import manifest, names
 from nutanix_backend.errors import ManifestError, RestoreRefused
 from nutanix_backend.references import state
 from ptcomm import events
-from vm_replica.errors import Code, ProtocolBroken
+from vm_replica.errors import Code, CycleRefused, ProtocolBroken
+from vm_replica.protocol import manifest as cycles
 from vm_replica.protocol import wire
 
 if TYPE_CHECKING:
@@ -425,6 +426,16 @@ def decode_manifest(request: Json) -> Json:
     return {"canonical": found.encode().hex(), "digest": found.digest()}
 
 
+def decode_cycle(request: Json) -> Json:
+    """The manifest of a cycle that is offered: the canonical form and its digest."""
+    try:
+        found = cycles.decode(bytes.fromhex(request["input"]))
+        cycles.refuse_unusable(found)
+    except CycleRefused as error:
+        raise Fault(error.code.value) from error
+    return {"canonical": found.encode().hex(), "digest": found.digest()}
+
+
 def decode_state(request: Json) -> Json:
     """The canonical form: what the file holds when the loaded state is saved again."""
     with tempfile.TemporaryDirectory() as folder:
@@ -450,6 +461,7 @@ OPERATIONS: dict[tuple[str, str], Callable[[Json], Json]] = {
     ("names", "decode"): decode_name,
     ("names", "encode"): encode_name,
     ("manifests", "decode"): decode_manifest,
+    ("replication-manifests", "decode"): decode_cycle,
     ("states", "decode"): decode_state,
 }
 
