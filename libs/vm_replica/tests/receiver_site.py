@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 from phcbt01.testing import encode
-from vm_replica.protocol import allowed, channel, tls, wire
+from vm_replica.protocol import allowed, channel, messages, tls
 from vm_replica.protocol.channel import Patience
 from vm_replica.protocol.manifest import SCHEMA, Configuration, CycleDisk, CycleManifest
 from vm_replica.receiver import Options, Receiver
@@ -89,22 +89,22 @@ def cycle_of(
 
 def offer(session: Channel, manifest: CycleManifest) -> None:
     """Offer a cycle, and have it accepted."""
-    kind = wire.Kind.SEED if manifest.is_seed else wire.Kind.DELTA
-    session.send(wire.Cycle(kind, manifest.base, manifest.encode()))
-    session.expect(wire.Accepted)
+    kind = messages.Kind.SEED if manifest.is_seed else messages.Kind.DELTA
+    session.send(messages.Cycle(kind, manifest.base, manifest.encode()))
+    session.expect(messages.Accepted)
 
 
-def opened(session: Channel, vm: str = VM) -> wire.Ready:
+def opened(session: Channel, vm: str = VM) -> messages.Ready:
     """Open a replica."""
-    session.send(wire.Open("c", vm))
-    return session.expect(wire.Ready)
+    session.send(messages.Open("c", vm))
+    return session.expect(messages.Ready)
 
 
 def send(session: Channel, manifest: CycleManifest, stream: bytes) -> int:
     """A whole cycle; the generation."""
     opened(session, manifest.vm_id)
     offer(session, manifest)
-    session.send(wire.Disk("d", 0), wire.Data(stream), wire.EndOfDisk())
-    session.expect(wire.Stored)
-    session.send(wire.Commit(manifest.digest()))
-    return session.expect(wire.Committed).generation
+    session.send(messages.Disk("d", 0), messages.Data(stream), messages.EndOfDisk())
+    session.expect(messages.Stored)
+    session.send(messages.Commit(manifest.digest()))
+    return session.expect(messages.Committed).generation
