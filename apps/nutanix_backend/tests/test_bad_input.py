@@ -108,7 +108,7 @@ def test_a_certificate_of_another_authority(
     trustme.CA().cert_pem.write_to_path(str(other))
     line = refused(vm="any", ca=other)
     assert f"the certificate of {lab.pc_host}:9440 is not trusted" in line
-    assert "give its CA file or its fingerprint" in line
+    assert "other.pem holds the CA that signed it, or give the fingerprint" in line
 
 
 def test_a_prism_that_is_not_there(refused: Callable[..., str]) -> None:
@@ -121,7 +121,10 @@ def test_a_prism_that_is_not_there(refused: Callable[..., str]) -> None:
     ("parameters", "words"),
     [
         ({"prism": None}, "parameter prism is missing"),
-        ({"prism": "pc:https"}, "prism=pc:https is not host or host:port"),
+        (
+            {"prism": "pc:https"},
+            "parameter prism: 'pc:https': the port is a number from 1 to 65535, not 'https'",
+        ),
         ({"user": None}, "no credentials for Prism: give user and password_file"),
         ({"vmm": "x"}, "unknown parameter vmm: known are prism, user, "),
         ({"cluster": "elsewhere"}, "cluster elsewhere is not known to Prism: it has lab-cluster"),

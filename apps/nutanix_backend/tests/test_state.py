@@ -124,7 +124,7 @@ def enter(file: StateFile) -> None:
 def test_the_lock_of_a_killed_job_is_free(file: StateFile, tmp_path: Path) -> None:
     script = f"""if True:
         from pathlib import Path
-        from nutanix_backend.state import StateFile
+        from nutanix_backend.references.state import StateFile
         with StateFile(Path({str(path_of(tmp_path))!r}), "vm").locked():
             print("locked", flush=True)
             input()

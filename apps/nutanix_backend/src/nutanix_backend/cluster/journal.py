@@ -36,7 +36,7 @@ SCHEMA = 1
 SUFFIX = ".journal"
 
 
-class Kind(Enum):
+class ObjectKind(Enum):
     """What a job makes; in the order in which it is removed."""
 
     SESSION = "iSCSI session"
@@ -64,7 +64,7 @@ class Intent:
     """
 
     number: int
-    kind: Kind
+    kind: ObjectKind
     name: str
     key: str
     vm_id: str
@@ -117,7 +117,7 @@ class Journal:
         """Write down whose journal it is; raise StateError."""
         self._append(Header(SCHEMA, job, prism))
 
-    def intend(self, kind: Kind, name: str, *, vm_id: str = "", initiator: str = "") -> Entry:
+    def intend(self, kind: ObjectKind, name: str, *, vm_id: str = "", initiator: str = "") -> Entry:
         """Write down, durably, what is about to be made; raise StateError and make nothing."""
         self._count += 1
         since = int(time.time())
@@ -245,7 +245,7 @@ def _read(path: Path) -> Found | None:
     pending: dict[int, Pending] = {}
     for line in lines[1:]:
         _note(pending, line)
-    order = list(Kind)
+    order = list(ObjectKind)
     ordered = sorted(pending.values(), key=lambda item: order.index(item.intent.kind))
     return Found(path, header, tuple(ordered))
 

@@ -14,7 +14,7 @@ import attrs
 from prism_client import PrismError
 
 from nutanix_backend.cluster import journal
-from nutanix_backend.cluster.journal import Kind
+from nutanix_backend.cluster.journal import ObjectKind
 from nutanix_backend.cluster.objects import OBJECTS
 from nutanix_backend.errors import BackendError
 from nutanix_backend.names import OURS
@@ -39,7 +39,7 @@ class Removed:
     """A thing that a killed job left, and what was done about it."""
 
     job: str
-    kind: Kind
+    kind: ObjectKind
     name: str
     done: str
 
@@ -51,7 +51,7 @@ class Removed:
 class Leftover:
     """A thing of ours on a cluster, and whose it is."""
 
-    kind: Kind
+    kind: ObjectKind
     name: str
     ext_id: str
     owner: str
@@ -114,7 +114,7 @@ class Sweeper:
         for ext_id in kind.existing(self._client, pending):
             if ext_id in self._references:
                 continue
-            is_a_restored_vm = intent.kind is Kind.VM and not intent.name.startswith(OURS)
+            is_a_restored_vm = intent.kind is ObjectKind.VM and not intent.name.startswith(OURS)
             if self._dry_run or is_a_restored_vm:
                 yield Removed(job, intent.kind, intent.name, "found")
             else:
@@ -145,7 +145,7 @@ class _Owners:
         killed = _names(_of_this_prism(journal.abandoned(folder), settings))
         return cls(state.recorded_points(folder), running, killed)
 
-    def leftover(self, kind: Kind, name: str, ext_id: str, more: str = "") -> Leftover:
+    def leftover(self, kind: ObjectKind, name: str, ext_id: str, more: str = "") -> Leftover:
         if ext_id in self.references:
             owner = f"reference of job {self.references[ext_id]}"
         elif name in self.running:

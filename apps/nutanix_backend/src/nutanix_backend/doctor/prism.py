@@ -132,7 +132,10 @@ def _portal(name: str, address: str | None, timeout: float) -> Finding:
 
 def _selection(client: PrismClient, settings: Settings) -> Finding:
     try:
-        sources = inventory.select(client, settings)
+        selected = inventory.select(client, settings)
     except (SelectionError, prism_client.PrismError) as error:
         return Finding.bad("vm", str(error))
+    if selected.missing:
+        return Finding.bad("vm", "; ".join(missing.reason for missing in selected.missing))
+    sources = selected.sources
     return Finding.ok("vm", f"{len(sources)} VMs: {', '.join(s.vm.name for s in sources[:10])}")

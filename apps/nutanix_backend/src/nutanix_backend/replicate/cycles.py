@@ -95,9 +95,12 @@ class Work:
         return connected
 
     def _sources(self) -> list[inventory.Source]:
-        with inventory.connect(self.settings) as client:
+        with inventory.connect(self.settings, self.listener.warn) as client:
             sweep.before_job(self.listener, client, self.settings)
-            return inventory.select(client, self.settings)
+            selected = inventory.select(client, self.settings)
+        for missing in selected.missing:
+            self.listener.report(f"{missing.wanted} is not replicated: {missing.reason}")
+        return list(selected.sources)
 
     def _sources_or(self, known: list[inventory.Source]) -> list[inventory.Source]:
         """The VMs there are now, or those we know if Prism does not say."""

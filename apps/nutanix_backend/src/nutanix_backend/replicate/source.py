@@ -233,7 +233,7 @@ class Replication:
         plans = self._plan(client, vm, snapshot.recovery_point, base)
         manifest = self._manifest(vm, snapshot.recovery_point, plans)
         cycle = Cycle(snapshot, manifest, plans)
-        new = reference(client, snapshot.recovery_point, plans, manifest.digest())
+        new = reference(snapshot.recovery_point, plans, manifest.digest())
         self._record(references, cycle, new)
         snapshot.keep()
         return cycle

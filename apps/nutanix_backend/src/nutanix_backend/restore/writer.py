@@ -12,7 +12,7 @@ import phcbt01
 from command_line.text import size
 from digests import StreamDigest
 
-from nutanix_backend.disks.targets import ImageFile, partial_of
+from nutanix_backend.disks.targets import ImageTarget, partial_of
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.restore import signatures
 from nutanix_backend.restore.plan import DiskChain
@@ -270,7 +270,7 @@ def refuse_full_disk(writers: Iterable[DiskWriter]) -> None:
     """Raise RestoreRefused unless the data of all disks fits where they go."""
     needed: dict[Path, int] = {}
     for writer in writers:
-        if isinstance(writer.target, ImageFile):
+        if isinstance(writer.target, ImageTarget):
             folder = next(parent for parent in writer.target.path.parents if parent.is_dir())
             needed[folder] = needed.get(folder, 0) + writer.chain.data_bytes
     for folder, amount in needed.items():
