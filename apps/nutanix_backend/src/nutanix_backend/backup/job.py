@@ -178,7 +178,8 @@ class VmBackup:
         if policy is not None:
             self._job.warn(
                 f"VM {self.source.vm.name} is also under a protection policy of Prism ({policy}): "
-                "its recovery points and ours share the cluster's space, and its limits"
+                "its recovery points and those of this job share the space and the limits "
+                "of the cluster"
             )
 
     def _back_up(self, chain: Chain, base: state.Reference | None) -> None:
@@ -276,7 +277,7 @@ class VmBackup:
         send(File(name, Stat(FileType.REGULAR, length), Times(now, now, now)), DataStart())
         with closing(pieces):
             for piece in pieces:
-                self._job.heed_the_daemon()
+                self._job.check_cancelled()
                 sender.put(piece)
                 progress.advance(memoryview(piece).nbytes)
         digest = sender.finish()

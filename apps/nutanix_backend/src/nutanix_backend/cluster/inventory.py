@@ -66,7 +66,7 @@ def connect(
 
     def tell(entry: prism_client.Unreadable) -> None:
         if warn is not None:
-            warn(f"{entry}: it is left out, and what needs it fails")
+            warn(f"{entry}: it is skipped; jobs that need it fail")
 
     return prism_client.connect(
         prism_endpoint(settings),

@@ -228,7 +228,7 @@ def _remove(path: Path) -> None:
 
 def _unusable(path: Path, error: OSError) -> StateError:
     return StateError(
-        f"the journal {path} cannot be written: {error.strerror}: free space, rights?"
+        f"the journal {path} cannot be written: {error.strerror}: check free space and permissions"
     )
 
 
@@ -238,7 +238,7 @@ def _read(path: Path) -> Found | None:
     try:
         header = records.load(lines[0], Header, schema=SCHEMA) if lines else Header(SCHEMA, "", "")
     except records.OtherSchema as error:
-        log.warning("the journal %s is left alone: %s", path, error)
+        log.warning("the journal %s is ignored: %s", path, error)
         return None
     except records.RecordError:  # torn off: nothing was made before it was whole
         header = Header(SCHEMA, "", "")
@@ -262,7 +262,7 @@ def _note(pending: dict[int, Pending], line: bytes) -> None:
     try:
         outcome = records.load(line, Outcome)
     except records.RecordError:
-        log.warning("a damaged line in a journal is passed by: %r", line[:200])
+        log.warning("a damaged line in a journal is ignored: %r", line[:200])
         return
     if outcome.closed:
         pending.pop(outcome.number, None)

@@ -69,7 +69,7 @@ def _devices(
         if lun.size != plan.disk.size:
             raise SourceError(
                 f"disk {plan.disk.bus}.{plan.disk.index} has {plan.disk.size} bytes, its snapshot "
-                f"{lun.size}: was it grown just now? Run the job again"
+                f"{lun.size}: it was probably resized just now: run the job again"
             )
         yield plan.index, attachment.open(lun.lun)
 

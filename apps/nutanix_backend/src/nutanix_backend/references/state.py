@@ -214,7 +214,9 @@ class StateFile:
             durable.make_folder(self._path.parent)
             descriptor = durable.open_locked(self._path.with_suffix(".lock"))
         except BlockingIOError as error:
-            raise StateError(f"another job is at work on VM {self._vm_id}: wait for it") from error
+            raise StateError(
+                f"another job is processing VM {self._vm_id}: run this job again when it has ended"
+            ) from error
         except OSError as error:
             raise StateError(
                 f"state_dir is not usable: {error}: check its path and rights"
@@ -251,14 +253,42 @@ class StateFile:
             time.sleep(_SECOND - age)
         return datetime.now(UTC)
 
+    def remove(self) -> None:
+        """Forget the VM; raise StateError."""
+        try:
+            durable.remove(self._path)
+        except OSError as error:
+            raise StateError(f"{self._path} cannot be removed: {error.strerror}") from error
+
     def save(self, state: VmState) -> None:
         """Replace the state, durable before this returns; raise StateError."""
         try:
             durable.replace(self._path, records.dump(state))
         except OSError as error:
             raise StateError(
-                f"the state of the VM cannot be saved: {error}: free space?"
+                f"the state of the VM cannot be saved: {error}: check free space"
             ) from error
+
+
+STALE = 90 * 86_400
+"""Seconds without a job after which the references of a VM are given up."""
+
+
+def stale_files(state_dir: Path) -> Iterator[StateFile]:
+    """The state of each VM that no job has saved for a long time, locked while it is handed out.
+
+    Such a VM was deleted, has left the FileSet, or its cluster was renamed.
+    """
+    for kind in (BACKUP, REPLICATION):
+        for path in sorted((state_dir / kind).glob("*/*.json")):
+            file = StateFile(path, path.stem)
+            if time.time() - path.stat().st_mtime < STALE:
+                continue
+            try:
+                with file.locked():
+                    yield file
+            except StateError:  # a job of this VM runs now
+                continue
 
 
 def recorded_points(state_dir: Path) -> dict[str, str]:

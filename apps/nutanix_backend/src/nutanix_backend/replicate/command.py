@@ -71,12 +71,14 @@ def _rpo(args: argparse.Namespace, settings: parameters.Settings) -> int:
 
 
 def _work(args: argparse.Namespace, work: Work) -> int:
-    def heed() -> None:
+    def check_cancelled() -> None:
         if work.stop.is_set():
             raise Cancelled("told to stop")
 
     failed = 0
-    with closing(work.every(args.every, heed) if args.every else work.once(heed)) as ended:
+    with closing(
+        work.every(args.every, check_cancelled) if args.every else work.once(check_cancelled)
+    ) as ended:
         for done in ended:
             if done.result:
                 work.listener.say(str(done.result))

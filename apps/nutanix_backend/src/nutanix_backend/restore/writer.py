@@ -150,7 +150,8 @@ class DiskWriter:
         entry = self._pending[0] if self._pending else None
         if entry is None or name != entry.file:
             raise RestoreRefused(
-                f"{name} arrived out of order: it stands on a file that did not come before it"
+                f"{name} arrived out of order: the file that it is based on did not arrive "
+                f"before it"
             )
         if self._disk is None:
             self._disk = self.target.open(entry.size)
@@ -179,7 +180,7 @@ class DiskWriter:
     def end(self) -> None:
         """The file is in: check it; after the last, make the disk durable and finish its target."""
         if self._receiver is None or self._disk is None:
-            raise RestoreFailed("a file ended that had not begun")
+            raise RestoreFailed("a file ended that was not started")
         entry = self._pending.pop(0)
         self._check_stream(entry)
         try:
@@ -199,7 +200,7 @@ class DiskWriter:
     def finish(self) -> None:
         """All files are in: make the disk durable, and let it be found."""
         if self._disk is None or self._pending:
-            raise RestoreFailed("a disk ended that had not all of its files")
+            raise RestoreFailed("a disk was finished before all of its files arrived")
         self._disk.flush()
         self.target.finish()
         self.complete = True

@@ -112,7 +112,9 @@ class Ledger:
 
     def _unusable(self, name: str, error: OSError) -> LedgerError:
         path = self._folder / name
-        return LedgerError(f"{path} cannot be written: {error.strerror}: free space, rights?")
+        return LedgerError(
+            f"{path} cannot be written: {error.strerror}: check free space and permissions"
+        )
 
 
 @contextmanager
