@@ -30,7 +30,7 @@ import prism_client._v4.api
 import ptcomm._commands
 import ptcomm.packets
 import vm_config.readers.text
-import vm_replica.protocol.wire
+import vm_replica.protocol.lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,8 +185,8 @@ def packages() -> None:
 
 def replication() -> None:
     """A word that is no command is not expected."""
-    wire = vm_replica.protocol.wire
-    wire._opener = lambda line: wire._BY_NAME[line.split(b" ", 1)[0].decode(errors="replace")]
+    lines = vm_replica.protocol.lines
+    lines.kind_of = lambda line: lines._BY_NAME[line.split(b" ", 1)[0].decode(errors="replace")]
 
 
 PLANTED: dict[str, Callable[[], None]] = {

@@ -31,16 +31,16 @@ from nutanix_backend.settings.parameters import parse
 from phcbt01.testing import encode
 from prism_client import _clock
 from prism_lab import Lab
-from vm_replica.protocol import allowed, channel, tls, wire
+from vm_replica.protocol import allowed, channel, messages, tls
 from vm_replica.protocol.channel import Patience
-from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
+from vm_replica.protocol.manifest import SCHEMA, Configuration, CycleDisk, CycleManifest
 from vm_replica.store import spool
 from vm_replica.store.replica import Store
 
 from apps.nutanix_backend.tests.conftest import Guest, same
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from nutanix_backend.replicate.workers import Done
     from nutanix_backend.settings.parameters import Settings
@@ -233,13 +233,19 @@ class Receiver:
 class Session(Protocol):
     """What a cycle needs of a channel."""
 
-    def send(self, message: wire.Message) -> None:
+    def send(self, message: messages.Message) -> None:
         """Say a message."""
         ...
 
     def expect(self, *kinds: type[M]) -> M:
         """Hear one of these."""
         ...
+
+
+def configuration(disks: Iterable[str]) -> Configuration:
+    """A configuration that has these disks."""
+    lines = (f"scsi{number}: local:{disk},size=1M\n" for number, disk in enumerate(disks))
+    return Configuration("@proxmox", f"cores: 1\n{''.join(lines)}")
 
 
 @attrs.frozen
@@ -293,8 +299,8 @@ class Model:
 
     def send(self, session: Session) -> int:
         """One cycle, as the real source would do it; returns the generation."""
-        session.send(wire.Open(self.cluster, self.vm_id))
-        ready = session.expect(wire.Ready)
+        session.send(messages.Open(self.cluster, self.vm_id))
+        ready = session.expect(messages.Ready)
         self.learn(ready.digest)
         held: dict[str, int] = {}
         if self.pending and ready.resume and ready.resume.digest == self.pending.manifest.digest():
@@ -304,13 +310,13 @@ class Model:
             cycle = self._make(ready.digest)
         self.pending = cycle
         manifest = cycle.manifest
-        kind = wire.Kind.SEED if manifest.is_seed else wire.Kind.DELTA
-        session.send(wire.Cycle(kind, manifest.base, manifest.encode()))
-        session.expect(wire.Accepted)
+        kind = messages.Kind.SEED if manifest.is_seed else messages.Kind.DELTA
+        session.send(messages.Cycle(kind, manifest.base, manifest.encode()))
+        session.expect(messages.Accepted)
         for disk in manifest.disks:
             self._send_disk(session, disk, cycle.streams[disk.disk_id], held.get(disk.disk_id, 0))
-        session.send(wire.Commit(manifest.digest()))
-        generation = session.expect(wire.Committed).generation
+        session.send(messages.Commit(manifest.digest()))
+        generation = session.expect(messages.Committed).generation
         self.learn(manifest.digest())
         return generation
 
@@ -327,14 +333,14 @@ class Model:
         self.pending = None
 
     def _send_disk(self, session: Session, disk: CycleDisk, stream: bytes, start: int) -> None:
-        session.send(wire.Disk(disk.disk_id, start))
+        session.send(messages.Disk(disk.disk_id, start))
         digest = StreamDigest()
         for at in range(start, len(stream), 100_000):
             piece = stream[at : at + 100_000]
             digest.update(piece)
-            session.send(wire.Data(piece))
-        session.send(wire.EndOfDisk())
-        assert session.expect(wire.Stored).digest == digest.text()
+            session.send(messages.Data(piece))
+        session.send(messages.EndOfDisk())
+        assert session.expect(messages.Stored).digest == digest.text()
 
     def _make(self, base: str) -> Made:
         before = self.made[base].disks if base else {}
@@ -353,7 +359,7 @@ class Model:
             rpo=60,
             consistency="crash",
             recovery_point=f"point-{self._taken}",
-            metadata="{}",
+            configuration=configuration(self.disks),
             disks=tuple(
                 CycleDisk(
                     disk_id,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 from nutanix_backend.replicate import cycles
 from vm_replica.errors import Code, CycleRefused, PeerLost, ReplicationError
-from vm_replica.protocol import wire
+from vm_replica.protocol import messages
 from vm_replica.protocol.channel import Patience
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def test_a_full_disk_at_the_receiver_is_refused_or_fails_and_harms_nothing(
     for _ in range(FULL):
         model.change()
         room = chance.randrange(0, MIB)
-        moment = chance.choice((wire.Open, wire.Disk, wire.EndOfDisk, wire.Commit))
+        moment = chance.choice((messages.Open, messages.Disk, messages.EndOfDisk, messages.Commit))
         try:
             with powered.connect() as session:
                 model.send(Midway(session, moment, partial(fill_up, filler, room)))
@@ -157,7 +157,7 @@ class Midway:
     _moment: type
     _act: Callable[[], None]
 
-    def send(self, message: wire.Message) -> None:
+    def send(self, message: messages.Message) -> None:
         """As a channel does."""
         if isinstance(message, self._moment):
             self._act()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vm_replica.errors import Code
-from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
+from vm_replica.protocol.manifest import SCHEMA, Configuration, CycleDisk, CycleManifest
 from vm_replica.store import admission
 from vm_replica.store.admission import Limits, Offer, Room
 from vm_replica.store.catalog import Generation, ReplicaState, Role, StoredDisk
@@ -32,7 +32,8 @@ def disk_of(size: int = MIB, regions: int = 1, data: int = 100, **changes: Any) 
 
 def manifest_of(*disks: CycleDisk, base: str = "", taken: int = NOW - 10) -> CycleManifest:
     """A manifest of these disks."""
-    return CycleManifest(SCHEMA, "c", "vm", "vm", base, taken, 60, "crash", "p", "{}", disks)
+    plain = Configuration("@nutanix", "{}")
+    return CycleManifest(SCHEMA, "c", "vm", "vm", base, taken, 60, "crash", "p", plain, disks)
 
 
 SEED = manifest_of(disk_of(), taken=NOW - 1000)

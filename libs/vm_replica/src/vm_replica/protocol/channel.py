@@ -25,7 +25,7 @@ from vm_replica.errors import (
     ReplicationError,
 )
 from vm_replica.protocol import tls
-from vm_replica.protocol.wire import (
+from vm_replica.protocol.messages import (
     PORT,
     VERSION,
     Data,
@@ -35,16 +35,16 @@ from vm_replica.protocol.wire import (
     Message,
     Refused,
     Role,
-    Session,
-    State,
     Working,
 )
+from vm_replica.protocol.order import State
+from vm_replica.protocol.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from vm_replica.protocol.wire import Buffer
+    from vm_replica.protocol.messages import Buffer
 
 M = TypeVar("M")
 

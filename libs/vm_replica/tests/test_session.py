@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ptcomm import LocalProtocolError
 from vm_replica.errors import Code, CycleRefused, ProtocolBroken
-from vm_replica.protocol import wire
+from vm_replica.protocol import messages
+from vm_replica.protocol.lines import encode
 from vm_replica.protocol.manifest import decode
-from vm_replica.protocol.wire import Kind, Role, Session, State, after, encode
+from vm_replica.protocol.messages import Kind, Role
+from vm_replica.protocol.order import State, after
+from vm_replica.protocol.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,32 +27,32 @@ NUMBER = st.integers(0, 2**63 - 1)
 ID = st.text(string.ascii_letters + string.digits, min_size=1, max_size=64)
 JSON = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"), max_size=99)
 HELD = st.dictionaries(ID, NUMBER, min_size=1, max_size=5).map(lambda held: tuple(held.items()))
-RESUME = st.builds(wire.Resume, SHA, HELD)
+RESUME = st.builds(messages.Resume, SHA, HELD)
 FROM_SOURCE = st.one_of(
-    st.builds(wire.Hello, TEXT, NUMBER),
-    st.builds(wire.Open, TEXT, TEXT),
-    st.builds(wire.Cycle, st.just(Kind.SEED), st.just(""), JSON.map(str.encode)),
-    st.builds(wire.Cycle, st.just(Kind.DELTA), SHA, JSON.map(str.encode)),
-    st.builds(wire.Disk, ID, NUMBER),
-    st.builds(wire.Data, st.binary(min_size=1, max_size=3000)),
-    st.just(wire.EndOfDisk()),
-    st.builds(wire.Commit, SHA),
-    st.builds(wire.Failed, TEXT),
+    st.builds(messages.Hello, TEXT, NUMBER),
+    st.builds(messages.Open, TEXT, TEXT),
+    st.builds(messages.Cycle, st.just(Kind.SEED), st.just(""), JSON.map(str.encode)),
+    st.builds(messages.Cycle, st.just(Kind.DELTA), SHA, JSON.map(str.encode)),
+    st.builds(messages.Disk, ID, NUMBER),
+    st.builds(messages.Data, st.binary(min_size=1, max_size=3000)),
+    st.just(messages.EndOfDisk()),
+    st.builds(messages.Commit, SHA),
+    st.builds(messages.Failed, TEXT),
 )
 FROM_RECEIVER = st.one_of(
-    st.builds(wire.Hello, TEXT, NUMBER),
-    st.builds(wire.Ready, st.integers(1, 2**63 - 1), SHA, st.none() | RESUME),
-    st.builds(wire.Ready, st.just(0), st.just(""), st.none() | RESUME),
-    st.just(wire.Accepted()),
-    st.builds(wire.Stored, XXH),
-    st.builds(wire.Committed, NUMBER),
-    st.builds(wire.Refused, st.sampled_from(Code), SHA | st.just(""), TEXT),
-    st.builds(wire.Working, TEXT),
-    st.builds(wire.Failed, TEXT),
+    st.builds(messages.Hello, TEXT, NUMBER),
+    st.builds(messages.Ready, st.integers(1, 2**63 - 1), SHA, st.none() | RESUME),
+    st.builds(messages.Ready, st.just(0), st.just(""), st.none() | RESUME),
+    st.just(messages.Accepted()),
+    st.builds(messages.Stored, XXH),
+    st.builds(messages.Committed, NUMBER),
+    st.builds(messages.Refused, st.sampled_from(Code), SHA | st.just(""), TEXT),
+    st.builds(messages.Working, TEXT),
+    st.builds(messages.Failed, TEXT),
 )
 
 
-def in_state(role: Role, message: wire.Message) -> Iterator[tuple[Session, Session]]:
+def in_state(role: Role, message: messages.Message) -> Iterator[tuple[Session, Session]]:
     """Both ends in each state in which this end may say the message."""
     for state in State:
         if after(state, role, type(message)):
@@ -78,13 +81,13 @@ def test_what_one_end_says_the_other_hears_however_it_is_cut(data: st.DataObject
     assert heard
 
 
-def _plain(message: wire.Message) -> wire.Message:
-    return wire.Data(bytes(message.view)) if isinstance(message, wire.Data) else message
+def _plain(message: messages.Message) -> messages.Message:
+    return messages.Data(bytes(message.view)) if isinstance(message, messages.Data) else message
 
 
 @given(st.sampled_from(State), st.sampled_from(Role), FROM_SOURCE | FROM_RECEIVER)
 def test_what_is_not_legal_is_neither_said_nor_heard(
-    state: State, role: Role, message: wire.Message
+    state: State, role: Role, message: messages.Message
 ) -> None:
     sender, hearer = Session(role), Session(role.peer)
     sender.state = hearer.state = state
@@ -130,7 +133,7 @@ def test_no_bytes_do_harm(state: State, role: Role, data: st.DataObject) -> None
         assert "\n" not in str(error)
         assert error_of(session) is error
         with pytest.raises(LocalProtocolError):
-            session.send(wire.Hello("x"))
+            session.send(messages.Hello("x"))
 
 
 def test_a_message_that_never_ends_is_cut_off() -> None:
@@ -154,10 +157,10 @@ def test_a_message_that_never_ends_is_cut_off() -> None:
 def test_long_words_are_cut_to_what_the_other_end_takes() -> None:
     sender, hearer = Session(Role.RECEIVER), Session(Role.SOURCE)
     sender.state = hearer.state = State.OFFERED
-    told = wire.Refused(Code.WRONG_BASE, "sha256:" + "0" * 64, "ü\n" * 5000)
+    told = messages.Refused(Code.WRONG_BASE, "sha256:" + "0" * 64, "ü\n" * 5000)
     hearer.receive_data(b"".join(sender.send(told)))
     (heard,) = hearer.messages()
-    assert isinstance(heard, wire.Refused)
+    assert isinstance(heard, messages.Refused)
     assert heard.text.startswith("ü?ü?")
 
 
