@@ -381,7 +381,7 @@ def test_lengths_that_lie_allocate_nothing(start: Callable[..., Site]) -> None:
     manifest, _ = cycle_of(b"x" * 100)
     huge = attrs.evolve(manifest.disks[0], size=1 << 50, stream_bytes=(1 << 50) + 40)
     tall = attrs.evolve(manifest.disks[0], size=1 << 39, stream_bytes=(1 << 39) + 40)
-    many = tuple(attrs.evolve(manifest.disks[0], disk_id=f"d{n}") for n in range(3))
+    many = tuple(attrs.evolve(manifest.disks[0], disk_id=f"d{n}", index=n) for n in range(3))
     for disks, code in (
         ((huge,), Code.TOO_LARGE),
         (many, Code.TOO_LARGE),
