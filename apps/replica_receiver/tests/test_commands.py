@@ -81,7 +81,7 @@ def test_pairing_on_the_command_line(site: Site, run: Run, monkeypatch: pytest.M
     colons = ":".join(wanted[at : at + 2] for at in range(0, 64, 2)).upper()
     assert "paired with" in run(*pair, "--fingerprint", colons)
     line = tls.load_identity(site.folder / "new").one_line
-    allow = ("allow", "--identity", str(site.identity), "--store", "/nowhere")
+    allow = ("allow", "--identity", str(site.identity), "--store", str(site.store.root))
     run(*allow, line, status=2)
     run(*allow, line, "--vm", VM)
     assert VM in run(*allow)

@@ -402,7 +402,9 @@ def test_lengths_that_lie_allocate_nothing(start: Callable[..., Site]) -> None:
     ids = ("d", "d1", "d2")
     lines = "".join(f"scsi{n}: local:{name},size=1M\n" for n, name in enumerate(ids))
     manifest = attrs.evolve(manifest, configuration=Configuration("@proxmox", f"cores: 1\n{lines}"))
-    many = tuple(attrs.evolve(manifest.disks[0], disk_id=name) for name in ids)
+    many = tuple(
+        attrs.evolve(manifest.disks[0], disk_id=name, index=n) for n, name in enumerate(ids)
+    )
     for disks, code in (
         ((huge,), Code.TOO_LARGE),
         (many, Code.TOO_LARGE),

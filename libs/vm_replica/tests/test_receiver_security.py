@@ -550,3 +550,27 @@ def tick_for_ever(tick: Callable[[], None]) -> None:
     for _ in range(3000):
         tick()
         time.sleep(0.02)
+
+
+def test_two_disks_with_one_index_are_refused(site: Site) -> None:
+    """Their exported files and their order in a VM are named after it."""
+    manifest, _ = cycle_of(b"x")
+    two = (manifest.disks[0], attrs.evolve(manifest.disks[0], disk_id="e"))
+    with site.connect(site.source("source", VM)) as session:
+        opened(session)
+        with pytest.raises(CycleRefused, match="same index") as caught:
+            offer(session, attrs.evolve(manifest, disks=two))
+    assert caught.value.code is Code.BAD_MANIFEST
+
+
+def test_names_that_are_refused_are_not_logged(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    with site.connect(site.source("source", "*")) as session:
+        for name in ("c\nforged line", "c\x1b[2J"):
+            session.send(wire.Open(name, VM))
+            with pytest.raises(CycleRefused):
+                session.expect(wire.Ready)
+    assert within(10, lambda: caplog.text.count("not-allowed") == 2)
+    assert "forged" not in caplog.text
+    assert "\x1b" not in caplog.text

@@ -29,6 +29,7 @@ class Guest:
     thread: threading.Thread | None = None
     channel: Channel | None = None
     source: str = ""
+    is_ended: bool = False
 
     def __str__(self) -> str:
         peer = self.channel.peer.fingerprint if self.channel else "no certificate"

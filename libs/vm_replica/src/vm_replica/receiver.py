@@ -16,6 +16,7 @@ import attrs
 import ptcomm
 from command_line.text import with_notes
 
+from vm_replica import audit
 from vm_replica.entrance import Entrance
 from vm_replica.errors import ReplicationError
 from vm_replica.places import Guest, Places
@@ -179,9 +180,17 @@ class Receiver:
             except ReplicationError as error:  # each step of the session meets it, too
                 log.warning("who is allowed cannot be read: %s", error)
                 return
-            if reason:
+            if reason and not guest.is_ended:
+                guest.is_ended = True
                 log.warning("the session of %s is ended: %s", guest, reason)
+                self._note("session ended", accepted.peer.fingerprint, reason)
                 accepted.interrupt(reason)
+
+    def _note(self, event: str, peer: str, detail: str) -> None:
+        try:
+            audit.note(self._house.store.root, event, peer=peer, detail=detail)
+        except (OSError, ReplicationError) as error:
+            log.error("the audit log cannot be written: %s", error)  # noqa: TRY400 - one line
 
     def _end_sessions(self) -> None:
         for _, accepted in self._places.sessions():

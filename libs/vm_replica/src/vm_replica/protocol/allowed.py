@@ -59,7 +59,9 @@ def save(folder: Path, grants: tuple[Grant, ...]) -> None:
 
 def source_of(peer: Peer, folder: Path) -> str:
     """How a peer stands in the list, and in the replicas that belong to it."""
-    return f"{BY_NAME}{peer.name}" if tls.uses_ca(folder) else peer.fingerprint
+    if tls.uses_ca(folder):
+        return f"{BY_NAME}{peer.name}"
+    return tls.original(folder, peer.fingerprint)
 
 
 def sources(folder: Path) -> frozenset[str]:

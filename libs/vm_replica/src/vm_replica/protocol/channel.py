@@ -219,6 +219,13 @@ class Channel(Closable):
         if isinstance(error, TimeoutError):
             return PeerLost(f"the {peer} has sent nothing complete for too long")
         reason = getattr(error, "reason", None) or ""
+        if "CERTIFICATE_EXPIRED" in reason:
+            return PeerRefused(
+                f"the {peer} does not accept our certificate: it has expired, or is not valid yet: "
+                "compare the clocks, or make a new one with `pair --renew`"
+            )
+        if "CERTIFICATE_REVOKED" in reason:
+            return PeerRefused(f"the {peer} does not accept our certificate: the CA has revoked it")
         if "ALERT" in reason:
             return PeerRefused(
                 f"the {peer} does not accept our certificate ({reason.lower()}): allow it there"
@@ -279,8 +286,9 @@ def connect(
     """
     patience = patience or Patience()
     host, port = parse_address(address)
-    expected = fingerprint and tls.normalise(fingerprint)
-    expected = expected or tls.paired_with(folder, f"{host}:{port}")
+    expected = tls.paired_with(folder, f"{host}:{port}")
+    if fingerprint:
+        expected = frozenset({tls.normalise(fingerprint)})
     if not expected and not tls.uses_ca(folder):
         raise PeerRefused(
             f"the receiver at {host}:{port} is not paired with this host: run the command `pair`"
@@ -296,8 +304,8 @@ def connect(
     return Channel(connection, Role.SOURCE, peer, patience=patience, limiter=limiter)
 
 
-def _require(peer: tls.Peer, expected: str, address: str) -> None:
-    if expected and peer.fingerprint != expected:
+def _require(peer: tls.Peer, expected: frozenset[str], address: str) -> None:
+    if expected and peer.fingerprint not in expected:
         raise PeerRefused(f"what answers at {address} is not the receiver that was paired there")
 
 
@@ -309,7 +317,7 @@ def _open(host: str, port: int, context: ssl.SSLContext, patience: Patience) -> 
     except ssl.SSLCertVerificationError as error:
         raise PeerRefused(
             f"what answers at {host}:{port} is not a receiver that we are paired with: "
-            f"{error.verify_message}"
+            f"{tls.explain(error)}"
         ) from error
     except OSError as error:
         raise PeerLost(f"no receiver answers at {host}:{port}: {error}") from error
@@ -338,7 +346,7 @@ def _shake_hands(connection: ssl.SSLSocket, folder: Path, until: float) -> tls.P
         _complete_handshake(connection, until)
         return tls.identify(connection, folder)
     except ssl.SSLError as error:
-        raise PeerRefused(f"the handshake failed: {error.reason or error}") from error
+        raise PeerRefused(f"the handshake failed: {tls.explain(error)}") from error
     except OSError as error:
         raise PeerLost(f"the connection broke in its handshake: {error}") from error
 

@@ -191,8 +191,11 @@ def _fault(manifest: CycleManifest) -> str:
         return "a time is out of range"
     if not 1 <= len(manifest.disks) <= MAX_DISKS:
         return f"it has {len(manifest.disks)} disks, not 1 to {MAX_DISKS}"
-    if len({disk.disk_id for disk in manifest.disks}) < len(manifest.disks):
-        return "it lists a disk twice"
+    different = min(
+        len({d.disk_id for d in manifest.disks}), len({d.index for d in manifest.disks})
+    )
+    if different < len(manifest.disks):
+        return "two disks have the same id or the same index"
     return next(filter(None, (_disk_fault(disk, manifest) for disk in manifest.disks)), "")
 
 

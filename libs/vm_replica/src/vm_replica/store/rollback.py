@@ -62,6 +62,7 @@ def _bring_back(
             kept = files.kept_image(record.number, disk_id)
             if kept.exists():
                 durable.rename(kept, image)
+                durable.sync_folder(kept.parent)
             break
         layers += [files.undo(record.number, m) for m in record.undo if m.disk_id == disk_id]
     for layer in reversed(layers):
