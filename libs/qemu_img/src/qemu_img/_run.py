@@ -12,7 +12,6 @@ import stat
 import subprocess  # noqa: TID251 - this module exists to start a program
 import sys
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
@@ -21,6 +20,7 @@ from qemu_img import sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def _limits(bounds: Bounds | None) -> dict[str, tuple[int, int]]:
 
 @contextlib.contextmanager
 def _opened(files: Files) -> Iterator[list[int]]:
-    """Open the files; while they are open they belong to the user of the sandbox, if we are root."""
+    """Open the files; while they are open they belong to the sandbox's user, if we are root."""
     with contextlib.ExitStack() as stack:
         descriptors = []
         for path in files.read:

@@ -16,6 +16,7 @@ import json
 import os
 import resource
 import signal
+import struct
 import sys
 from pathlib import Path
 
@@ -55,15 +56,6 @@ def _check(result: int, what: str) -> int:
     return result
 
 
-class _Ruleset(ctypes.Structure):
-    _fields_ = (("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
-
-
-class _PathBeneath(ctypes.Structure):
-    _pack_ = 1
-    _fields_ = (("access", ctypes.c_uint64), ("descriptor", ctypes.c_int32))
-
-
 class _Landlock:
     """The files that the program may use; nothing else, once it is in force."""
 
@@ -71,21 +63,20 @@ class _Landlock:
         """Begin with nothing."""
         self._libc = _libc()
         self._all = (1 << _FS_BITS.get(version, 16)) - 1
-        attributes = _Ruleset(self._all, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
+        # files, from version 4 on TCP, from version 6 on signals and abstract sockets
+        attributes = struct.pack("=QQQ", self._all, 3, 3)
         size = 24 if version >= 6 else 16 if version >= 4 else 8
         self._rules = _check(
-            self._libc.syscall(_CREATE_RULESET, ctypes.byref(attributes), size, 0),
-            "landlock_create_ruleset",
+            self._libc.syscall(_CREATE_RULESET, attributes, size, 0), "landlock_create_ruleset"
         )
 
     def allow(self, descriptor: int, access: int) -> None:
         """Let a file, or what is below a folder, be used."""
         if not Path(path_at(descriptor)).is_dir():
             access &= ~_READ_DIR
-        rule = _PathBeneath(access & self._all, descriptor)
+        rule = struct.pack("=Qi", access & self._all, descriptor)
         _check(
-            self._libc.syscall(_ADD_RULE, self._rules, _PATH_BENEATH, ctypes.byref(rule), 0),
-            "landlock_add_rule",
+            self._libc.syscall(_ADD_RULE, self._rules, _PATH_BENEATH, rule, 0), "landlock_add_rule"
         )
 
     def allow_path(self, path: str, access: int) -> None:
@@ -109,31 +100,39 @@ def path_at(descriptor: int) -> str:
 def _confine(order: dict[str, list[int]], program: str) -> None:
     """Give up everything that the program does not need."""
     version = landlock_version()
-    rules = _Landlock(version) if version else None
-    if rules:
-        for folder in ("/usr", "/lib", "/lib64"):
-            rules.allow_path(folder, _READ_FILE | _READ_DIR | _EXECUTE)
-        rules.allow_path("/etc/ld.so.cache", _READ_FILE)
-        rules.allow_path(program, _READ_FILE | _EXECUTE)
-    count = len(order["read"])
-    for number in range(count + len(order["write"])):
-        access = _READ_FILE | _READ_DIR
-        if number >= count:
-            access |= _WRITE_FILE | _TRUNCATE
-        if rules:
-            rules.allow(FIRST + number, access)
-    libc = _libc()
+    rules = _rules(version, order, program) if version else None
     if os.geteuid() == 0:
-        if libc.unshare(_CLONE_NEWNET | _CLONE_NEWIPC) and ctypes.get_errno() != _EPERM:
-            raise OSError(ctypes.get_errno(), "unshare")
-        for capability in range(_LAST_CAPABILITY + 1):
-            libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-    _check(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+        _become_nobody()
+    _check(_libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     if rules:
         rules.enforce()
+
+
+def _rules(version: int, order: dict[str, list[int]], program: str) -> _Landlock:
+    """What the program needs of the system, and the files that are handed over."""
+    rules = _Landlock(version)
+    for folder in ("/usr", "/lib", "/lib64"):
+        rules.allow_path(folder, _READ_FILE | _READ_DIR | _EXECUTE)
+    rules.allow_path("/etc/ld.so.cache", _READ_FILE)
+    rules.allow_path(program, _READ_FILE | _EXECUTE)
+    count = len(order["read"])
+    for number in range(count):
+        rules.allow(FIRST + number, _READ_FILE | _READ_DIR)
+    for number in range(count, count + len(order["write"])):
+        rules.allow(FIRST + number, _READ_FILE | _WRITE_FILE | _TRUNCATE)
+    return rules
+
+
+def _become_nobody() -> None:
+    """Leave root's rights, user, groups and network. A container may not allow a new network."""
+    libc = _libc()
+    if libc.unshare(_CLONE_NEWNET | _CLONE_NEWIPC) and ctypes.get_errno() != _EPERM:
+        raise OSError(ctypes.get_errno(), "unshare")
+    for capability in range(_LAST_CAPABILITY + 1):
+        libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails for those the kernel lacks
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
 def _place(descriptors: list[int]) -> None:
