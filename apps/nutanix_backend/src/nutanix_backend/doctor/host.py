@@ -8,6 +8,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 import iscsi_attach
+import qemu_img
 from durable import records
 
 from nutanix_backend.doctor.finding import Finding
@@ -33,7 +34,9 @@ def _qemu_img() -> Finding:
     path = shutil.which("qemu-img")
     if path is None:
         return Finding.bad("qemu-img", "no qemu-img on PATH, to restore VMs: install qemu-utils")
-    return Finding.ok("qemu-img", path)
+    if weakness := qemu_img.weakness():
+        return Finding.note("qemu-img", f"{path}: {weakness}")
+    return Finding.ok("qemu-img", f"{path}, in a sandbox")
 
 
 def _initiator() -> Finding:
