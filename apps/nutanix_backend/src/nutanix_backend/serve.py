@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import ptcomm
 from command_line.cancel import Cancelled
-from command_line.text import with_notes
 from ptcomm import Ack, BackendHello, End, EndOfInput, Finish, Message, Phase, PluginHello, Severity
 
-from nutanix_backend.errors import BackendError, ParameterError
+from nutanix_backend.errors import BackendError, ParameterError, as_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +38,7 @@ def serve(endpoint: Endpoint) -> None:
         _fail(endpoint, f"the daemon does not speak as expected: {error}")
     except Exception as error:
         log.exception("the job failed")
-        _fail(endpoint, _line(error))
+        _fail(endpoint, as_line(error))
 
 
 def cancel_on_signal() -> None:
@@ -62,8 +61,7 @@ def _converse(endpoint: Endpoint) -> None:
     from nutanix_backend import adapter  # noqa: PLC0415 - see _job
 
     given = endpoint.expect(ptcomm.Parameters).items
-    settings = _settings(adapter.parameters(info.namespace, given))
-    start_log(settings)
+    settings = _settings(endpoint, info, given)
     endpoint.send(Ack())
     phase = endpoint.expect(ptcomm.Start).phase
     adapter.refuse_all_but_restores(info.namespace, phase)
@@ -80,10 +78,21 @@ def _converse(endpoint: Endpoint) -> None:
     _until_end(endpoint)
 
 
-def _settings(items: tuple[tuple[str, str], ...]) -> Settings:
+def _settings(endpoint: Endpoint, info: ptcomm.Job, given: tuple[tuple[str, str], ...]) -> Settings:
+    """Read the parameters and start the log. A restore is failed at its end, see refusal."""
+    from nutanix_backend import adapter  # noqa: PLC0415 - see _job
     from nutanix_backend.settings import parameters  # noqa: PLC0415 - see _job
 
-    return parameters.parse(items)
+    try:
+        settings = parameters.parse(adapter.parameters(info.namespace, given))
+        start_log(settings)
+    except BackendError as error:
+        if info.type is ptcomm.JobType.RESTORE:
+            from nutanix_backend.restore.refusal import refuse  # noqa: PLC0415 - see _job
+
+            refuse(endpoint, error)
+        raise
+    return settings
 
 
 def _job(phase: Phase, settings: Settings) -> Callable[[JobContext], None]:
@@ -125,20 +134,6 @@ def _fail(endpoint: Endpoint, text: str) -> None:
         _until_end(endpoint)
     except (Cancelled, ptcomm.PtcommError) as error:
         log.warning("the daemon is gone: %s", error)
-
-
-def _line(error: Exception) -> str:
-    """An error as one line for the administrator; what is not an error of ours says so."""
-    if isinstance(error, BackendError) or type(error).__module__.partition(".")[0] in LIBRARIES:
-        text = str(error)
-    elif isinstance(error, OSError) and error.filename:
-        text = f"{error.filename}: {error.strerror}"
-    else:
-        text = f"internal error, please report with the log: {type(error).__name__}: {error}"
-    return with_notes(error, text)
-
-
-LIBRARIES = ("prism_client", "iscsi_attach", "phcbt01", "qemu_img", "vm_config", "vm_replica")
 
 
 def start_log(settings: Settings) -> None:

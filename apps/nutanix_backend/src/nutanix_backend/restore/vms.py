@@ -9,20 +9,29 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
 import phcbt01
 from command_line.text import size
+from vm_config.machine import match_disks
 
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.restore import configuration, images
-from nutanix_backend.restore.plan import DiskChain, numbers, plan_sibling, plan_vm, sibling_entry
+from nutanix_backend.restore.plan import (
+    DiskChain,
+    numbers,
+    plan_sibling,
+    plan_vm,
+    sibling_delta,
+    sibling_image,
+)
 from nutanix_backend.restore.sources import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from vm_config.machine import MachineDisk
@@ -55,6 +64,7 @@ class Vm(ABC):
         """Restore to `destination`."""
         self._job = job
         self._destination = destination
+        self._has_configuration = False
         self.plan = plan
         self.writers: dict[str, DiskWriter] = {}
 
@@ -65,23 +75,50 @@ class Vm(ABC):
     def configuration(self, file: SourceFile, content: bytes) -> None:
         """Hand the VM's configuration on."""
         self._destination.configuration(file, content)
+        self._has_configuration = True
 
     def finish(self) -> None:
-        """Everything has arrived: finish the VM, or say what is missing."""
-        for writer in self.writers.values():
-            missing = writer.missing()
-            if missing:
-                raise RestoreFailed(
-                    f"{missing.file} did not arrive, so disk {missing.index} of VM "
-                    f"{self.plan.origin.vm_name} is not restored: select all of its files"
-                )
-        if any(writer.complete for writer in self.writers.values()):
-            self._destination.finish(self.plan, self.writers)
+        """Everything has arrived: finish the VM.
+
+        A disk that was asked for and did not arrive is an error: no VM is created without it, and
+        where disks are restored by themselves it is reported. Raises RestoreFailed.
+        """
+        missing = self.missing()
+        is_broken = any(w.has_begun and not w.complete for w in self.writers.values())
+        has_nothing = not self._has_configuration and not any(
+            writer.complete for writer in self.writers.values()
+        )
+        if missing and (is_broken or has_nothing or self._destination.needs_every_disk):
+            raise RestoreFailed(missing)
+        if missing:
+            self._job.report(missing)
+        self._destination.finish(self.plan, self.writers)
+
+    def missing(self) -> str:
+        """What was asked for and did not arrive, as a sentence; empty when nothing is missing."""
+        late = {w.chain.index: file.name for w in self.writers.values() if (file := w.missing())}
+        return _did_not_arrive(self.plan.origin.vm_name, late)
 
     def abandon(self) -> None:
         """Give up what is not complete."""
         for writer in self.writers.values():
             writer.abandon()
+
+
+def _did_not_arrive(vm_name: str, late: Mapping[int, str]) -> str:
+    """That disks are missing, by their numbers; a file or the name of a disk for each."""
+    if not late:
+        return ""
+    which = ", ".join(map(str, late))
+    disks = (
+        f"disk {which} of VM {vm_name} is"
+        if len(late) == 1
+        else f"disks {which} of VM {vm_name} are"
+    )
+    return (
+        f"{', '.join(late.values())} did not arrive, so {disks} not restored: select all of its "
+        "files, or say with disk= which disks you want"
+    )
 
 
 class PlannedVm(Vm):
@@ -100,17 +137,17 @@ class PlannedVm(Vm):
         super().__init__(job, destination, plan)
         destination.prepare(plan)
         for chain in plan.disks:
-            self.writers[chain.newest.disk_id] = destination.writer(plan, chain)
+            self.writers[chain.disk_id] = destination.writer(plan, chain)
         destination.refuse_too_large(self.writers.values())
         self._announce()
 
     def _announce(self) -> None:
         name = self.plan.origin.vm_name
         for writer in self.writers.values():
-            entry, deltas = writer.chain.newest, len(writer.chain.files) - 1
+            chain, deltas = writer.chain, len(writer.chain.files) - 1
             self._job.say(
-                f"VM {name} disk {entry.index}: whole image and {deltas} deltas, to the state of "
-                f"job {self.plan.origin.job}; {size(entry.size)} to {writer.target.label}"
+                f"VM {name} disk {chain.index}: whole image and {deltas} deltas, to the state of "
+                f"job {self.plan.origin.job}; {size(chain.size)} to {writer.target.label}"
             )
         for line in self.plan.skipped:
             self._job.say(f"VM {name} {line}")
@@ -158,10 +195,10 @@ class SiblingVm(Vm):
         if self._wanted and str(number) not in self._wanted:
             return None
         if file.role is Role.DELTA:
-            return self._delta(file, number, length)
+            return self._delta(file, length)
         if file.format != RAW:
             return self._stage(file, number, length)
-        return self._begin(file, number, length, length)
+        return self._begin(file, number, length)
 
     def _number(self, file: SourceFile) -> int:
         """The number of a disk: its name says it, or the configuration, else it is the next."""
@@ -186,14 +223,30 @@ class SiblingVm(Vm):
                 writer.finish()
         super().finish()
 
-    def _begin(self, file: SourceFile, number: int, disk_size: int, length: int) -> DiskWriter:
+    def missing(self) -> str:
+        """The disks of the configuration of which no file arrived."""
+        found = match_disks(self._known, list(self.writers)).values()
+        late = {
+            number: disk.key
+            for number, disk in enumerate(self._known)
+            if disk not in found and (not self._wanted or str(number) in self._wanted)
+        }
+        return _did_not_arrive(self.plan.origin.vm_name, late)
+
+    def abandon(self) -> None:
+        """Give up what is not complete, and what is staged."""
+        super().abandon()
+        for staged in self._images.values():
+            staged.discard()
+        self._images.clear()
+
+    def _begin(self, file: SourceFile, number: int, disk_size: int) -> DiskWriter:
         """Start a disk with its whole image."""
         if file.key in self.writers:
             raise RestoreRefused(
                 f"{file.name}: two whole images of one disk came: select the files of one backup"
             )
-        entry = sibling_entry(file, number, disk_size, length)
-        chain = DiskChain((entry,))
+        chain = DiskChain(number, file.key, (sibling_image(file, disk_size),))
         writer = self._destination.writer(self.plan, chain, grows=True)
         self._destination.refuse_too_large([writer])
         self._job.say(
@@ -204,7 +257,7 @@ class SiblingVm(Vm):
         writer.begin(file.name)
         return writer
 
-    def _delta(self, file: SourceFile, number: int, length: int) -> DiskWriter:
+    def _delta(self, file: SourceFile, length: int) -> DiskWriter:
         """Go on with a delta on what is there."""
         self._unpack(file.key)
         writer = self.writers.get(file.key)
@@ -216,7 +269,7 @@ class SiblingVm(Vm):
         if file.stamp and file.stamp <= self._stamps.get(file.key, ""):
             raise RestoreRefused(f"{file.name} came after a newer one: select them in order")
         self._stamps[file.key] = file.stamp
-        writer.extend(sibling_entry(file, number, 0, length))
+        writer.extend(sibling_delta(file, length))
         writer.begin(file.name)
         return writer
 
@@ -242,7 +295,7 @@ class SiblingVm(Vm):
             path.unlink()
         length = raw.stat().st_size
         self._job.say(f"{staged.first.file} is an image of kind {found.kind}")
-        writer = self._begin(staged.first, staged.number, length, length)
+        writer = self._begin(staged.first, staged.number, length)
         pour(raw, writer)
         writer.end()
         raw.unlink()
@@ -279,6 +332,10 @@ class StagedImage:
             )
         self.files.append(path)
         return StagedFile(path)
+
+    def discard(self) -> None:
+        """Remove what is staged."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class StagedFile:

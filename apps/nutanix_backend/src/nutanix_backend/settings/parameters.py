@@ -164,6 +164,9 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("storage_container", Kind.TEXT, "storage container of the restored VM"),
     Parameter("overwrite", Kind.FLAG, "replace existing files and devices with content", "no"),
     Parameter("verify", Kind.FLAG, "read back what was written, and compare", "no"),
+    Parameter(
+        "check_space", Kind.FLAG, "refuse a restore for which there is too little space", "yes"
+    ),
     Parameter("restore_powerstate", Kind.TEXT, "state of the restored VM", "off", ("on", "off")),
     # what every metaplugin has
     Parameter(
@@ -236,6 +239,7 @@ class Settings:
     storage_container: str
     overwrite: bool
     verify: bool
+    check_space: bool
     restore_powerstate: str
     listing: str
     query: str
