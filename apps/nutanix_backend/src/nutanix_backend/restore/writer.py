@@ -288,5 +288,6 @@ def refuse_full_disk(writers: Iterable[DiskWriter]) -> None:
         free = shutil.disk_usage(folder).free
         if free < amount:
             raise RestoreRefused(
-                f"{folder} has {size(free)} free, the restore needs {size(amount)}"
+                f"{folder} has {size(free)} free, the restore needs {size(amount)}: "
+                "check_space=no restores without this check"
             )
