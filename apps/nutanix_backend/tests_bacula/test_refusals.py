@@ -38,7 +38,7 @@ def test_a_refusal_stands_alone_and_ends_the_job(site: Site) -> None:
         f"a VM called {guest.name} exists": {"restore_vm_name": guest.name},
         f"VM {guest.name} still exists; restore_identity=old": {"restore_identity": "old"},
         "cluster nowhere is not known to Prism": {"target_cluster": "nowhere"},
-        "parameter restore_via": {"restore_via": "carrier pigeon"},
+        "restore_via=carrier pigeon is not one of": {"restore_via": "carrier pigeon"},
         "has no disk 7": {"disk": "7"},
     }
     for reason, options in refusals.items():
@@ -58,7 +58,7 @@ def assert_refused(job: BaculaJob, reason: str) -> None:
 
 
 def test_one_vm_of_two_is_refused(site: Site) -> None:
-    """The other is restored; the job says which is not, and why, and ends with warnings."""
+    """The other is restored; the job says which is not, and why, and is no "Restore OK"."""
     first, second = site.guest(200 * MIB, name="two-1"), site.guest(200 * MIB, name="two-2")
     site.define("vm=two-*")
     full = site.good("Full")
@@ -71,7 +71,8 @@ def test_one_vm_of_two_is_refused(site: Site) -> None:
     (where / f"@nutanix/lab-cluster/{second.ext_id}/vm-metadata.json").unlink()
 
     half = site.restore(full, where)
-    assert half.status == "W", half.words
+    assert half.status == "E", half.words
+    assert half.said("*** Restore Error ***")
     (line,) = trouble(half)
     assert "VM two-1 is not restored: " in line
     assert "exists: give overwrite=yes" in line
