@@ -29,7 +29,7 @@ from nutanix_backend.cluster.inventory import connect
 from nutanix_backend.cluster.transport import choose, initiator_name
 from nutanix_backend.disks.targets import LunTarget
 from nutanix_backend.manifest import DiskEntry
-from nutanix_backend.restore.plan import DiskChain
+from nutanix_backend.restore.plan import DiskChain, PlannedFile
 from nutanix_backend.restore.writer import DiskWriter
 from nutanix_backend.settings.parameters import parse
 from prism_lab import Lab
@@ -172,7 +172,9 @@ def by_product(site: Site) -> Callable[[NewDiskGuard, Journal], float]:
             lun = session.attachment.luns[0].lun
             device: BlockDevice = session.attachment.open(lun, writable=True)
             target = LunTarget("bench", lambda _size: device, lambda: None)
-            writer = DiskWriter(DiskChain((site.entry,)), target)
+            entry = site.entry
+            chain = DiskChain(entry.index, entry.disk_id, (PlannedFile.of(entry),))
+            writer = DiskWriter(chain, target)
             began = time.perf_counter()
             writer.begin(site.entry.file)
             for piece in pieces(site.image):

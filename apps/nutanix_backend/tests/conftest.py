@@ -479,13 +479,18 @@ class Daemon:
         return event
 
     def fatal(self) -> str:
-        """The backend gives the job up: its only fatal line. Whatever else it says is passed by."""
+        """The backend gives the job up: its only fatal line. Whatever else it says is passed by.
+
+        After the answer to a file comes the end of the restore, which fails then.
+        """
         while not self._fatal_lines():
             assert self._wire.pending(PATIENCE), "the backend hangs"
             event = self._wire.receive()
             assert not isinstance(event, EndOfInput), (event, self.messages)
             if isinstance(event, Message):
                 self.messages.append(event)
+            elif isinstance(event, Reply):
+                self.say(Finish())
         (line,) = self._fatal_lines()
         return line
 

@@ -568,9 +568,9 @@ def test_names_that_are_refused_are_not_logged(
 ) -> None:
     with site.connect(site.source("source", "*")) as session:
         for name in ("c\nforged line", "c\x1b[2J"):
-            session.send(wire.Open(name, VM))
+            session.send(messages.Open(name, VM))
             with pytest.raises(CycleRefused):
-                session.expect(wire.Ready)
+                session.expect(messages.Ready)
     assert within(10, lambda: caplog.text.count("not-allowed") == 2)
     assert "forged" not in caplog.text
     assert "\x1b" not in caplog.text

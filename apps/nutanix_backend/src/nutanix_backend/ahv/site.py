@@ -61,7 +61,8 @@ class Site:
         if free is not None and free < needed:
             raise RestoreRefused(
                 f"storage container {chosen.name} of cluster {self.cluster.name} has {size(free)} "
-                f"free, the restore needs up to {size(needed)}"
+                f"free, the restore needs up to {size(needed)}: check_space=no restores without "
+                "this check"
             )
 
     def categories_of(self, machine: Machine) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -195,6 +195,9 @@ class RestoreOptions:
     storage_container: str = _row(Kind.TEXT, "storage container of the restored VM")
     overwrite: bool = _row(Kind.FLAG, "replace existing files and devices with content", "no")
     verify: bool = _row(Kind.FLAG, "read back what was written, and compare", "no")
+    check_space: bool = _row(
+        Kind.FLAG, "refuse a restore for which there is too little space", "yes"
+    )
     restore_powerstate: str = _row(Kind.TEXT, "state of the restored VM", "off", ("on", "off"))
 
 
