@@ -26,6 +26,7 @@ from prism_lab._api import (
     ref,
     stamp,
 )
+from prism_lab._lazily import Lazily
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +80,7 @@ def _register_vms(api: V4Api) -> None:
     def list_vms() -> Result:
         with world.lock:
             known = list(world.vms.values())
-        return Listing([show_vm(world, vm) for vm in known])
+        return Listing(Lazily(known, lambda vm: show_vm(world, vm)))
 
     @api.get(NS, f"{VMS}/<vm_id>", f"{AHV}.GetVmApiResponse")
     def get_vm(vm_id: str) -> Result:

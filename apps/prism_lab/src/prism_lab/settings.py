@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from prism_lab.latency import Latency
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -57,6 +59,8 @@ class Settings:
     jwt_seconds: float = 900.0
     task_seconds: float = 0.02
     """How long every task stays queued before it runs; with 0 it has ended when it is named."""
+    latency: Latency = attrs.field(factory=Latency)
+    """How long calls and tasks take besides that: `Latency.parse("prism")` is as on a cluster."""
     pc_version: str = "pc.7.6"
     aos_version: str = "7.6"
 
