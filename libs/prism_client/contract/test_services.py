@@ -99,6 +99,17 @@ def test_a_list_of_several_pages_is_whole(prism: Any) -> None:
     assert made <= set(listed)
 
 
+def test_the_clusters_are_not_asked_for_with_each_call(prism: Any, snapshot: Any) -> None:
+    point = snapshot(prism.vm("asked for once"))
+    for _ in range(3):
+        prism.client.recovery_points.get(point.ext_id)
+    before = len(prism.lab.requests)
+    prism.client.recovery_points.get(point.ext_id)
+    calls = [path for _, path, _ in prism.lab.requests[before:]]
+    assert not [path for path in calls if "clusters" in path]
+    assert len(calls) <= (8 if prism.generation == "v3" else 2), calls
+
+
 @pytest.mark.parametrize("field", ["name", "cluster", "disk"])
 def test_one_unreadable_vm_does_not_hide_the_others(prism: Any, field: str) -> None:
     odd, good = prism.vm("odd"), prism.vm("good")
