@@ -85,6 +85,8 @@ class Disk:
     disk_ext_id: str = attrs.field(factory=new_id)
     container: str = ""
     blank: int | None = None
+    external_volume: str | None = None
+    """Its volume on an array of another maker, if it is there."""
 
     @property
     def file(self) -> Path:
@@ -178,6 +180,7 @@ class RecoveryPoint:
     ext_id: str = attrs.field(factory=new_id)
     location_agnostic_id: str = attrs.field(factory=new_id)
     number: int = attrs.field(factory=itertools.count(4711).__next__)
+    project: str | None = None
     created: dt.datetime = attrs.field(factory=now)
     version: int = 1
 

@@ -472,9 +472,17 @@ def _show_disk(disk: Disk) -> Json:
         diskExtId=disk.disk_ext_id,
         diskSizeBytes=disk.size,
         storageContainer=ref(f"{AHV}.VmDiskContainerReference", disk.container),
+        **_show_external(disk),
     )
     address = obj(f"{AHV}.DiskAddress", busType=disk.bus, index=disk.index)
     return obj(f"{AHV}.Disk", extId=disk.ext_id, diskAddress=address, backingInfo=backing)
+
+
+def _show_external(disk: Disk) -> Json:
+    if disk.external_volume is None or g.revision < 3:
+        return {}
+    info = obj(f"{AHV}.ExternalStorageInfo", volumeName=disk.external_volume)
+    return {"externalStorageInfo": info}
 
 
 def _show_cd_rom(cd_rom: CdRom) -> Json:

@@ -18,7 +18,8 @@ HARDWARE = (
     "description", "numSockets", "numCoresPerSocket", "numThreadsPerCore", "memorySizeBytes",
     "machineType", "hardwareClockTimezone", "isCpuPassthroughEnabled", "biosUuid",
     "isVcpuHardPinningEnabled", "isMemoryOvercommitEnabled", "isVgaConsoleEnabled",
-    "isAgentVm", "isBrandingEnabled", "bootConfig", "vtpmConfig", "project",
+    "isAgentVm", "isBrandingEnabled", "bootConfig", "vtpmConfig", "project", "customAttributes",
+    "guestTools",
 )  # fmt: skip
 _DEFAULTS: dict[str, Any] = {
     "numSockets": 1,

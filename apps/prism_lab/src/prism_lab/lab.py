@@ -243,6 +243,10 @@ class Lab:
         """Let every session cookie be refused from now on."""
         self._auth.expire_sessions()
 
+    def put_on_array(self, vm: str, index: int, volume: str) -> None:
+        """Let a disk of a VM live on a storage array of another maker, as that volume."""
+        self._vm(vm).disks[index].external_volume = volume
+
     def kill_target(self, volume_group: str) -> None:
         """Let the iSCSI target of a volume group die at once."""
         with self._world.lock:

@@ -93,6 +93,15 @@ PERSONALITIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "content_revision": 0,
         },
         "7.6": {},
+        "newest": {
+            "revisions": MappingProxyType(
+                {**_all_at(3), "dataprotection": 4, "networking": 4, "prism": 4, "multidomain": 3}
+            ),
+            "content_revision": 4,
+        },
     }
 )
-"""Releases that the lab can play, by name: what differs from the defaults of Settings."""
+"""Releases that the lab can play, by name: what differs from the defaults of Settings.
+
+"newest" serves the newest revisions that the official clients know, whichever release has them.
+"""
