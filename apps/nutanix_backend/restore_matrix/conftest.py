@@ -62,7 +62,7 @@ ethernet0.virtualDev = "vmxnet3"
 ethernet0.networkName = "VM Network"
 ethernet0.generatedAddress = "00:50:56:00:00:0a"
 """
-HYPERV = Path(__file__).parents[1] / "tests" / "samples" / "hyperv" / "generation-1.xml"
+HYPERV = Path(__file__).parents[3] / "libs/vm_config/tests/samples" / "hyperv" / "generation-1.xml"
 
 
 # --- guests

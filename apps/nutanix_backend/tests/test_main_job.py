@@ -75,7 +75,7 @@ def test_a_chain_becomes_a_new_vm(product: Product, lab: Lab) -> None:
 
     refused = product.restore("/", restore_vm_name=f"{guest.name}-new")
     assert refused.status is Status.FAILED
-    assert "exists: give another restore_vm_name" in texts(refused.log, Severity.FATAL)
+    assert "exists: choose another name" in texts(refused.log, Severity.FATAL)
 
 
 def test_one_disk_goes_to_the_file_named(product: Product, tmp_path: Path) -> None:
@@ -285,7 +285,9 @@ def test_a_clean_up_that_fails_does_not_spoil_the_backup(product: Product, lab: 
     result = jobs.backup(product.store, "job", FULL, product.settings(vm=guest.name))
     assert result.status is Status.WARNINGS
     report = texts(result.log, Severity.NONFATAL)
-    assert report.startswith(f"VM {guest.name} is backed up, but something is left of it: ")
+    assert report.startswith(
+        f"VM {guest.name} is backed up, but temporary objects could not be removed: "
+    )
     assert "it is busy" in report
     assert "while undoing: volume group" in report
     assert len(lab.state()["volume_groups"]) == 1

@@ -123,7 +123,7 @@ class Vms(Protocol):
     def shut_down(self, ext_id: str) -> None:
         """Ask the guest to shut down (ACPI), unless it is off already. Raises NotFound.
 
-        The guest may take its time, or not heed it: look at power_state.
+        The guest may take its time, or ignore it: look at power_state.
         """
         ...
 

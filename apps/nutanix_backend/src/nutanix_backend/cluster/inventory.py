@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import attrs
 import prism_client
@@ -14,9 +14,22 @@ from nutanix_backend.errors import ParameterError, SelectionError
 from nutanix_backend.settings.parameters import prism_endpoint, require_connection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from nutanix_backend.settings.parameters import Settings
+
+
+class NamedEntity(Protocol):
+    """Anything with a name and an id."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def ext_id(self) -> str: ...
+
+
+E = TypeVar("E", bound=NamedEntity)
 
 
 @attrs.frozen
@@ -53,7 +66,7 @@ def connect(
 
     def tell(entry: prism_client.Unreadable) -> None:
         if warn is not None:
-            warn(f"{entry}: it is left out, and what needs it fails")
+            warn(f"{entry}: it is skipped; jobs that need it fail")
 
     return prism_client.connect(
         prism_endpoint(settings),
@@ -64,36 +77,91 @@ def connect(
     )
 
 
-def select(client: prism_client.PrismClient, settings: Settings) -> list[Source]:
-    """The VMs that `vm=` and `exclude_vm=` ask for, by name; see also unreadable_vms().
+@attrs.frozen
+class Missing:
+    """A value of `vm=` that selects no VM, or a VM that cannot be used, and why."""
 
-    Raises SelectionError for one that is not there, or for a plain name that two VMs share;
-    BadAnswer when none of them can be read.
+    wanted: str
+    reason: str
+
+
+@attrs.frozen
+class Selection:
+    """The VMs of a job in the order of their names, and what was asked for in vain."""
+
+    sources: tuple[Source, ...]
+    missing: tuple[Missing, ...] = ()
+
+
+def select(client: prism_client.PrismClient, settings: Settings) -> Selection:
+    """Find the VMs that `vm=` and `exclude_vm=` ask for.
+
+    A value that selects nothing costs the others nothing. Raises SelectionError when no VM is left.
     """
     if not settings.vm:
         raise ParameterError("parameter vm is missing: name a VM, or use vm=* for all")
     sources = every_vm(client, settings.cluster)
     vms = [source.vm for source in sources]
-    odd = client.unreadable.of("VM")
-    chosen = {vm.ext_id for wanted in settings.vm for vm in _matching(wanted, vms, odd)}
-    named = [source for source in sources if source.vm.ext_id in chosen]
-    kept = [source for source in named if not _is_any_of(source.vm, settings.exclude_vm)]
+    unreadable = client.unreadable.of("VM")
+    excluded = {vm.ext_id for value in settings.exclude_vm for vm in matching(value, vms)}
+    chosen: set[str] = set()
+    missing: list[Missing] = []
+    for value in settings.vm:
+        found, why = _selected_by(value, vms, unreadable)
+        chosen |= found
+        missing += why
+    kept = [s for s in sources if s.vm.ext_id in chosen - excluded]
+    lost = tuple(item for item in missing if not _is_excluded(item, settings.exclude_vm))
     if not kept:
-        for vm in unreadable_vms(client, settings):
-            vm.refuse()
-        raise SelectionError("no VM is left to back up: exclude_vm leaves out all that vm names")
-    return kept
+        raise SelectionError(
+            "; ".join(item.reason for item in lost)
+            or "no VM is left to back up: exclude_vm leaves out all that vm names"
+        )
+    return Selection(tuple(kept), lost)
 
 
-def unreadable_vms(
-    client: prism_client.PrismClient, settings: Settings
-) -> list[prism_client.Unreadable]:
-    """The VMs that are asked for, but whose record select() could not read."""
-    return [
-        vm
-        for vm in client.unreadable.of("VM")
-        if _is_any_of(vm, settings.vm) and not _is_any_of(vm, settings.exclude_vm)
+def _selected_by(
+    value: str,
+    vms: Sequence[prism_client.Vm],
+    unreadable: Sequence[prism_client.Unreadable],
+) -> tuple[set[str], list[Missing]]:
+    """The ids of the VMs that one value selects, and what of it cannot be had."""
+    found = matching(value, vms)
+    lost = matching(value, unreadable)
+    if not found and not lost:
+        reason = f"no VM is called {value}: check vm= against the names in Prism"
+        return set(), [Missing(f"vm={value}", reason)]
+    if len(found) > 1 and not is_pattern(value):
+        ids = ", ".join(sorted(vm.ext_id for vm in found))
+        reason = f"{len(found)} VMs are called {value}: use the UUID, one of {ids}"
+        return set(), [Missing(f"vm={value}", reason)]
+    return {vm.ext_id for vm in found}, [
+        Missing(f"VM {vm.name or vm.ext_id}", f"{vm}; see this VM in Prism") for vm in lost
     ]
+
+
+def _is_excluded(item: Missing, excluded: Sequence[str]) -> bool:
+    """Whether a VM that cannot be read is one that nobody wants."""
+    name = item.wanted.removeprefix("VM ")
+    return item.wanted.startswith("VM ") and any(_fits(value, name) for value in excluded)
+
+
+def is_pattern(value: str) -> bool:
+    """Whether a value stands for several names: only `*` and `?` are special."""
+    return "*" in value or "?" in value
+
+
+def matching(value: str, entities: Iterable[E]) -> list[E]:
+    """The entities of this id or name, or, if there are none, those whose name fits the pattern."""
+    listed = list(entities)
+    exact = [entity for entity in listed if value in {entity.name, entity.ext_id}]
+    return exact or [entity for entity in listed if _fits(value, entity.name)]
+
+
+def _fits(value: str, name: str) -> bool:
+    parts = {"*": ".*", "?": "."}
+    expression = "".join(parts.get(letter) or re.escape(letter) for letter in value)
+    return re.fullmatch(expression, name, re.DOTALL) is not None
 
 
 def every_vm(client: prism_client.PrismClient, wanted_cluster: str = "") -> list[Source]:
@@ -136,20 +204,3 @@ def names_by_id(client: prism_client.PrismClient) -> dict[str, str]:
     """The names of subnets and categories ("key/value"), by id."""
     subnets = {subnet.ext_id: subnet.name for subnet in client.subnets.list()}
     return subnets | {c.ext_id: f"{c.key}/{c.value}" for c in client.categories.list()}
-
-
-def _matching(
-    wanted: str, vms: Iterable[prism_client.Vm], odd: Iterable[prism_client.Unreadable]
-) -> list[prism_client.Vm]:
-    found = [vm for vm in vms if _is_any_of(vm, (wanted,))]
-    if not found and not any(_is_any_of(vm, (wanted,)) for vm in odd):
-        raise SelectionError(f"no VM is called {wanted}: check vm= against the names in Prism")
-    is_name = not any(mark in wanted for mark in "*?[")
-    if is_name and len(found) > 1:
-        ids = ", ".join(sorted(vm.ext_id for vm in found))
-        raise SelectionError(f"{len(found)} VMs are called {wanted}: use the UUID, one of {ids}")
-    return found
-
-
-def _is_any_of(vm: prism_client.Vm | prism_client.Unreadable, wanted: Iterable[str]) -> bool:
-    return any(w in {vm.name, vm.ext_id} or fnmatchcase(vm.name, w) for w in wanted)

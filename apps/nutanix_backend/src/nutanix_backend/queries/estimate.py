@@ -25,7 +25,7 @@ def run(job: JobContext) -> None:
     """
     now = int(time.time())
     with inventory.connect(job.settings, job.warn) as client:
-        for source in inventory.select(client, job.settings):
+        for source in inventory.select(client, job.settings).sources:
             for name, size in _files(source):
                 job.endpoint.send(File(name, Stat(FileType.REGULAR, size), Times(now, now, now)))
     job.endpoint.send(NoMoreFiles())
