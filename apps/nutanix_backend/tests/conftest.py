@@ -704,7 +704,14 @@ class FakeRecoveryPoints:
         return is_snapshot == (self.generation == "v3")
 
     def create(
-        self, vm: str, *, name: str, expires: datetime, consistency: Consistency, request_id: UUID
+        self,
+        vm: str,
+        *,
+        name: str,
+        expires: datetime,
+        consistency: Consistency,
+        project_ext_id: str | None,  # noqa: ARG002 - there are no projects here
+        request_id: UUID,
     ) -> RecoveryPoint:
         """Make one, unless the key has made one; the server knows when it expires."""
 

@@ -236,6 +236,7 @@ class SnapshotGuard(ClusterGuard):
             name=self.name,
             expires=datetime.now(UTC) + TEMPORARY,
             consistency=kinds.APP if application else kinds.CRASH,
+            project_ext_id=self.vm.project_ext_id,
             request_id=self.entry.key,
         )
 
