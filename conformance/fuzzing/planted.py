@@ -11,13 +11,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import durable.records
 import nutanix_backend.names
-import nutanix_backend.parameters
-import nutanix_backend.records
-import nutanix_backend.replication.wire
 import nutanix_backend.restore.images.reading
-import nutanix_backend.restore.readers.text
 import nutanix_backend.restore.sources
+import nutanix_backend.settings.parameters
 import phcbt01._apply
 import phcbt01._merge
 import phcbt01._sequence
@@ -28,6 +26,8 @@ import prism_client._regions
 import prism_client._v3.wire
 import ptcomm._commands
 import ptcomm.packets
+import vm_config.readers.text
+import vm_replica.protocol.wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,8 +110,8 @@ def prism_v3() -> None:
 
 def manifest() -> None:
     """Text without a form in UTF-8 is accepted."""
-    real = nutanix_backend.records._strict
-    converter = nutanix_backend.records._converter
+    real = durable.records._strict
+    converter = durable.records._converter
     converter.register_structure_hook(
         str, lambda value, kind: value if isinstance(value, str) else real(value, kind)
     )
@@ -119,8 +119,8 @@ def manifest() -> None:
 
 def state() -> None:
     """What is saved is not UTF-8."""
-    real = nutanix_backend.records.dump
-    nutanix_backend.records.dump = lambda record: real(record).decode().encode("utf-16")
+    real = durable.records.dump
+    durable.records.dump = lambda record: real(record).decode().encode("utf-16")
 
 
 def names() -> None:
@@ -141,14 +141,14 @@ def names() -> None:
 
 def parameters() -> None:
     """A time that is no number is not expected."""
-    nutanix_backend.parameters.READERS[nutanix_backend.parameters.Kind.SECONDS] = lambda _, text: (
-        float(text)
-    )
+    nutanix_backend.settings.parameters.READERS[
+        nutanix_backend.settings.parameters.Kind.SECONDS
+    ] = lambda _, text: float(text)
 
 
 def readers() -> None:
     """Memory may be any number, also none."""
-    module = nutanix_backend.restore.readers.text
+    module = vm_config.readers.text
     module.number = lambda text, what, *, largest: int(text or 0) if what and largest else 0
 
 
@@ -170,7 +170,7 @@ def images() -> None:
 
 def replication() -> None:
     """A word that is no command is not expected."""
-    wire = nutanix_backend.replication.wire
+    wire = vm_replica.protocol.wire
     wire._opener = lambda line: wire._BY_NAME[line.split(b" ", 1)[0].decode(errors="replace")]
 
 

@@ -164,7 +164,7 @@ def plugin_lines() -> Iterator[bytes]:
 
 def configurations() -> Iterator[bytes]:
     """The small ones of the sample configurations, after a byte for their kind."""
-    folder = MEMBERS / "apps/nutanix_backend/tests/samples"
+    folder = MEMBERS / "libs/vm_config/tests/samples"
     for number, kind in enumerate(("proxmox", "vsphere", "hyperv")):
         for path in sorted((folder / kind).iterdir()):
             data = path.read_bytes()
@@ -206,9 +206,9 @@ TARGETS = {
     "manifest": Target(f"{_APP}/manifest.py", ("nutanix_backend",), lambda: inputs("manifests")),
     "state": Target(f"{_APP}/state.py", ("nutanix_backend",), lambda: inputs("states")),
     "names": Target(f"{_APP}/names.py", ("nutanix_backend",), lambda: inputs("names")),
-    "readers": Target(f"{_APP}/readers.py", ("nutanix_backend",), configurations),
+    "readers": Target("libs/vm_config/fuzz/readers.py", ("vm_config",), configurations),
     "sources": Target(f"{_APP}/sources.py", ("nutanix_backend",), source_names),
     "images": Target(f"{_APP}/images.py", ("nutanix_backend",), images),
     "parameters": Target(f"{_APP}/parameters.py", ("nutanix_backend",), plugin_lines),
-    "replication": Target(f"{_APP}/replication.py", ("nutanix_backend",), replications),
+    "replication": Target("libs/vm_replica/fuzz/replication.py", ("vm_replica",), replications),
 }

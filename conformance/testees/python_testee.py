@@ -16,11 +16,13 @@ import attrs
 import phcbt01
 import phcbt01.testing
 import ptcomm
-from nutanix_backend import manifest, names, state
+from nutanix_backend import names
+from nutanix_backend.backup import manifest
 from nutanix_backend.errors import ManifestError, RestoreRefused
-from nutanix_backend.replication import wire
-from nutanix_backend.replication.errors import Code, ProtocolBroken
+from nutanix_backend.references import state
 from ptcomm import events
+from vm_replica.errors import Code, ProtocolBroken
+from vm_replica.protocol import wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

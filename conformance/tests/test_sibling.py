@@ -6,10 +6,10 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from nutanix_backend.runner import jobs
-from nutanix_backend.runner.catalog import Status, Store
-from nutanix_backend.runner.display import Silent
 from ptcomm import Level, Replace
+from ptcomm_runner import jobs
+from ptcomm_runner.catalog import Status, Store
+from ptcomm_runner.display import Silent
 from vectortool.vectors import ROOT
 
 if TYPE_CHECKING:

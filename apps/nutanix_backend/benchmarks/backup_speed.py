@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import iscsi_attach
-from nutanix_backend import journal
-from nutanix_backend.cluster import connect
-from nutanix_backend.guards import IscsiSessionGuard, SnapshotGuard, VolumeGroupGuard
-from nutanix_backend.jobs.plan import plan_disks
-from nutanix_backend.parameters import parse
-from nutanix_backend.regions import Region, RegionList
-from nutanix_backend.streams import StreamSender, image_pieces
-from nutanix_backend.transport import choose, initiator_name
+from nutanix_backend.cluster import journal
+from nutanix_backend.cluster.guards import IscsiSessionGuard, SnapshotGuard, VolumeGroupGuard
+from nutanix_backend.cluster.inventory import connect
+from nutanix_backend.cluster.transport import choose, initiator_name
+from nutanix_backend.disks.plan import plan_disks
+from nutanix_backend.disks.regions import Region, RegionList
+from nutanix_backend.disks.streams import StreamSender, image_pieces
+from nutanix_backend.settings.parameters import parse
 from prism_lab import Lab
 from ptcomm import (
     Ack,

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import iscsi_attach
-from nutanix_backend import journal
-from nutanix_backend.cluster import connect
-from nutanix_backend.guards import SnapshotGuard, VolumeGroupGuard
-from nutanix_backend.jobs.plan import plan_disks
-from nutanix_backend.parameters import parse
-from nutanix_backend.transport import is_target
+from nutanix_backend.cluster import journal
+from nutanix_backend.cluster.guards import SnapshotGuard, VolumeGroupGuard
+from nutanix_backend.cluster.inventory import connect
+from nutanix_backend.cluster.transport import is_target
+from nutanix_backend.disks.plan import plan_disks
+from nutanix_backend.settings.parameters import parse
 from prism_lab import Lab
 from rich.console import Console as Screen
 from rich.table import Table

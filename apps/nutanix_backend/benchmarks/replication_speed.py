@@ -28,15 +28,16 @@ from typing import TYPE_CHECKING
 
 import attrs
 import iscsi_attach
-from nutanix_backend.parameters import parse
-from nutanix_backend.regions import Region, RegionList
-from nutanix_backend.replication import allowed, channel, stream, tls, wire
-from nutanix_backend.replication.manifest import SCHEMA, CycleDisk, CycleManifest
-from nutanix_backend.replication.source import send_stream
-from nutanix_backend.replication.work import Work
+from nutanix_backend.disks.regions import Region, RegionList
+from nutanix_backend.replicate import stream
+from nutanix_backend.replicate.cycles import Work
+from nutanix_backend.replicate.source import send_stream
+from nutanix_backend.settings.parameters import parse
 from prism_lab import Lab
 from rich.console import Console
 from rich.table import Table
+from vm_replica.protocol import allowed, channel, tls, wire
+from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,21 +21,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from digests import StreamDigest
 from iscsi_attach import Portal
-from nutanix_backend import journal
-from nutanix_backend.cluster import connect
-from nutanix_backend.guards import IscsiSessionGuard, NewDiskGuard, Place
-from nutanix_backend.manifest import DiskEntry
-from nutanix_backend.parameters import parse
+from nutanix_backend.backup.manifest import DiskEntry
+from nutanix_backend.cluster import journal
+from nutanix_backend.cluster.guards import IscsiSessionGuard, NewDiskGuard, Place
+from nutanix_backend.cluster.inventory import connect
+from nutanix_backend.cluster.transport import choose, initiator_name
 from nutanix_backend.restore.plan import DiskChain
 from nutanix_backend.restore.targets import LunTarget
 from nutanix_backend.restore.writer import DiskWriter
-from nutanix_backend.runner import jobs
-from nutanix_backend.runner.catalog import Status, Store
-from nutanix_backend.streams import StreamDigest
-from nutanix_backend.transport import choose, initiator_name
+from nutanix_backend.settings.parameters import parse
 from prism_lab import Lab
 from ptcomm import Level
+from ptcomm_runner import jobs
+from ptcomm_runner.catalog import Status, Store
 from rich.console import Console
 from rich.table import Table
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from iscsi_attach import BlockDevice
-    from nutanix_backend.journal import Journal
+    from nutanix_backend.cluster.journal import Journal
     from ptcomm import Message
 
 MIB = 1 << 20

@@ -23,28 +23,30 @@ from typing import TYPE_CHECKING
 import attrs
 import prism_client as pc
 import pytest
-from nutanix_backend import journal, parameters, sweep
-from nutanix_backend.errors import BackendError, with_notes
-from nutanix_backend.guards import (
+from command_line.text import with_notes
+from nutanix_backend.cluster import journal, sweep
+from nutanix_backend.cluster.guards import (
     ImageGuard,
     NewDiskGuard,
     SnapshotGuard,
     VmGuard,
     VolumeGroupGuard,
 )
-from nutanix_backend.guards import Place as NewPlace
-from nutanix_backend.jobs.plan import plan_disks
-from nutanix_backend.runner import jobs
-from nutanix_backend.runner.catalog import Store
-from nutanix_backend.state import DiskReference, Reference
+from nutanix_backend.cluster.guards import Place as NewPlace
+from nutanix_backend.disks.plan import plan_disks
+from nutanix_backend.errors import BackendError
+from nutanix_backend.references.state import DiskReference, Reference
+from nutanix_backend.settings import parameters
 from prism_lab import Lab
 from ptcomm import Level, Message
+from ptcomm_runner import jobs
+from ptcomm_runner.catalog import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from nutanix_backend.journal import Journal
+    from nutanix_backend.cluster.journal import Journal
     from prism_lab.faults import Faults
 
 MIB, BLOCK = 1 << 20, 64 << 10

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 import attrs
-from nutanix_backend import parameters
 from nutanix_backend.errors import ParameterError
+from nutanix_backend.settings import parameters
 
 _FILE = Path(tempfile.mkdtemp(prefix="fuzz-parameters-")) / "file"
 _FILES = {"config_file", "password_file"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from nutanix_backend.state import StateFile, VmState
+from nutanix_backend.references.state import StateFile, VmState
 
 _PATH = Path(tempfile.mkdtemp(prefix="fuzz-state-")) / "state.json"
 

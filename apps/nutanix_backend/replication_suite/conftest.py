@@ -23,29 +23,31 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import attrs
 import pytest
-from nutanix_backend import cluster, state, sweep
-from nutanix_backend.parameters import parse
-from nutanix_backend.replication import allowed, channel, spool, tls, wire
-from nutanix_backend.replication.channel import Patience
-from nutanix_backend.replication.manifest import SCHEMA, CycleDisk, CycleManifest
-from nutanix_backend.replication.store import Store
-from nutanix_backend.replication.work import Work
-from nutanix_backend.streams import StreamDigest
+from digests import StreamDigest
+from nutanix_backend.cluster import inventory, sweep
+from nutanix_backend.references import state
+from nutanix_backend.replicate.cycles import Work
+from nutanix_backend.settings.parameters import parse
 from phcbt01.testing import encode
 from prism_client import _clock
 from prism_lab import Lab
+from vm_replica.protocol import allowed, channel, tls, wire
+from vm_replica.protocol.channel import Patience
+from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
+from vm_replica.store import spool
+from vm_replica.store.replica import Store
 
 from apps.nutanix_backend.tests.conftest import Guest, same
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nutanix_backend.parameters import Settings
-    from nutanix_backend.replication.catalog import Generation
-    from nutanix_backend.replication.channel import Channel
-    from nutanix_backend.replication.crew import Done
-    from nutanix_backend.replication.store import Replica
+    from nutanix_backend.replicate.workers import Done
+    from nutanix_backend.settings.parameters import Settings
     from phcbt01.testing import Changes
+    from vm_replica.protocol.channel import Channel
+    from vm_replica.store.catalog import Generation
+    from vm_replica.store.replica import Replica
 
 M = TypeVar("M")
 
@@ -520,7 +522,7 @@ class Site:
     def sweep(self) -> None:
         """What the next cycle does before it begins."""
         settings = self.settings()
-        with cluster.connect(settings) as client:
+        with inventory.connect(settings) as client:
             for removed in sweep.sweep(client, settings):
                 _tally["things of killed sources swept"] += 1
                 assert removed.done == "removed"

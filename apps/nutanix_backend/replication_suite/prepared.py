@@ -28,10 +28,17 @@ CHANGES = (
 
 def main() -> None:
     """Fork a process for each order."""
-    for module in ("__main__", "doctor.command", "runner.command", "upkeep", "jobs.replicate"):
-        importlib.import_module(f"nutanix_backend.{module}")
-    for module in ("replicate", "receiver", "store"):
-        importlib.import_module(f"nutanix_backend.replication.{module}")
+    for module in (
+        "nutanix_backend.__main__",
+        "nutanix_backend.doctor.command",
+        "nutanix_backend.cli.upkeep",
+        "nutanix_backend.replicate.command",
+        "nutanix_backend.replicate.job",
+        "ptcomm_runner.command",
+        "replica_receiver.failover",
+        "replica_receiver.receiver",
+    ):
+        importlib.import_module(module)
     gc.freeze()
     say({"ready": True})
     for line in sys.stdin:
@@ -80,8 +87,8 @@ def program(argv: list[str]) -> int:
 
 def receive(order: dict[str, Any]) -> int:
     """Be a receiver; it keeps every point of the last day."""
-    from nutanix_backend.replication.receiver import Receiver  # noqa: PLC0415 - see main
-    from nutanix_backend.replication.store import Limits, Store  # noqa: PLC0415
+    from vm_replica.receiver import Receiver  # noqa: PLC0415 - see main
+    from vm_replica.store.replica import Limits, Store  # noqa: PLC0415
 
     store = Store(Path(order["store"]), Limits(reserve=0))
     Receiver(store, Path(order["identity"]), ("127.0.0.1", order["port"])).serve()
@@ -90,8 +97,8 @@ def receive(order: dict[str, Any]) -> int:
 
 def prepare(order: dict[str, Any]) -> None:
     """Shorten the pauses of the client, and let death count the calls."""
-    from nutanix_backend.replication import spool  # noqa: PLC0415
     from prism_client import _clock  # noqa: PLC0415
+    from vm_replica.store import spool  # noqa: PLC0415
 
     clock: Any = _clock.SystemClock
     clock.sleep = lambda _, seconds: time.sleep(min(seconds, 0.01))

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from nutanix_backend.replication.errors import ReplicationError
+from vm_replica.errors import ReplicationError
 
 if TYPE_CHECKING:
     from collections import Counter

@@ -10,9 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
-from nutanix_backend.replication import wire, work
-from nutanix_backend.replication.channel import Patience
-from nutanix_backend.replication.errors import Code, CycleRefused, PeerLost, ReplicationError
+from nutanix_backend.replicate import cycles
+from vm_replica.errors import Code, CycleRefused, PeerLost, ReplicationError
+from vm_replica.protocol import wire
+from vm_replica.protocol.channel import Patience
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
-    from nutanix_backend.replication.channel import Channel
+    from vm_replica.protocol.channel import Channel
 
     from apps.nutanix_backend.replication_suite.conftest import (
         Line,
@@ -97,7 +98,7 @@ def test_a_receiver_that_goes_silent_is_given_up_in_time(
     site: Site, line: Line, monkeypatch: pytest.MonkeyPatch, tally: Counter[str]
 ) -> None:
     guest = site.guest(4 * MIB)
-    monkeypatch.setattr(work, "PATIENCE", SHORT)
+    monkeypatch.setattr(cycles, "PATIENCE", SHORT)
     line.silent = True
     for left in (0, 600, 5_000, 200_000):
         line.left = left

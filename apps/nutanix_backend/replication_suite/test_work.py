@@ -9,17 +9,17 @@ import time
 from typing import TYPE_CHECKING
 
 from nutanix_backend.errors import SelectionError
-from nutanix_backend.runner import jobs
-from nutanix_backend.runner.catalog import Status
-from nutanix_backend.runner.catalog import Store as Jobs
 from ptcomm import Level, Phase, Severity
+from ptcomm_runner import jobs
+from ptcomm_runner.catalog import Status
+from ptcomm_runner.catalog import Store as Jobs
 
 from apps.nutanix_backend.tests.conftest import Watcher, said, words
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nutanix_backend.runner.jobs import Result
+    from ptcomm_runner.jobs import Result
 
     from apps.nutanix_backend.replication_suite.conftest import Line, Prepared, Site
     from apps.nutanix_backend.tests.conftest import Guest

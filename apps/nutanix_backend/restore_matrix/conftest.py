@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import phcbt01
 import pytest
-from nutanix_backend.runner import jobs
-from nutanix_backend.runner.catalog import Status
 from prism_lab import Lab
 from ptcomm import Job, JobType, Level, Phase, Severity
+from ptcomm_runner import jobs
+from ptcomm_runner.catalog import Status
 
 from apps.nutanix_backend.tests.conftest import Daemon, Guest, Product
 

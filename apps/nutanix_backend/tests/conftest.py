@@ -23,16 +23,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import attrs
 import pytest
-from nutanix_backend import cluster, state, sweep
-from nutanix_backend.jobs.job import JobContext
-from nutanix_backend.manifest import DiskEntry, Manifest
+from digests import StreamDigest
+from nutanix_backend.backup.manifest import DiskEntry, Manifest
+from nutanix_backend.cluster import inventory, sweep
+from nutanix_backend.job import JobContext
 from nutanix_backend.names import OURS, VmFolder
-from nutanix_backend.parameters import parse
-from nutanix_backend.runner import jobs
-from nutanix_backend.runner.catalog import Job as StoredJob
-from nutanix_backend.runner.catalog import Status, Store
-from nutanix_backend.runner.jobs import Result, Settings
-from nutanix_backend.streams import StreamDigest
+from nutanix_backend.references import state
+from nutanix_backend.settings.parameters import parse
 from phcbt01 import apply
 from phcbt01.testing import MemoryTarget, encode
 from prism_client import (
@@ -76,6 +73,10 @@ from ptcomm import (
     Terminate,
     Times,
 )
+from ptcomm_runner import jobs
+from ptcomm_runner.catalog import Job as StoredJob
+from ptcomm_runner.catalog import Status, Store
+from ptcomm_runner.jobs import Result, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -1018,7 +1019,7 @@ class FaultyProduct(Product):
     def sweep(self) -> list[str]:
         """Sweep as the next job would."""
         settings = parse(self.parameters())
-        with cluster.connect(settings) as client:
+        with inventory.connect(settings) as client:
             return [str(removed) for removed in sweep.sweep(client, settings)]
 
     def assert_clean(self, guest: Guest) -> None:

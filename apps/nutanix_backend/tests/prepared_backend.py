@@ -50,7 +50,7 @@ def client(address: str, report: str, order: str = "{}") -> int:
 
 def server(address: str) -> None:
     """Fork a backend for each client, one after the other."""
-    for module in ("jobs.backup", "jobs.estimate", "jobs.restore", "serve"):
+    for module in ("backup.job", "queries.estimate", "restore.job", "serve"):
         importlib.import_module(f"nutanix_backend.{module}")
     gc.freeze()
     with socket.socket(socket.AF_UNIX) as door:
@@ -148,9 +148,9 @@ class Trap:
 
     def install(self) -> None:
         """Put ourselves below the product: on its HTTP, its iSCSI, its files, and its pipes."""
+        import durable._files
         import iscsi_attach
         import prism_client
-        from nutanix_backend import durable
         from prism_client import _clock
         from prism_client._http import Http
         from ptcomm import Endpoint, PeerGone
@@ -184,7 +184,7 @@ class Trap:
             setattr(owner, name, self.around(place, name, getattr(owner, name), error))
         if "timer" in self.order:
             device.submit_read = self.starting_the_timer(device.submit_read)
-        vars(durable)["os"] = disk
+        vars(durable._files)["os"] = disk
         clock: Any = _clock.SystemClock
         clock.sleep = lambda _, seconds: time.sleep(min(seconds, 0.01))
 

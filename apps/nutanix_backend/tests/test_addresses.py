@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import attrs
 import pytest
-from nutanix_backend.restore.ahv import _address
-from nutanix_backend.restore.machine import Machine, MachineDisk
+from nutanix_backend.ahv.make_vm import _address
+from vm_config.machine import Machine, MachineDisk
 
 MACHINE = Machine("m", "", 1, 1, 1, 1 << 30, "legacy", False, "", (), (), ())
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, cast
 import attrs
 import iscsi_attach
 import pytest
-from nutanix_backend import state, transport
+from nutanix_backend.cluster import transport
+from nutanix_backend.disks.attach import _devices
+from nutanix_backend.disks.plan import DiskPlan, plan_disks
+from nutanix_backend.disks.regions import Region
 from nutanix_backend.errors import SourceError
-from nutanix_backend.jobs.disks import _devices
-from nutanix_backend.jobs.plan import DiskPlan, plan_disks
-from nutanix_backend.regions import Region
+from nutanix_backend.references import state
 from prism_client import (
     ChangedRegion,
     ChangeTrackingUnavailable,

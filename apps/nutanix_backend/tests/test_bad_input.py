@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 import trustme
-from nutanix_backend.runner.catalog import Status
 from prism_lab import Lab
 from ptcomm import (
     Ack,
@@ -27,12 +26,13 @@ from ptcomm import (
     Severity,
     Start,
 )
+from ptcomm_runner.catalog import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from nutanix_backend.runner.jobs import Result
+    from ptcomm_runner.jobs import Result
 
     from apps.nutanix_backend.tests.conftest import Daemon, MadeUp, Product
 

@@ -7,8 +7,8 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from nutanix_backend.runner.catalog import Status
 from ptcomm import Data, DataEnd, DataStart, End, File, Level, Reply, RestoreObject
+from ptcomm_runner.catalog import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable

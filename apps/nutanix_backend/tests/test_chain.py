@@ -10,9 +10,9 @@ import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nutanix_backend import state
-from nutanix_backend.chain import Chain
+from nutanix_backend.backup.chain import Chain
 from nutanix_backend.errors import ChainError, SourceError
+from nutanix_backend.references import state
 from prism_client import ServerError
 from ptcomm import Level, Severity
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from nutanix_backend.__main__ import command_line
-from nutanix_backend.replication.failover.machine import Event
+from vm_replica.failover.transitions import Event
 
 GUIDE = Path(__file__).parents[3] / "docs" / "disaster-recovery.md"
 COMMAND = re.compile(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from nutanix_backend.parameters import BY_NAME, TABLE, Kind, parse
+from nutanix_backend.settings.parameters import BY_NAME, TABLE, Kind, parse
 from ptcomm import Level
 
 if TYPE_CHECKING:

@@ -16,22 +16,21 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 from nutanix_backend import __main__ as program
-from nutanix_backend.metadata import ConfigDisk, VmConfig
-from nutanix_backend.replication import report
-from nutanix_backend.replication.errors import Code, CycleRefused
-from nutanix_backend.replication.failover import ledger, stored
-from nutanix_backend.replication.failover.machine import State
-from nutanix_backend.replication.manifest import SCHEMA, CycleDisk, CycleManifest
-from nutanix_backend.replication.report import Level
-from nutanix_backend.replication.store import Limits, Store
 from phcbt01.testing import encode
 from prism_lab import Lab
+from vm_config.ahv_record import ConfigDisk, VmConfig
+from vm_replica.errors import Code, CycleRefused
+from vm_replica.failover import ledger, stored
+from vm_replica.failover.transitions import State
+from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
+from vm_replica.status import Level, statuses
+from vm_replica.store.replica import Limits, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from nutanix_backend.replication.store import Replica
+    from vm_replica.store.replica import Replica
 
 KIB, MIB = 1 << 10, 1 << 20
 VM_ID = "22222222-2222-4222-8222-222222222222"
@@ -468,7 +467,7 @@ def test_a_source_that_is_lost_in_between(planned: Planned) -> None:
     status, said = site.run("status")
     assert status == 1
     assert "broke off" in said
-    (replica,) = report.statuses(Store(site.store), time.time())
+    (replica,) = statuses(Store(site.store), time.time())
     assert (replica.level, replica.why) == (Level.CRITICAL, "planned broke off: failover recover")
     with ledger.opened(replica_folder := site.replica.files.path):
         assert not ledger.broke_off(replica_folder, ledger.read(replica_folder))

@@ -14,17 +14,18 @@ from xml.etree import ElementTree as ET
 
 import attrs
 import pytest
-from nutanix_backend import cluster
-from nutanix_backend.metadata import ConfigDisk, ConfigNic, VmConfig
-from nutanix_backend.parameters import parse
-from nutanix_backend.replication.failover import domain, machine
-from nutanix_backend.replication.failover.ahv import Ahv
-from nutanix_backend.replication.failover.domain import DomainDisk
-from nutanix_backend.replication.failover.errors import FailoverFailed, FailoverRefused
-from nutanix_backend.replication.failover.host import Host
-from nutanix_backend.replication.failover.point import Point, PointDisk
-from nutanix_backend.replication.failover.source_vm import NoSource, PrismSource
+from nutanix_backend.cluster import inventory
+from nutanix_backend.replicate.activator import Ahv
+from nutanix_backend.replicate.source_vm import NoSource, PrismSource
+from nutanix_backend.settings.parameters import parse
 from prism_client import PrismError
+from replica_receiver.host import Host
+from vm_config import libvirt
+from vm_config.ahv_record import ConfigDisk, ConfigNic, VmConfig
+from vm_config.libvirt import DomainDisk
+from vm_replica.failover import transitions
+from vm_replica.failover.errors import FailoverFailed, FailoverRefused
+from vm_replica.failover.point import Point, PointDisk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,8 +83,8 @@ def point() -> Point:
     return Point(7, config(), disks)
 
 
-def copy_at(place: str, kind: str, name: str = "web01-test-7") -> machine.Copy:
-    return machine.Copy(str(uuid4()), name, kind, place, 7)
+def copy_at(place: str, kind: str, name: str = "web01-test-7") -> transitions.Copy:
+    return transitions.Copy(str(uuid4()), name, kind, place, 7)
 
 
 # --- a plain host --------------------------------------------------------------------------------
@@ -200,7 +201,7 @@ def describe(wanted: VmConfig, bridges: dict[str, str], tmp_path: Path) -> ET.El
         for n, disk in enumerate(wanted.disks)
     ]
     key = str(uuid4())
-    text = domain.describe(wanted, "a/<name>", key, disks, bridges, accelerated=False)
+    text = libvirt.describe(wanted, "a/<name>", key, disks, bridges, accelerated=False)
     root = ET.fromstring(text)
     assert (root.findtext("name"), root.findtext("uuid")) == ("a-<name>", key)
     return root
@@ -292,7 +293,7 @@ def site(one_lab: Lab, tmp_path: Path) -> Iterator[Site]:
     )
     staging = tmp_path / "staging"
     staging.mkdir()
-    with cluster.connect(settings) as client:
+    with inventory.connect(settings) as client:
         ahv = Ahv(client, settings, staging, {"*": "lab-net-2"}, True, said.append)
         yield Site(lab, client, ahv, said)
         for vm in lab.state()["vms"]:

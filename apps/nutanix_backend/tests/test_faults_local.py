@@ -11,13 +11,13 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
-from nutanix_backend.runner.catalog import Status
 from ptcomm import Level, Severity
+from ptcomm_runner.catalog import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nutanix_backend.runner.jobs import Result
+    from ptcomm_runner.jobs import Result
 
     from apps.nutanix_backend.tests.conftest import FaultyProduct, Guest
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import iscsi_attach
 import pytest
-from nutanix_backend import journal
-from nutanix_backend.errors import Cancelled, SourceError
-from nutanix_backend.guards import (
+from nutanix_backend.cluster import journal
+from nutanix_backend.cluster.guards import (
     REFERENCE,
     TEMPORARY,
     IscsiSessionGuard,
@@ -19,14 +18,15 @@ from nutanix_backend.guards import (
     _target_of,
     push_undo,
 )
-from nutanix_backend.transport import choose
+from nutanix_backend.cluster.transport import choose
+from nutanix_backend.errors import Cancelled, SourceError
 from prism_client import Consistency, ServerError, Task, TaskFailed, VolumeGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from nutanix_backend.journal import Journal
+    from nutanix_backend.cluster.journal import Journal
     from prism_client import Vm
 
     from apps.nutanix_backend.tests.conftest import FakePrism, Fault

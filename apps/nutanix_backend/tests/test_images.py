@@ -15,9 +15,10 @@ from uuid import UUID
 
 import attrs
 import pytest
-from nutanix_backend import qemu_img
-from nutanix_backend.errors import RestoreRefused, ToolFailed
+import qemu_img
+from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.restore import images
+from qemu_img import ToolFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

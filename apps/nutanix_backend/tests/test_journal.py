@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING
 
 import attrs
 import pytest
+from durable import records
 from hypothesis import given
 from hypothesis import strategies as st
-from nutanix_backend import cluster, journal, records, sweep
+from nutanix_backend.cluster import inventory, journal, sweep
+from nutanix_backend.cluster.journal import Kind
 from nutanix_backend.errors import StateError
-from nutanix_backend.journal import Kind
-from nutanix_backend.parameters import parse
-from nutanix_backend.runner.catalog import Status
+from nutanix_backend.settings.parameters import parse
 from prism_client import Consistency
 from ptcomm import Level, Severity
+from ptcomm_runner.catalog import Status
 
 if TYPE_CHECKING:
-    from nutanix_backend.journal import Found
-    from nutanix_backend.runner.jobs import Result
+    from nutanix_backend.cluster.journal import Found
     from prism_client import PrismClient
     from prism_lab import Lab
+    from ptcomm_runner.jobs import Result
 
     from apps.nutanix_backend.tests.conftest import FaultyProduct, Guest, Product
 
@@ -138,7 +139,7 @@ def test_without_a_journal_nothing_is_made() -> None:
 @pytest.fixture
 def client(product: Product) -> PrismClient:
     """A connection to the lab."""
-    return cluster.connect(parse(product.parameters()))
+    return inventory.connect(parse(product.parameters()))
 
 
 def point(client: PrismClient, guest: Guest, name: str) -> str:

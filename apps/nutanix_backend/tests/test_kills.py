@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
-from nutanix_backend import state
-from nutanix_backend.runner.catalog import Status
+from nutanix_backend.references import state
 from ptcomm import Level
+from ptcomm_runner.catalog import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from nutanix_backend.jobs.query import QUERIES, _text
-from nutanix_backend.parameters import BY_NAME
-from nutanix_backend.runner import jobs
-from nutanix_backend.runner.catalog import Status
+from nutanix_backend.queries.query import QUERIES, _text
+from nutanix_backend.settings.parameters import BY_NAME
 from ptcomm import FileType, Phase, Severity
+from ptcomm_runner import jobs
+from ptcomm_runner.catalog import Status
 
 if TYPE_CHECKING:
     from ptcomm import File

@@ -13,10 +13,10 @@ import attrs
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from nutanix_backend.runner import jobs
-from nutanix_backend.runner.catalog import Status
 from ptcomm import Level, Severity
 from ptcomm import Phase as JobPhase
+from ptcomm_runner import jobs
+from ptcomm_runner.catalog import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from durable.names import component
 from hypothesis import given
 from hypothesis import strategies as st
 from nutanix_backend import names
@@ -80,10 +81,10 @@ def test_foreign_names_are_refused(name: str) -> None:
 
 @given(st.text(min_size=1).filter(lambda t: t.isprintable()))
 def test_any_cluster_name_becomes_a_component_that_parses(text: str) -> None:
-    folder = VmFolder(names.component(text), "0a1b")
+    folder = VmFolder(component(text), "0a1b")
     assert names.parse(folder.metadata()).folder == folder
 
 
 @given(st.text(), st.text())
 def test_two_cluster_names_never_become_one(one: str, other: str) -> None:
-    assert (names.component(one) == names.component(other)) == (one == other)
+    assert (component(one) == component(other)) == (one == other)

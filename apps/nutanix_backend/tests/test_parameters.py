@@ -7,7 +7,13 @@ from pathlib import Path
 import attrs
 import pytest
 from nutanix_backend.errors import ParameterError
-from nutanix_backend.parameters import TABLE, Settings, for_target, parse, require_connection
+from nutanix_backend.settings.parameters import (
+    TABLE,
+    Settings,
+    for_target,
+    parse,
+    require_connection,
+)
 
 
 def test_the_table_and_the_settings_name_the_same_parameters() -> None:

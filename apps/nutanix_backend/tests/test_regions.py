@@ -7,8 +7,8 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nutanix_backend.disks.regions import Region, RegionList
 from nutanix_backend.errors import SourceError
-from nutanix_backend.regions import Region, RegionList
 
 SIZE = 4096
 

@@ -15,9 +15,10 @@ import attrs
 import phcbt01
 import pytest
 from nutanix_backend.__main__ import main
-from nutanix_backend.replication import allowed, channel, receiver, spool, tls, wire
-from nutanix_backend.replication.channel import Patience
-from nutanix_backend.replication.errors import (
+from phcbt01.testing import encode
+from ptcomm import Status, encode_packet
+from vm_replica import receiver
+from vm_replica.errors import (
     Code,
     CycleRefused,
     IdentityError,
@@ -26,18 +27,19 @@ from nutanix_backend.replication.errors import (
     PeerRefused,
     ReplicationError,
 )
-from nutanix_backend.replication.manifest import SCHEMA, CycleDisk, CycleManifest
-from nutanix_backend.replication.receiver import Options, Receiver
-from nutanix_backend.replication.store import Limits, Retention, Store
-from phcbt01.testing import encode
-from ptcomm import Status, encode_packet
+from vm_replica.protocol import allowed, channel, tls, wire
+from vm_replica.protocol.channel import Patience
+from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
+from vm_replica.receiver import Options, Receiver
+from vm_replica.store import spool
+from vm_replica.store.replica import Limits, Retention, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from nutanix_backend.replication.channel import Channel
-    from nutanix_backend.replication.store import Replica
+    from vm_replica.protocol.channel import Channel
+    from vm_replica.store.replica import Replica
 
 VM, OTHER_VM = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 SIZE = 300_000

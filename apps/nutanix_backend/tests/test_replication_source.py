@@ -10,26 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
-from nutanix_backend import cluster, state, sweep, transport
+from digests import StreamDigest
+from nutanix_backend.cluster import inventory, sweep, transport
 from nutanix_backend.errors import Cancelled, ChainError, SelectionError
-from nutanix_backend.parameters import parse
-from nutanix_backend.replication import manifest as manifests
-from nutanix_backend.replication import wire
-from nutanix_backend.replication.channel import Channel, Patience, greet
-from nutanix_backend.replication.errors import Code, CycleRefused, PeerFailed, ReplicationError
-from nutanix_backend.replication.source import Link, Replication, Result
-from nutanix_backend.replication.throttle import Throttle
-from nutanix_backend.replication.tls import Peer
-from nutanix_backend.streams import StreamDigest
+from nutanix_backend.references import state
+from nutanix_backend.replicate.source import Link, Replication, Result
+from nutanix_backend.replicate.throttle import Throttle
+from nutanix_backend.settings.parameters import parse
 from phcbt01 import apply
 from phcbt01.testing import MemoryTarget
 from ptcomm import Level
+from vm_replica.errors import Code, CycleRefused, PeerFailed, ReplicationError
+from vm_replica.protocol import manifest as manifests
+from vm_replica.protocol import wire
+from vm_replica.protocol.channel import Channel, Patience, greet
+from vm_replica.protocol.tls import Peer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nutanix_backend.replication.manifest import CycleManifest
     from prism_lab import Lab
+    from vm_replica.protocol.manifest import CycleManifest
 
     from apps.nutanix_backend.tests.conftest import Guest, Product
 
@@ -165,8 +166,8 @@ class Site:
         reach = transport.choose("userspace")
         link = Link(self.replica.connect, reach, throttle, rpo=60)
         try:
-            with cluster.connect(settings) as client:
-                (source,) = cluster.select(client, settings)
+            with inventory.connect(settings) as client:
+                (source,) = inventory.select(client, settings)
                 return Replication(settings, source, link, self.words).run(client)
         finally:
             self.product.assert_nothing_left()
@@ -372,7 +373,7 @@ def test_a_sweep_leaves_what_an_interrupted_cycle_stands_on(seeded: Site) -> Non
     seeded.replica.cut_after = 0
     seeded.fails(ReplicationError, "connection")
     settings = parse(seeded.product.parameters())
-    with cluster.connect(settings) as client:
+    with inventory.connect(settings) as client:
         assert list(sweep.sweep(client, settings)) == []
         owners = [str(left) for left in sweep.leftovers(client, settings)]
     assert sum(seeded.guest.ext_id in owner for owner in owners) == 2

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
-from nutanix_backend.runner.catalog import Status
 from prism_lab import Lab
 from ptcomm import Level, Severity
+from ptcomm_runner.catalog import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from nutanix_backend.runner.jobs import Result
+    from ptcomm_runner.jobs import Result
 
     from apps.nutanix_backend.tests.conftest import Guest, Product
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
-from nutanix_backend.runner import jobs
-from nutanix_backend.runner.catalog import Status
 from prism_lab import Lab
 from prism_lab._model import Named
 from ptcomm import Answer, Job, JobType, Level, Phase
+from ptcomm_runner import jobs
+from ptcomm_runner.catalog import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,13 +9,16 @@ import attrs
 import phcbt01
 import pytest
 from iscsi_attach import UNIT
-from nutanix_backend import metadata, progress, qemu_img, transport
-from nutanix_backend.cluster import Source
-from nutanix_backend.errors import RestoreRefused, SourceError, StateError, ToolFailed
-from nutanix_backend.jobs.backup import VmBackup
+from nutanix_backend import progress, vm_record
+from nutanix_backend.backup.job import VmBackup
+from nutanix_backend.cluster import transport
+from nutanix_backend.cluster.inventory import Source
+from nutanix_backend.disks.streams import SMALL, StreamSender, _take
+from nutanix_backend.errors import SourceError, StateError
 from nutanix_backend.serve import _line
-from nutanix_backend.streams import SMALL, StreamSender, _take
 from prism_client import Cluster, Nic, ServerError, Vm, VmDisk
+from vm_config import ahv_record
+from vm_config.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +38,8 @@ def test_a_configuration_comes_back_as_it_was(vm: Vm) -> None:
         nics=(Nic("nic", "50:6b:8d:00:00:01", None, connected=True, model="VIRTIO"),),
         raw={"name": "web01", "nested": {"a": [1, None, True, 1.5, "ü"]}},
     )
-    config = metadata.from_vm(full)
-    assert metadata.decode(config.encode()) == config
+    config = vm_record.from_vm(full)
+    assert ahv_record.decode(config.encode()) == config
     assert json.loads(config.encode())["prism"] == full.raw
 
 
@@ -51,8 +54,8 @@ def test_a_configuration_comes_back_as_it_was(vm: Vm) -> None:
 def test_a_configuration_that_cannot_be_used_says_so(
     vm: Vm, damage: Callable[[bytes], bytes], words: str
 ) -> None:
-    with pytest.raises(RestoreRefused, match=words):
-        metadata.decode(damage(metadata.from_vm(vm).encode()))
+    with pytest.raises(ConfigurationError, match=words):
+        ahv_record.decode(damage(vm_record.from_vm(vm).encode()))
 
 
 # --- progress ------------------------------------------------------------------------------------
@@ -69,34 +72,6 @@ def test_progress_speaks_when_it_is_time_and_only_then(monkeypatch: pytest.Monke
     assert said == ["disk-0: 25 % (1.0 KiB of 4.0 KiB)", "disk-0: 50 % (2.0 KiB of 4.0 KiB)"]
     progress.Progress(said.append, "nothing", 0).advance(0)
     assert said[-1] == "nothing: 0 % (0 B of 0 B)"
-
-
-def test_sizes_are_for_people() -> None:
-    sizes = [progress.size(1023 * 1024**power) for power in range(6)]
-    assert sizes == [
-        "1023 B",
-        "1023.0 KiB",
-        "1023.0 MiB",
-        "1023.0 GiB",
-        "1023.0 TiB",
-        "1047552.0 TiB",
-    ]
-
-
-# --- qemu-img ------------------------------------------------------------------------------------
-
-
-def test_qemu_img_that_fails_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ToolFailed, match=r"cannot convert nowhere\.raw: .*No such file"):
-        qemu_img.convert_to_qcow2(tmp_path / "nowhere.raw", tmp_path / "out.qcow2")
-
-
-def test_qemu_img_that_is_missing_names_its_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ToolFailed, match="qemu-img is not installed: install qemu-utils"):
-        qemu_img.convert_to_qcow2(tmp_path / "a.raw", tmp_path / "a.qcow2")
 
 
 # --- errors as lines -----------------------------------------------------------------------------

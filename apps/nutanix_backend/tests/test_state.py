@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 import pytest
+from durable import records
 from hypothesis import given
 from hypothesis import strategies as st
-from nutanix_backend import records, state
 from nutanix_backend.errors import StateError
-from nutanix_backend.state import DiskReference, JobRecord, Reference, StateFile, VmState
+from nutanix_backend.references import state
+from nutanix_backend.references.state import DiskReference, JobRecord, Reference, StateFile, VmState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

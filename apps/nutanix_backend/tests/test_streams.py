@@ -12,14 +12,9 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from iscsi_attach import UNIT
-from nutanix_backend.regions import Region, RegionList
-from nutanix_backend.replication import stream
-from nutanix_backend.streams import (
-    StreamSender,
-    delta_pieces,
-    image_pieces,
-    zeros,
-)
+from nutanix_backend.disks.regions import Region, RegionList
+from nutanix_backend.disks.streams import StreamSender, delta_pieces, image_pieces, zeros
+from nutanix_backend.replicate import stream
 from ptcomm import MAX_PAYLOAD, Data
 
 if TYPE_CHECKING:

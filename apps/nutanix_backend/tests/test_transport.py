@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from nutanix_backend import transport
+from nutanix_backend.cluster import transport
 from nutanix_backend.errors import ParameterError, SourceError
-from nutanix_backend.parameters import parse
-from nutanix_backend.runner.catalog import Status
+from nutanix_backend.settings.parameters import parse
 from prism_client import Cluster
 from ptcomm import Level, Severity
+from ptcomm_runner.catalog import Status
 
 if TYPE_CHECKING:
     from prism_lab import Lab

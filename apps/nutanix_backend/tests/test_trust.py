@@ -7,13 +7,13 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from nutanix_backend.runner import jobs
-from nutanix_backend.runner.catalog import Status
 from ptcomm import Level, Phase, Severity
+from ptcomm_runner import jobs
+from ptcomm_runner.catalog import Status
 
 if TYPE_CHECKING:
-    from nutanix_backend.runner.jobs import Result
     from prism_lab import Lab
+    from ptcomm_runner.jobs import Result
 
     from apps.nutanix_backend.tests.conftest import Product
 

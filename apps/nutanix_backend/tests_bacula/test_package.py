@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from nutanix_backend.replication.command import HOME
+from replica_receiver.receiver import HOME
 
 from apps.nutanix_backend.tests_bacula.harness.site import MIB
 

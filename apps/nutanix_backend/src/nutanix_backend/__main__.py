@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
+PROGRAM = "podheitor-nutanix-backend"
+
 
 def main() -> int:
     """Serve the daemon that started us, or run the command given."""
@@ -35,19 +37,20 @@ def command_line() -> argparse.ArgumentParser:
     """What reads the commands."""
     import argparse  # noqa: PLC0415
 
-    from nutanix_backend import upkeep  # noqa: PLC0415
+    from ptcomm_runner import command as job  # noqa: PLC0415
+    from replica_receiver import failover, receiver  # noqa: PLC0415
+
+    from nutanix_backend.cli import upkeep  # noqa: PLC0415
     from nutanix_backend.doctor import command as doctor  # noqa: PLC0415
-    from nutanix_backend.replication import command as receiver  # noqa: PLC0415
-    from nutanix_backend.replication import replicate  # noqa: PLC0415
-    from nutanix_backend.replication.failover import command as failover  # noqa: PLC0415
-    from nutanix_backend.runner import command as job  # noqa: PLC0415
+    from nutanix_backend.replicate import command as replicate  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(
-        prog="podheitor-nutanix-backend",
+        prog=PROGRAM,
         description="Without arguments: the backend that bacula-fd starts.",
     )
     commands = parser.add_subparsers(required=True)
-    for command in (job, doctor, upkeep, replicate, receiver, failover):
+    job.add_parser(commands, job.OwnBackend(PROGRAM, "nutanix_backend", "@nutanix"))
+    for command in (doctor, upkeep, replicate, receiver, failover):
         command.add_parser(commands)
     return parser
 

@@ -18,11 +18,6 @@ nothing that carries on after an error (a logger, the loop over the VMs) may car
 from __future__ import annotations
 
 
-def with_notes(error: BaseException, text: str = "") -> str:
-    """An error, or a `text` in its place, and what was noted about it later, as one line."""
-    return "; ".join([text or str(error), *getattr(error, "__notes__", ())])
-
-
 class BackendError(Exception):
     """Base of every error this program raises on purpose; its text is one line."""
 
@@ -57,10 +52,6 @@ class RestoreRefused(BackendError):
 
 class RestoreFailed(BackendError):
     """Data arrived damaged or incomplete, or could not be stored."""
-
-
-class ToolFailed(BackendError):
-    """A program that we start failed; the text carries its own last words."""
 
 
 class Cancelled(BaseException):

@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from enum import Enum
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import attrs
 
@@ -90,12 +89,6 @@ class VirtualFile:
     disk_id: str = ""
     index: int = 0
     stamp: str = ""
-
-
-def component(text: str) -> str:
-    """Make any name (of a cluster, say) safe as one path component, without two becoming one."""
-    safe = quote(text, safe=" ")
-    return safe.replace(".", "%2E") if not safe.strip(".") else safe
 
 
 def recognise(name: str) -> VirtualFile:

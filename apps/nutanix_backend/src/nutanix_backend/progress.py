@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from command_line.text import size
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -31,12 +33,3 @@ class Progress:
             self._next = now + INTERVAL
             percent = 100 * self._done // max(self._total, 1)
             self._say(f"{self._what}: {percent} % ({size(self._done)} of {size(self._total)})")
-
-
-def size(amount: float) -> str:
-    """Bytes for people: 1536 is "1.5 KiB"."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            return f"{amount:.1f} {unit}" if unit != "B" else f"{amount:.0f} B"
-        amount /= 1024
-    return f"{amount:.1f} TiB"

@@ -8,9 +8,10 @@ import signal
 from typing import TYPE_CHECKING, NoReturn
 
 import ptcomm
+from command_line.text import with_notes
 from ptcomm import Ack, BackendHello, End, EndOfInput, Finish, Message, Phase, PluginHello, Severity
 
-from nutanix_backend.errors import BackendError, Cancelled, ParameterError, with_notes
+from nutanix_backend.errors import BackendError, Cancelled, ParameterError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
     from ptcomm.stdio import Endpoint
 
-    from nutanix_backend.jobs.job import JobContext
-    from nutanix_backend.parameters import Settings
+    from nutanix_backend.job import JobContext
+    from nutanix_backend.settings.parameters import Settings
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def _converse(endpoint: Endpoint) -> None:
     adapter.refuse_all_but_restores(info.namespace, phase)
     run = _job(phase, settings)
     endpoint.send(Ack())
-    from nutanix_backend.jobs.job import JobContext  # noqa: PLC0415 - see _job
+    from nutanix_backend.job import JobContext  # noqa: PLC0415 - see _job
 
     context = JobContext(endpoint, info, settings)
     if settings.prism_insecure:
@@ -79,7 +80,7 @@ def _converse(endpoint: Endpoint) -> None:
 
 
 def _settings(items: tuple[tuple[str, str], ...]) -> Settings:
-    from nutanix_backend import parameters  # noqa: PLC0415 - see _job
+    from nutanix_backend.settings import parameters  # noqa: PLC0415 - see _job
 
     return parameters.parse(items)
 
@@ -87,10 +88,12 @@ def _settings(items: tuple[tuple[str, str], ...]) -> Settings:
 def _job(phase: Phase, settings: Settings) -> Callable[[JobContext], None]:
     """The code for a kind of job, imported late: the daemon waits for Hello, not for requests."""
     if phase is Phase.BACKUP and settings.mode == "replicate":
-        from nutanix_backend.jobs import replicate  # noqa: PLC0415
+        from nutanix_backend.replicate import job as replicate  # noqa: PLC0415
 
         return replicate.run
-    from nutanix_backend.jobs import backup, estimate, listing, query, restore  # noqa: PLC0415
+    from nutanix_backend.backup import job as backup  # noqa: PLC0415
+    from nutanix_backend.queries import estimate, listing, query  # noqa: PLC0415
+    from nutanix_backend.restore import job as restore  # noqa: PLC0415
 
     jobs = {
         Phase.BACKUP: backup.run,
@@ -134,7 +137,7 @@ def _line(error: Exception) -> str:
     return with_notes(error, text)
 
 
-LIBRARIES = ("prism_client", "iscsi_attach", "phcbt01")
+LIBRARIES = ("prism_client", "iscsi_attach", "phcbt01", "qemu_img", "vm_config", "vm_replica")
 
 
 def start_log(settings: Settings) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from nutanix_backend.runner import jobs
-from nutanix_backend.runner.catalog import Status
-from nutanix_backend.runner.errors import RunnerError
 from ptcomm import Level, Severity
+from ptcomm_runner import jobs
+from ptcomm_runner.catalog import Status
+from ptcomm_runner.errors import RunnerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

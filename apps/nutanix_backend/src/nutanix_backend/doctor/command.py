@@ -6,18 +6,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nutanix_backend import parameters
+from ptcomm_runner.command import pair
+from ptcomm_runner.display import printable
+
 from nutanix_backend.doctor import daemon, host, prism
 from nutanix_backend.doctor.finding import Finding, State
 from nutanix_backend.errors import ParameterError
-from nutanix_backend.runner.command import pair
-from nutanix_backend.runner.display import printable
+from nutanix_backend.settings import parameters
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from nutanix_backend.runner.command import Subparsers
+    from ptcomm_runner.command import Subparsers
 
 
 def add_parser(subparsers: Subparsers) -> None:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 from ptcomm import BackendHello, PluginHello, PtcommError
+from ptcomm_runner.daemon import PLUGIN_API, PLUGIN_NAME
+from ptcomm_runner.display import Silent
+from ptcomm_runner.errors import RunnerError
+from ptcomm_runner.joblog import JobLog
+from ptcomm_runner.process import Backend, Cancellation
 
 from nutanix_backend.doctor.finding import Finding
-from nutanix_backend.runner.daemon import PLUGIN_API, PLUGIN_NAME
-from nutanix_backend.runner.display import Silent
-from nutanix_backend.runner.errors import RunnerError
-from nutanix_backend.runner.joblog import JobLog
-from nutanix_backend.runner.process import Backend, Cancellation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

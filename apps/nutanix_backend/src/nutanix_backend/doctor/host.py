@@ -9,17 +9,17 @@ import tempfile
 from typing import TYPE_CHECKING
 
 import iscsi_attach
+from durable import records
 
-from nutanix_backend import records
 from nutanix_backend.doctor.finding import Finding
-from nutanix_backend.state import VmState
+from nutanix_backend.references.state import VmState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from nutanix_backend.parameters import Settings
-    from nutanix_backend.state import JobRecord
+    from nutanix_backend.references.state import JobRecord
+    from nutanix_backend.settings.parameters import Settings
 
 
 def check(settings: Settings) -> Iterator[Finding]:

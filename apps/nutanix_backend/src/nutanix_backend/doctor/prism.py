@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import iscsi_attach
 import prism_client
 
-from nutanix_backend import cluster
+from nutanix_backend.cluster import inventory
 from nutanix_backend.doctor.finding import Finding
 from nutanix_backend.errors import BackendError, SelectionError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from prism_client import PrismClient
 
-    from nutanix_backend.parameters import Settings
+    from nutanix_backend.settings.parameters import Settings
 
 ROLE = "give the account the role Backup Admin or Prism Admin in Prism Central"
 
@@ -25,7 +25,7 @@ ROLE = "give the account the role Backup Admin or Prism Admin in Prism Central"
 def check(settings: Settings) -> Iterator[Finding]:
     """Connect as a job does, and look at what the account may see and what can be reached."""
     try:
-        client = cluster.connect(settings)
+        client = inventory.connect(settings)
     except (BackendError, prism_client.PrismError, ValueError) as error:
         yield from _refused(settings, error)
         return
@@ -101,7 +101,7 @@ def _attempt(read: Callable[[], Iterable[object]]) -> prism_client.PrismError | 
 
 def _data_services(client: PrismClient, settings: Settings) -> Iterator[Finding]:
     try:
-        clusters = cluster.data_clusters(client, settings.cluster)
+        clusters = inventory.data_clusters(client, settings.cluster)
     except prism_client.PrismError:
         return  # said by _rights
     except SelectionError as error:
@@ -132,7 +132,7 @@ def _portal(name: str, address: str | None, timeout: float) -> Finding:
 
 def _selection(client: PrismClient, settings: Settings) -> Finding:
     try:
-        sources = cluster.select(client, settings)
+        sources = inventory.select(client, settings)
     except (SelectionError, prism_client.PrismError) as error:
         return Finding.bad("vm", str(error))
     return Finding.ok("vm", f"{len(sources)} VMs: {', '.join(s.vm.name for s in sources[:10])}")

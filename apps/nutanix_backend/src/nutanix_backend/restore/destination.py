@@ -7,25 +7,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
+from command_line.text import size
 
-from nutanix_backend import cluster, journal, sweep
+from nutanix_backend.ahv import make_vm, ways
+from nutanix_backend.ahv.site import look
+from nutanix_backend.cluster import inventory, journal, sweep
+from nutanix_backend.cluster.guards import FolderGuard
 from nutanix_backend.errors import RestoreRefused
-from nutanix_backend.guards import FolderGuard
 from nutanix_backend.names import STAGING
-from nutanix_backend.parameters import for_target
-from nutanix_backend.progress import size
-from nutanix_backend.restore import ahv, readers, ways
-from nutanix_backend.restore.site import look
+from nutanix_backend.restore import configuration
 from nutanix_backend.restore.targets import DiskTarget, ImageFile, at_path
 from nutanix_backend.restore.writer import DiskWriter, refuse_full_disk, refuse_unfit, write_whole
+from nutanix_backend.settings.parameters import for_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from contextlib import ExitStack
 
-    from nutanix_backend.jobs.job import JobContext
+    from nutanix_backend.ahv.site import Site
+    from nutanix_backend.job import JobContext
     from nutanix_backend.restore.plan import DiskChain, VmPlan
-    from nutanix_backend.restore.site import Site
     from nutanix_backend.restore.sources import SourceFile
 
 
@@ -145,7 +146,7 @@ class _Vm:
     """A VM that is being made."""
 
     site: Site
-    identity: ahv.Identity
+    identity: make_vm.Identity
     way: ways.Way
 
 
@@ -158,7 +159,7 @@ class NewVm(Destination):
         super().__init__(attrs.evolve(job, settings=settings))
         self._source = job.settings if settings is not job.settings else None
         self._stack = stack
-        self._client = stack.enter_context(cluster.connect(settings))
+        self._client = stack.enter_context(inventory.connect(settings))
         self._journal = stack.enter_context(self.job.journal())
         sweep.before_job(self.job, self._client)
         self._folder: Path | None = None
@@ -172,11 +173,11 @@ class NewVm(Destination):
         site = look(self._client, settings, origin)
         if origin.cluster_id or settings.restore_vm_name:
             self._refuse_taken(site, origin.vm_name)
-        identity = ahv.identity(settings.restore_identity, site, origin, self._source)
+        identity = make_vm.identity(settings.restore_identity, site, origin, self._source)
         site.refuse_full(sum(min(c.data_bytes, c.newest.size) for c in plan.disks))
         if plan.manifest and plan.manifest.configuration:
             content = plan.manifest.configuration.encode()
-            identity.refuse_conflict(site, readers.read(origin.namespace, content))
+            identity.refuse_conflict(site, configuration.read(origin.namespace, content))
             self._configurations[origin.folder] = content
         way = ways.choose(site, self.job, self._journal, self._stack, self._staging)
         self._vms[origin.folder] = _Vm(site, identity, way)
@@ -190,7 +191,7 @@ class NewVm(Destination):
 
     def configuration(self, file: SourceFile, content: bytes) -> None:
         """Remember the configuration for when the disks are complete, if a VM can be made of it."""
-        readers.read(file.namespace, content)
+        configuration.read(file.namespace, content)
         self._configurations[file.folder] = content
 
     def finish(self, plan: VmPlan, writers: Mapping[str, DiskWriter]) -> None:
@@ -202,24 +203,24 @@ class NewVm(Destination):
                 f"VM {origin.vm_name} cannot be made without its configuration file: "
                 "select it too, or restore the disks with where=/a/folder"
             )
-        machine = readers.read(origin.namespace, content)
+        machine = configuration.read(origin.namespace, content)
         machine = attrs.evolve(machine, name=machine.name or origin.vm_name)
         for line in machine.left_out:
             self.job.warn(f"VM {machine.name}: {line}")
         vm = self._vms[origin.folder]
-        name = ahv.vm_name(self.job, machine.name)
+        name = make_vm.vm_name(self.job, machine.name)
         if not origin.cluster_id and not self.job.settings.restore_vm_name:
             self._refuse_taken(vm.site, machine.name)
         identity = vm.identity.refuse_conflict(vm.site, machine)
         has = "the old" if identity.keeps else "new"
         self.job.say(f"VM {name} has {has} UUID and MAC addresses: {identity.reason}")
-        order = ahv.Order(vm.site, origin, machine, name, identity, vm.way)
+        order = make_vm.Order(vm.site, origin, machine, name, identity, vm.way)
         complete = [writer for writer in writers.values() if writer.complete]
-        ahv.create_vm(self.job, self._journal, order, complete)
+        make_vm.create_vm(self.job, self._journal, order, complete)
 
     def _refuse_taken(self, site: Site, old_name: str) -> None:
-        name = ahv.vm_name(self.job, old_name)
-        ahv.refuse_taken(site, name)
+        name = make_vm.vm_name(self.job, old_name)
+        make_vm.refuse_taken(site, name)
         if name in self._names:
             raise RestoreRefused(f"two VMs would be called {name}: restore them one by one")
         self._names.add(name)

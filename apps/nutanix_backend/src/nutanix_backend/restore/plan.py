@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from nutanix_backend.backup.manifest import DiskEntry
 from nutanix_backend.errors import RestoreRefused
-from nutanix_backend.manifest import DiskEntry
 from nutanix_backend.names import NAMESPACE, FileKind
 from nutanix_backend.restore.sources import Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from nutanix_backend.manifest import Manifest
+    from nutanix_backend.backup.manifest import Manifest
     from nutanix_backend.restore.sources import SourceFile
 
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 import phcbt01
+from command_line.text import size
 
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
-from nutanix_backend.progress import size
-from nutanix_backend.restore import images, readers
+from nutanix_backend.restore import configuration, images
 from nutanix_backend.restore.plan import DiskChain, numbers, plan_sibling, plan_vm, sibling_entry
 from nutanix_backend.restore.sources import Role
 
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from nutanix_backend.jobs.job import JobContext
-    from nutanix_backend.manifest import Manifest
+    from vm_config.machine import MachineDisk
+
+    from nutanix_backend.backup.manifest import Manifest
+    from nutanix_backend.job import JobContext
     from nutanix_backend.restore.destination import Destination
-    from nutanix_backend.restore.machine import MachineDisk
     from nutanix_backend.restore.plan import VmPlan
     from nutanix_backend.restore.sources import SourceFile
     from nutanix_backend.restore.writer import DiskWriter
@@ -147,7 +148,7 @@ class SiblingVm(Vm):
         """Hand the VM's configuration on; when it comes first, it numbers the disks."""
         super().configuration(file, content)
         try:
-            self._known = readers.read(file.namespace, content).disks
+            self._known = configuration.read(file.namespace, content).disks
         except RestoreRefused as error:  # disks alone need none
             self._job.say(f"{file.file} is not read: {error}")
 

@@ -9,13 +9,13 @@ from array import array
 from typing import TYPE_CHECKING
 
 import phcbt01
+from command_line.text import size
+from digests import StreamDigest
 
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
-from nutanix_backend.progress import size
 from nutanix_backend.restore import signatures
 from nutanix_backend.restore.plan import DiskChain
 from nutanix_backend.restore.targets import ImageFile, partial_of
-from nutanix_backend.streams import StreamDigest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from phcbt01 import Buffer
 
-    from nutanix_backend.manifest import DiskEntry
+    from nutanix_backend.backup.manifest import DiskEntry
     from nutanix_backend.restore.targets import DiskTarget, OpenDisk
 
 CHUNK = 1 << 20

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
+import qemu_img
 
-from nutanix_backend import qemu_img
 from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.restore.images import vhdx, vmdk
 from nutanix_backend.restore.images.reading import MAX_SIZE, GuestImage, ImageFile, opened

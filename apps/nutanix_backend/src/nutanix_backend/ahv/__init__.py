@@ -1,0 +1,3 @@
+"""Making a VM on AHV."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Full, incremental and differential backups."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Command lines of the backend."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""What the backend does on a cluster: select, create with guards, sweep."""
+
+from __future__ import annotations

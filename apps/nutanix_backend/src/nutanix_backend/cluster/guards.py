@@ -1,0 +1,494 @@
+"""What a job makes on the cluster, and how it is undone: snapshot, volume group, iSCSI session, VM.
+
+The order is a property of the types: a VolumeGroupGuard is built from an open SnapshotGuard and an
+IscsiSessionGuard from an open volume group, so that unwinding is always log out, delete the
+volume group, delete the snapshot. Every undo is registered before its step is tried, and is written
+so that it may run when the step did nothing, half of it, or all of it. A failing undo never hides
+the first error, and a cancel in the middle of an undo does not keep it from being done.
+
+What `kill -9` leaves is found through the journal: each guard writes its intent before it makes
+anything, and that it is settled after it has undone it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+from abc import ABC, abstractmethod
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Self
+
+import attrs
+import iscsi_attach
+import prism_client
+
+from nutanix_backend.cluster.journal import Kind
+from nutanix_backend.cluster.transport import is_target
+from nutanix_backend.errors import Cancelled, SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from nutanix_backend.cluster.journal import Entry, Journal
+    from nutanix_backend.cluster.transport import Transport
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Place:
+    """Where new disks are made: a Prism, one of its clusters, and a storage container there."""
+
+    client: prism_client.PrismClient
+    cluster_id: str
+    container_id: str
+
+
+TEMPORARY = timedelta(days=7)
+"""Life of a recovery point that is not (yet) a reference, in case nobody is left to delete it."""
+REFERENCE = timedelta(days=400)
+"""Life of a reference: longer than any sane pause between two backups of a VM."""
+
+
+def push_undo(stack: ExitStack, what: str, undo: Callable[[], object]) -> None:
+    """Run `undo` when the stack unwinds, before what was pushed earlier; first error first."""
+
+    def step(
+        _kind: type[BaseException] | None, active: BaseException | None, _tb: TracebackType | None
+    ) -> bool:
+        try:
+            _try_undo(what, undo, active)
+        except Cancelled as cancelled:  # comes once, so it does not break off the second try
+            _try_undo(what, undo, cancelled)
+            raise
+        return False
+
+    stack.push(step)
+
+
+def _try_undo(what: str, undo: Callable[[], object], active: BaseException | None) -> None:
+    try:
+        undo()
+    except Exception as error:
+        if active is None:
+            error.add_note(f"while undoing: {what}")
+            raise
+        log.warning("undo failed: %s", what, exc_info=error)
+        active.add_note(f"then undo failed: {what}: {error}")
+
+
+NO_ANSWER = (prism_client.TransportError, prism_client.TaskTimeout)
+"""A create that ends so may still be at work on the server."""
+
+
+class Guard(ABC):
+    """A thing that exists while the guard is open.
+
+    `_undo` copes with a half-done `_acquire`, and tells whether there was something to undo.
+    """
+
+    kind: Kind
+    name: str
+    journal: Journal
+    is_open = False
+    _answered = False
+
+    def __enter__(self) -> Self:
+        """Make the thing; when that fails, undo whatever of it happened."""
+        self.entry = self._intend()
+        with ExitStack() as stack:
+            push_undo(stack, self.kind.value, self._settle)
+            self._try_to_acquire()
+            self._stack = stack.pop_all()
+        self.is_open = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        """Undo the thing."""
+        self.is_open = False
+        return self._stack.__exit__(kind, error, traceback)
+
+    def require_open(self) -> None:
+        """Raise SourceError when the thing is not there: what is built on it needs it."""
+        if not self.is_open:
+            raise SourceError(f"the {self.kind.value} is not open")
+
+    def _intend(self) -> Entry:
+        return self.journal.intend(self.kind, self.name)
+
+    def _try_to_acquire(self) -> None:
+        try:
+            self._acquire()
+        except (Cancelled, prism_client.TransportError):
+            self._catch_up()
+            raise
+        except Exception as error:
+            self._answered = not isinstance(error, NO_ANSWER)
+            raise
+        self._answered = True
+
+    def _settle(self) -> None:
+        """Undo. What was not answered and is not found may still come: let sweeps look again."""
+        if self._undo() or self._answered:
+            self.entry.close()
+
+    @abstractmethod
+    def _acquire(self) -> None: ...
+
+    @abstractmethod
+    def _undo(self) -> bool: ...
+
+    def _catch_up(self) -> None:  # noqa: B027 - most things are there at once or not at all
+        """When no answer came: return when the thing is there for `_undo`, or never will be."""
+
+
+class ClusterGuard(Guard):
+    """A thing on the cluster, which comes some time after it was asked for."""
+
+    def _catch_up(self) -> None:
+        """Ask again with the same key: the cluster answers with the task that it had begun."""
+        try:
+            self._acquire()
+        except prism_client.PrismError as error:
+            self._answered = not isinstance(error, NO_ANSWER)
+            log.warning("%s did not come when asked again: %s", self.kind.value, error)
+        else:
+            self._answered = True
+
+
+class SnapshotGuard(ClusterGuard):
+    """A recovery point of a VM; deleted at the end unless it became the new reference."""
+
+    kind = Kind.RECOVERY_POINT
+    recovery_point: prism_client.RecoveryPoint
+
+    def __init__(
+        self,
+        client: prism_client.PrismClient,
+        journal: Journal,
+        vm: prism_client.Vm,
+        name: str,
+        consistency: str,
+    ) -> None:
+        """Prepare to snapshot `vm` under our unique `name`."""
+        self.client = client
+        self.journal = journal
+        self.vm = vm
+        self.name = name
+        self._consistency = consistency
+        self._kept = False
+
+    def prolong(self) -> None:
+        """Give the recovery point the life of a reference."""
+        points = self.client.recovery_points
+        points.set_expiration(self.recovery_point.ext_id, datetime.now(UTC) + REFERENCE)
+
+    def keep(self) -> None:
+        """Let the recovery point outlive the guard: it is the new reference, and recorded."""
+        self._kept = True
+
+    def _acquire(self) -> None:
+        try:
+            self.recovery_point = self._create(application=self._consistency != "crash")
+        except prism_client.TaskFailed:
+            if self._consistency != "app_or_crash":
+                raise
+            self._undo()  # the task may have failed after its effect
+            self.entry.close()
+            self.entry = self._intend()
+            self._consistency = "crash"
+            self.recovery_point = self._create(application=False)
+
+        self.entry.made(self.recovery_point.ext_id)
+
+    def _intend(self) -> Entry:
+        return self.journal.intend(self.kind, self.name, vm_id=self.vm.ext_id)
+
+    def _create(self, *, application: bool) -> prism_client.RecoveryPoint:
+        kinds = prism_client.Consistency
+        return self.client.recovery_points.create(
+            self.vm.ext_id,
+            name=self.name,
+            expires=datetime.now(UTC) + TEMPORARY,
+            consistency=kinds.APP if application else kinds.CRASH,
+            request_id=self.entry.key,
+        )
+
+    def _undo(self) -> bool:
+        if self._kept:
+            return True
+        points = self.client.recovery_points
+        found = list(points.list(vm_ext_id=self.vm.ext_id, name=self.name))
+        for point in found:
+            points.delete(point.ext_id)
+        return bool(found)
+
+
+def new_secret(*, chap: bool) -> str | None:
+    """A one-time CHAP secret; None where sessions go without."""
+    return secrets.token_hex(8) if chap else None
+
+
+class OfferGuard(ClusterGuard):
+    """A volume group that is open to one initiator."""
+
+    kind = Kind.VOLUME_GROUP
+    volume_group: prism_client.VolumeGroup
+
+    def __init__(
+        self,
+        client: prism_client.PrismClient,
+        journal: Journal,
+        name: str,
+        initiator: str,
+        secret: str | None,
+    ) -> None:
+        """Prepare to offer a group under our unique `name` to `initiator`, by CHAP if `secret`."""
+        self.client = client
+        self.journal = journal
+        self.name = name
+        self.initiator = initiator
+        self.secret = secret
+
+    def _intend(self) -> Entry:
+        return self.journal.intend(self.kind, self.name, initiator=self.initiator)
+
+    @abstractmethod
+    def _create(self) -> prism_client.VolumeGroup: ...
+
+    def _acquire(self) -> None:
+        self.volume_group = self._create()
+        self.entry.made(self.volume_group.ext_id)
+        self.client.volume_groups.attach_client(
+            self.volume_group.ext_id,
+            self.initiator,
+            chap_secret=self.secret,
+        )
+
+    def _undo(self) -> bool:
+        groups = self.client.volume_groups
+        found = list(groups.list(name=self.name))
+        for group in found:
+            groups.detach_client(group.ext_id, self.initiator)
+            groups.delete(group.ext_id)
+        return bool(found)
+
+
+class VolumeGroupGuard(OfferGuard):
+    """A volume group whose disks are clones of the snapshot's, open to one initiator."""
+
+    def __init__(
+        self, snapshot: SnapshotGuard, disks: Sequence[str], initiator: str, *, chap: bool
+    ) -> None:
+        """Prepare to offer `disks` (disk recovery points of `snapshot`) to `initiator`."""
+        snapshot.require_open()
+        super().__init__(
+            snapshot.client, snapshot.journal, snapshot.name, initiator, new_secret(chap=chap)
+        )
+        self.snapshot = snapshot
+        self._disks = disks
+
+    def _create(self) -> prism_client.VolumeGroup:
+        return self.client.volume_groups.create(
+            self.name,
+            self.snapshot.vm.cluster_ext_id,
+            self._disks,
+            chap_secret=self.secret,
+            request_id=self.entry.key,
+        )
+
+
+class NewDiskGuard(OfferGuard):
+    """A volume group with one new disk, which a VM's disk is cloned from once it is written."""
+
+    def __init__(
+        self,
+        place: Place,
+        journal: Journal,
+        name: str,
+        size: int,
+        initiator: str,
+        secret: str | None,
+    ) -> None:
+        """Prepare to offer a disk of `size` bytes at `place`."""
+        super().__init__(place.client, journal, name, initiator, secret)
+        self._place = place
+        self._size = size
+
+    @property
+    def disk(self) -> prism_client.VolumeDiskRef:
+        """The disk, as the source of another."""
+        (disk,) = self.volume_group.disks
+        return prism_client.VolumeDiskRef(self.volume_group.ext_id, disk.ext_id)
+
+    def withdraw(self) -> None:
+        """Keep the initiator out: nobody writes to the disk any more."""
+        self.client.volume_groups.detach_client(self.volume_group.ext_id, self.initiator)
+
+    def _create(self) -> prism_client.VolumeGroup:
+        return self.client.volume_groups.create_blank(
+            self.name,
+            self._place.cluster_id,
+            [self._size],
+            self._place.container_id,
+            chap_secret=self.secret,
+            request_id=self.entry.key,
+        )
+
+
+class IscsiSessionGuard(Guard):
+    """An iSCSI session to the target of a volume group."""
+
+    kind = Kind.SESSION
+
+    def __init__(
+        self, group: OfferGuard, portal: iscsi_attach.Portal, transport: Transport
+    ) -> None:
+        """Prepare to log in to the target of `group` at the data services address."""
+        group.require_open()
+        self._group = group
+        self.journal = group.journal
+        self.name = group.volume_group.target_name
+        self._portal = portal
+        self._transport = transport
+        self._attachment: iscsi_attach.Attachment | None = None
+
+    @property
+    def attachment(self) -> iscsi_attach.Attachment:
+        """The open session."""
+        if self._attachment is None:
+            raise SourceError("the iSCSI session is not open")
+        return self._attachment
+
+    def _intend(self) -> Entry:
+        return self.journal.intend(self.kind, self.name, initiator=self._group.initiator)
+
+    def _acquire(self) -> None:
+        group = self._group
+        chap = iscsi_attach.Chap(group.initiator, group.secret) if group.secret else None
+        found = self._transport.discover(self._portal, group.initiator, chap)
+        target = iscsi_attach.Target(
+            self._portal, _target_of(group.volume_group, [t.iqn for t in found]), chap
+        )
+        self._attachment = self._transport.attach(target, group.initiator)
+
+    def _undo(self) -> bool:
+        if self._attachment is not None:
+            self._attachment.close()
+        return True
+
+
+class ImageGuard(Guard):
+    """An image that carries a disk to a new VM, which has copied it when it is made."""
+
+    kind = Kind.IMAGE
+    image: prism_client.Image
+
+    def __init__(
+        self,
+        client: prism_client.PrismClient,
+        journal: Journal,
+        name: str,
+        upload: Callable[[str], prism_client.Image],
+    ) -> None:
+        """Prepare to `upload` an image under our unique `name`."""
+        self.journal = journal
+        self.name = name
+        self._client = client
+        self._upload = upload
+
+    def _acquire(self) -> None:
+        self.image = self._upload(self.name)
+        self.entry.made(self.image.ext_id)
+
+    def _undo(self) -> bool:
+        images = self._client.images
+        found = list(images.list(name=self.name))
+        for image in found:
+            images.delete(image.ext_id)
+        return bool(found)
+
+
+class VmGuard(ClusterGuard):
+    """A restored VM; it stays unless it, or what must follow, fails.
+
+    Its name is the user's choice and need not be unique: a VM is ours by its description.
+    """
+
+    kind = Kind.VM
+    vm: prism_client.Vm
+
+    def __init__(
+        self, client: prism_client.PrismClient, journal: Journal, spec: prism_client.VmSpec
+    ) -> None:
+        """Prepare to make a VM to this specification, but for its description."""
+        self.journal = journal
+        self.name = spec.name
+        self._client = client
+        self._spec = spec
+        self._kept = False
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the VM outlives the guard."""
+        return self._kept
+
+    def keep(self) -> None:
+        """Let the VM outlive the guard."""
+        self._kept = True
+
+    def _acquire(self) -> None:
+        spec = attrs.evolve(self._spec, description=f"{self._spec.description} ({self.entry.key})")
+        self.vm = self._client.vms.create(spec, request_id=self.entry.key)
+        self.entry.made(self.vm.ext_id)
+
+    def _undo(self) -> bool:
+        if self._kept:
+            return True
+        vms = self._client.vms
+        found = [vm for vm in vms.find(self.name) if str(self.entry.key) in vm.description]
+        for vm in found:
+            vms.delete(vm.ext_id)
+        return bool(found)
+
+
+class FolderGuard(Guard):
+    """A folder for what is only on its way."""
+
+    kind = Kind.FOLDER
+
+    def __init__(self, journal: Journal, path: Path) -> None:
+        """Prepare to make a folder that is not there."""
+        self.journal = journal
+        self.name = str(path)
+        self.path = path
+        self._made = False
+
+    def _acquire(self) -> None:
+        self.path.mkdir(parents=True, mode=0o700)
+        self._made = True
+
+    def _undo(self) -> bool:
+        if self._made:
+            shutil.rmtree(self.path)
+        return True
+
+
+def _target_of(group: prism_client.VolumeGroup, iqns: Sequence[str]) -> str:
+    """The discovered target of a group; Prism names it without the prefix of an IQN."""
+    for iqn in iqns:
+        if is_target(iqn, group.target_name):
+            return iqn
+    raise SourceError(
+        f"volume group {group.name} is not offered at the data services address: "
+        "is that address of the same cluster?"
+    )

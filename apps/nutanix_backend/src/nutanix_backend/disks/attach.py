@@ -1,0 +1,95 @@
+"""The disks of a snapshot: offered by a volume group, opened over iSCSI, and kept as a reference.
+
+The one way to the bytes of a VM; backup and replication both take it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from nutanix_backend.cluster import transport
+from nutanix_backend.cluster.guards import IscsiSessionGuard, VolumeGroupGuard
+from nutanix_backend.errors import SourceError
+from nutanix_backend.references import state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from contextlib import ExitStack
+
+    import iscsi_attach
+    import prism_client
+
+    from nutanix_backend.cluster.guards import SnapshotGuard
+    from nutanix_backend.disks.plan import DiskPlan
+    from nutanix_backend.settings.parameters import Settings
+
+
+@attrs.frozen
+class Route:
+    """How the disks of a cluster are reached from here; `warn` hears of a doubtful address."""
+
+    settings: Settings
+    cluster: prism_client.Cluster
+    transport: transport.Transport
+    warn: Callable[[str], object]
+
+    def portal(self) -> iscsi_attach.Portal:
+        """The data services address; raise SourceError or ParameterError when there is none."""
+        return transport.portal(self.settings, self.cluster, self.warn)
+
+
+def open_disks(
+    stack: ExitStack, snapshot: SnapshotGuard, plans: list[DiskPlan], route: Route
+) -> Mapping[int, iscsi_attach.BlockDevice]:
+    """Offer the disks that have something to read, log in, and open each; by disk index."""
+    wanted = [plan for plan in plans if plan.regions.data_bytes]
+    if not wanted:
+        return {}
+    portal = route.portal()
+    disks = [plan.snapshot.disk_recovery_point_ext_id for plan in wanted]
+    group = stack.enter_context(
+        VolumeGroupGuard(snapshot, disks, transport.initiator_name(), chap=route.settings.chap)
+    )
+    session = stack.enter_context(IscsiSessionGuard(group, portal, route.transport))
+    return dict(_devices(session.attachment, wanted))
+
+
+def _devices(
+    attachment: iscsi_attach.Attachment, plans: list[DiskPlan]
+) -> Iterator[tuple[int, iscsi_attach.BlockDevice]]:
+    """Open the LUNs, which come in the order of the disks; the size of each must agree."""
+    if len(attachment.luns) != len(plans):
+        raise SourceError(
+            f"the target offers {len(attachment.luns)} disks where {len(plans)} were asked for"
+        )
+    for plan, lun in zip(plans, attachment.luns, strict=True):
+        if lun.size != plan.disk.size:
+            raise SourceError(
+                f"disk {plan.disk.bus}.{plan.disk.index} has {plan.disk.size} bytes, its snapshot "
+                f"{lun.size}: was it grown just now? Run the job again"
+            )
+        yield plan.index, attachment.open(lun.lun)
+
+
+def reference(
+    client: prism_client.PrismClient,
+    point: prism_client.RecoveryPoint,
+    plans: Iterable[DiskPlan],
+    manifest: str,
+) -> state.Reference:
+    """A recovery point as what later changes are compared with; `manifest` is a digest."""
+    is_v3 = client.recovery_points.generation == "v3"
+    return state.Reference(
+        reference_recovery_point_ext_id="" if is_v3 else point.ext_id,
+        snapshot_uuid=point.ext_id if is_v3 else "",
+        vm_recovery_point=point.vm_recovery_point_ext_id,
+        manifest=manifest,
+        disks=tuple(
+            state.DiskReference(
+                plan.disk.disk_ext_id, plan.disk.size, plan.snapshot.disk_recovery_point_ext_id
+            )
+            for plan in plans
+        ),
+    )

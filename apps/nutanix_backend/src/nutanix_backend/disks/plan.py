@@ -1,0 +1,121 @@
+"""What a backup will read of each disk, decided before a byte is sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+from prism_client import (
+    ChangeTrackingUnavailable,
+    DiskSnapshotRef,
+    IncompleteChangeList,
+    NotFound,
+)
+
+from nutanix_backend.disks.regions import Region, RegionList
+from nutanix_backend.errors import SourceError
+from nutanix_backend.vm_record import in_bus_order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from prism_client import PrismClient, RecoveryPoint, VmDisk
+
+    from nutanix_backend.references.state import DiskReference, Reference
+
+
+@attrs.frozen
+class DiskPlan:
+    """How one disk is saved: whole, or as a delta on `base`. `regions` is what must be read."""
+
+    index: int
+    disk: VmDisk
+    snapshot: DiskSnapshotRef
+    regions: RegionList
+    base: str = ""
+
+    @property
+    def is_delta(self) -> bool:
+        """Whether only changes are saved."""
+        return bool(self.base)
+
+
+def plan_disks(
+    client: PrismClient,
+    disks: tuple[VmDisk, ...],
+    point: RecoveryPoint,
+    base: Reference | None,
+    warn: Callable[[str], None],
+) -> list[DiskPlan]:
+    """Plan every data disk of a VM in the order of its bus addresses.
+
+    A disk without a counterpart in `base` is planned whole. Raises ChangeTrackingUnavailable or
+    NotFound when the changes since `base` cannot be had.
+    """
+    known = {reference.disk_id: reference for reference in base.disks} if base else {}
+    plans = []
+    for index, disk in enumerate(in_bus_order(disks)):
+        snapshot = _snapshot_of(disk, point)
+        old = known.get(disk.disk_ext_id)
+        if base and old:
+            regions = _changed(client, disk, snapshot, base, old)
+            plans.append(DiskPlan(index, disk, snapshot, regions, base.manifest))
+        else:
+            plans.append(DiskPlan(index, disk, snapshot, _allocated(client, disk, snapshot, warn)))
+    return plans
+
+
+def _snapshot_of(disk: VmDisk, point: RecoveryPoint) -> DiskSnapshotRef:
+    for candidate in point.disks:
+        if candidate.disk_ext_id in {disk.disk_ext_id, disk.ext_id}:
+            return DiskSnapshotRef(point.ext_id, point.vm_recovery_point_ext_id, candidate.ext_id)
+    raise SourceError(
+        f"disk {disk.bus}.{disk.index} is not in the recovery point: was it added just now? "
+        "Run the job again"
+    )
+
+
+def _listed(
+    client: PrismClient, disk: VmDisk, new: DiskSnapshotRef, old: DiskSnapshotRef | None
+) -> Iterator[Region]:
+    listing = client.changed_regions.open(new, old, disk_size=disk.size)
+    return (Region(r.offset, r.length, r.zeroed) for r in listing)
+
+
+def _allocated(
+    client: PrismClient, disk: VmDisk, snapshot: DiskSnapshotRef, warn: Callable[[str], None]
+) -> RegionList:
+    """The allocated regions of a disk, or all of it where the server cannot say."""
+    try:
+        return RegionList(disk.size, _listed(client, disk, snapshot, None))
+    except (ChangeTrackingUnavailable, IncompleteChangeList) as error:
+        warn(f"disk {disk.bus}.{disk.index} is read as a whole: {error}")
+        return RegionList(disk.size, [Region(0, disk.size)])
+
+
+def _changed(
+    client: PrismClient,
+    disk: VmDisk,
+    snapshot: DiskSnapshotRef,
+    base: Reference,
+    old: DiskReference,
+) -> RegionList:
+    """What changed since the base. A grown disk: changes up to its old end, then what is allocated
+    behind it; the rest of the new part is zero, and growing makes it so."""
+    if disk.size < old.size:
+        raise SourceError(
+            f"disk {disk.bus}.{disk.index} shrank from {old.size} to {disk.size} bytes: "
+            "run a full backup"
+        )
+    reference = DiskSnapshotRef(base.point, base.vm_recovery_point, old.disk_recovery_point)
+    changes = RegionList(disk.size, _listed(client, disk, snapshot, reference))
+    if disk.size == old.size:
+        return changes
+    grown = RegionList(disk.size, changes.before(old.size))
+    for region in RegionList(disk.size, _listed(client, disk, snapshot, None)).behind(old.size):
+        grown.append(region)
+    return grown
+
+
+CHANGES_UNAVAILABLE = (ChangeTrackingUnavailable, NotFound)
+"""The server cannot compare with the base: the base is gone, or it tracks no changes."""

@@ -1,0 +1,123 @@
+"""The bytes of a disk as a backup carries them: a whole image, or a PHCBT01 delta.
+
+Both are generators of pieces. A piece read from a device lies in a buffer that is used again: it is
+valid until the next piece is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import phcbt01
+from digests import StreamDigest
+from iscsi_attach import UNIT, read_extents
+from ptcomm import Data
+
+from nutanix_backend.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    from iscsi_attach import BlockDevice, Extent
+    from ptcomm.events import Buffer
+
+    from nutanix_backend.disks.regions import RegionList
+
+_ZEROS = memoryview(bytes(UNIT))
+MERGE_GAP = UNIT
+"""Unallocated gaps up to this many bytes are read along: one large read beats two small ones."""
+SMALL = 262_144
+"""Pieces below this many bytes are gathered into one packet: a packet costs more than the copy."""
+
+
+def zeros(length: int) -> Iterator[memoryview]:
+    """`length` zero bytes, all from one page-cached buffer."""
+    for _ in range(length // UNIT):
+        yield _ZEROS
+    if length % UNIT:
+        yield _ZEROS[: length % UNIT]
+
+
+def image_pieces(device: BlockDevice | None, regions: RegionList) -> Generator[memoryview]:
+    """The whole disk: the regions are read, everything between them is sent as zeros.
+
+    `device` may be None when there is nothing to read.
+    """
+    position = 0
+    for offset, view in _read(device, regions.merged_extents(MERGE_GAP)):
+        yield from zeros(offset - position)
+        yield view
+        position = offset + len(view)
+    yield from zeros(regions.size - position)
+
+
+def delta_pieces(device: BlockDevice | None, regions: RegionList) -> Generator[Buffer]:
+    """A PHCBT01 stream of the regions: data is read, zeroed parts are written as zeros.
+
+    `device` may be None when there is nothing to read.
+    """
+    encoder = phcbt01.Encoder(regions.size, sum(1 for _ in regions.spans()))
+    yield encoder.start()
+    contents = _contents(device, regions)
+    for span in regions.spans():
+        yield encoder.region(phcbt01.Region(span.offset, span.length))
+        for piece in _take(contents, span.length):
+            yield encoder.data(piece)
+    encoder.finish()
+
+
+def _contents(device: BlockDevice | None, regions: RegionList) -> Iterator[memoryview]:
+    """The bytes of every region, one after the other."""
+    read = (view for _, view in _read(device, regions.data_extents()))
+    for region in regions:
+        yield from zeros(region.length) if region.zeroed else _take(read, region.length)
+
+
+def _read(
+    device: BlockDevice | None, extents: Iterable[Extent]
+) -> Iterator[tuple[int, memoryview]]:
+    return read_extents(device, extents) if device else iter(())
+
+
+def _take(pieces: Iterator[memoryview], length: int) -> Iterator[memoryview]:
+    """The next `length` bytes of a stream whose pieces end where regions end."""
+    while length:
+        piece = next(pieces, None)
+        if piece is None or len(piece) > length:
+            raise SourceError("the disk was not read as planned: this is a defect, please report")
+        yield piece
+        length -= len(piece)
+
+
+class StreamSender:
+    """Sends the pieces of one stream as D packets; counts and digests what was sent."""
+
+    def __init__(self, send: Callable[[Data], None]) -> None:
+        """`send` puts a packet on the wire before it returns."""
+        self._send = send
+        self._gathered = bytearray()
+        self._digest = StreamDigest()
+        self.sent = 0
+
+    def put(self, piece: Buffer) -> None:
+        """Send or gather a piece of at most UNIT bytes."""
+        length = memoryview(piece).nbytes
+        self._digest.update(piece)
+        self.sent += length
+        if length >= SMALL:
+            self._flush()
+            self._send(Data(piece))
+            return
+        self._gathered += piece
+        if len(self._gathered) >= UNIT - SMALL:
+            self._flush()
+
+    def finish(self) -> str:
+        """Send what is left; return the digest of the whole stream."""
+        self._flush()
+        return self._digest.text()
+
+    def _flush(self) -> None:
+        if self._gathered:
+            self._send(Data(bytes(self._gathered)))
+            self._gathered.clear()

@@ -1,0 +1,52 @@
+"""What every kind of job has at hand: the connection to the daemon, what it said, the settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+from ptcomm import Message, Severity
+
+from nutanix_backend.cluster import journal
+from nutanix_backend.errors import Cancelled
+from nutanix_backend.settings.parameters import prism_address
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    import ptcomm
+    from ptcomm.stdio import Endpoint
+
+    from nutanix_backend.settings.parameters import Settings
+
+
+@attrs.frozen
+class JobContext:
+    """A job in progress."""
+
+    endpoint: Endpoint
+    info: ptcomm.Job
+    settings: Settings
+
+    def heed_the_daemon(self) -> None:
+        """Raise Cancelled when it gave the job up: while we send it has nothing else to say."""
+        if self.endpoint.pending():
+            raise Cancelled(f"the daemon gave up: it sent {type(self.endpoint.receive()).__name__}")
+
+    def journal(self, of: str = "") -> AbstractContextManager[journal.Journal]:
+        """Open the journal of this job; raise StateError. One `of` things of this host is extra."""
+        prism = "" if of else prism_address(self.settings)
+        name = f"{self.info.name}.{of}" if of else self.info.name
+        return journal.opened(self.settings.state_dir, name, prism)
+
+    def say(self, text: str) -> None:
+        """An information line in the job log."""
+        self.endpoint.send(Message(Severity.INFO, text))
+
+    def warn(self, text: str) -> None:
+        """A warning in the job log."""
+        self.endpoint.send(Message(Severity.WARNING, text))
+
+    def report(self, text: str) -> None:
+        """An error in the job log that does not end the job: it ends "with warnings"."""
+        self.endpoint.send(Message(Severity.NONFATAL, text))

@@ -1,1 +1,0 @@
-"""One module per kind of job; each drives its part of the conversation with the daemon."""

@@ -1,0 +1,3 @@
+"""Listings, estimates and queries."""
+
+from __future__ import annotations

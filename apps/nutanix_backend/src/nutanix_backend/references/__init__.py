@@ -1,0 +1,3 @@
+"""The recovery points that later jobs need."""
+
+from __future__ import annotations

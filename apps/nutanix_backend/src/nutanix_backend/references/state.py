@@ -1,0 +1,223 @@
+"""The state of a VM on this host: the jobs of its chain and the reference each left on the cluster.
+
+The state is a convenience, never a truth: whether a job counts is decided by the Director (through
+the name of the previous job), and whether its reference still exists by the cluster. State that is
+lost or damaged costs a full backup, and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import attrs
+import durable
+from durable import records
+
+from nutanix_backend.errors import StateError
+from nutanix_backend.references.point_fields import one_kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SCHEMA = 1
+SENT = "sent"
+FAILED = "failed"
+_SECOND = 1.01
+"""A second, and what the clock of a file system may lag behind."""
+
+
+@attrs.frozen
+class DiskReference:
+    """A disk inside a reference: its id, its size then (bytes), and its disk recovery point."""
+
+    disk_id: str
+    size: int
+    disk_recovery_point: str
+
+
+@attrs.frozen
+class Reference:
+    """What a job left on the cluster, for the next one to be compared with.
+
+    That is a recovery point (v4) or a VM snapshot (v3); the id of the other kind is empty.
+    """
+
+    reference_recovery_point_ext_id: str
+    vm_recovery_point: str
+    manifest: str
+    disks: tuple[DiskReference, ...]
+    snapshot_uuid: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        one_kind(self.reference_recovery_point_ext_id, self.snapshot_uuid)
+
+    @property
+    def point(self) -> str:
+        """The id of the recovery point, of either kind."""
+        return self.snapshot_uuid or self.reference_recovery_point_ext_id
+
+    @property
+    def generation(self) -> str:
+        """Which Prism API knows the recovery point: "v3" or "v4"."""
+        return "v3" if self.snapshot_uuid else "v4"
+
+
+@attrs.frozen
+class JobRecord:
+    """One job: its name, what the Director said came before, and what it left."""
+
+    job: str
+    job_id: int
+    level: str
+    predecessor: str
+    outcome: str
+    reference: Reference | None
+
+
+@attrs.frozen
+class VmState:
+    """The recorded jobs of a VM, oldest first."""
+
+    schema: int
+    vm_id: str
+    jobs: tuple[JobRecord, ...]
+
+    def references(self) -> list[Reference]:
+        """Every reference that is recorded, oldest first."""
+        return [record.reference for record in self.jobs if record.reference]
+
+    def full_behind(self, reference: Reference) -> Reference | None:
+        """The reference of the full that a recorded one goes back to, if that is recorded too."""
+        at = next(i for i, r in enumerate(self.jobs) if r.reference == reference)
+        record = self.jobs[at]
+        if record.level == "I":
+            record = next((r for r in reversed(self.jobs[:at]) if r.level != "I"), record)
+        if record.level == "D":
+            record = next((r for r in self.jobs[:at] if r.job == record.predecessor), record)
+        return record.reference if record.level == "F" else None
+
+    def with_job(self, record: JobRecord, keep: set[str]) -> VmState:
+        """The state after a job: its record, and of older ones those whose reference is kept.
+
+        `keep` holds the recovery points that stay.
+        """
+        kept = self.with_only(keep)
+        return attrs.evolve(kept, jobs=(*kept.jobs, record))
+
+    def with_only(self, keep: set[str]) -> VmState:
+        """The records whose reference is kept, and those without one that link them."""
+        kept = [r for r in self.jobs if r.reference is None or r.reference.point in keep]
+        first = next((i for i, r in enumerate(kept) if r.reference), len(kept))
+        return attrs.evolve(self, jobs=tuple(kept[first:]))
+
+
+@attrs.frozen
+class Base:
+    """The outcome of looking for a base: a reference, or the reason why there is none."""
+
+    reference: Reference | None
+    reason: str = ""
+
+
+def find_base(state: VmState | None, level: str, previous: str) -> Base:
+    """Find what an incremental or a differential may stand on.
+
+    `previous` is the job that the Director holds as the predecessor. An incremental walks from
+    there over jobs in which this VM failed; a differential stands on exactly the job named.
+    """
+    if not previous:
+        return Base(None, "the Director named no previous job")
+    if state is None:
+        return Base(None, "no state of this VM is on this host")
+    by_name = {record.job: record for record in state.jobs}
+    name = previous
+    while name in by_name:
+        record = by_name.pop(name)
+        if record.reference:
+            return Base(record.reference)
+        if level == "D":
+            return Base(None, f"this VM failed in the full backup {previous}")
+        name = record.predecessor
+    return Base(None, f"no reference of this VM is recorded for job {previous} or before it")
+
+
+BACKUP = "bitmap"
+REPLICATION = "replication"
+"""Folders of the state in which each keeps, for itself alone, what it left on the cluster."""
+
+
+class StateFile:
+    """The state file of one VM, opened and locked; one job at a time may hold it."""
+
+    def __init__(self, path: Path, vm_id: str) -> None:
+        """Use the file at `path`; nothing is read before `load`."""
+        self._path = path
+        self._vm_id = vm_id
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the VM against other jobs; raise StateError when one is running."""
+        try:
+            durable.make_folder(self._path.parent)
+            descriptor = durable.open_locked(self._path.with_suffix(".lock"))
+        except BlockingIOError as error:
+            raise StateError(f"another job is at work on VM {self._vm_id}: wait for it") from error
+        except OSError as error:
+            raise StateError(
+                f"state_dir is not usable: {error}: check its path and rights"
+            ) from error
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def load(self) -> tuple[VmState, str]:
+        """The recorded state and an empty text, or an empty state and why nothing could be used."""
+        empty = VmState(SCHEMA, self._vm_id, ())
+        try:
+            state = records.load(self._path.read_bytes(), VmState, schema=SCHEMA)
+        except FileNotFoundError:
+            return empty, "no state of this VM is on this host"
+        except (OSError, records.RecordError) as error:
+            return empty, f"the state file {self._path} cannot be used: {error}"
+        if state.vm_id != self._vm_id:
+            return empty, f"the state file {self._path} is of another VM"
+        return state, ""
+
+    def new_second(self) -> datetime:
+        """Now (UTC), more than a second after the last save.
+
+        Names of deltas carry seconds: two jobs of a VM within one would give two files one name, of
+        which the catalog keeps only the newer.
+        """
+        try:
+            age = time.time() - self._path.stat().st_mtime
+        except OSError:
+            return datetime.now(UTC)
+        if 0 <= age < _SECOND:
+            time.sleep(_SECOND - age)
+        return datetime.now(UTC)
+
+    def save(self, state: VmState) -> None:
+        """Replace the state, durable before this returns; raise StateError."""
+        try:
+            durable.replace(self._path, records.dump(state))
+        except OSError as error:
+            raise StateError(
+                f"the state of the VM cannot be saved: {error}: free space?"
+            ) from error
+
+
+def recorded_points(state_dir: Path) -> dict[str, str]:
+    """The recovery points that are references of some VM on this host, and of which job."""
+    found: dict[str, str] = {}
+    for kind in (BACKUP, REPLICATION):
+        for path in (state_dir / kind).glob("*/*.json"):
+            known, _ = StateFile(path, path.stem).load()
+            found |= {r.reference.point: r.job for r in known.jobs if r.reference}
+    return found

@@ -1,0 +1,3 @@
+"""The source of replication."""
+
+from __future__ import annotations

@@ -1,0 +1,133 @@
+"""The VM that is replicated, on its own cluster: shut down, proven to be replicated, switched on.
+
+The last cycle is one whose recovery point is younger than a mark: a recovery point that we take
+when the VM is off. Both times are the cluster's own, so no clock of ours is believed.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import attrs
+import prism_client
+from vm_replica.failover.errors import FailoverFailed, FailoverRefused
+
+from nutanix_backend.names import OURS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prism_client import PrismClient
+
+_LOOK = 1.0
+"""Seconds between two looks at the cluster or the store."""
+_MARK_LIFE = timedelta(days=1)
+
+
+@attrs.frozen
+class PrismSource:
+    """A VM, by id. `taken` tells when the newest generation was taken, in seconds of the epoch.
+
+    `grace` is how long a guest may take to shut down, `patience` how long the last cycle may take,
+    both in seconds; a guest that does not go down is switched off if `force`.
+    """
+
+    client: PrismClient
+    vm_id: str
+    taken: Callable[[], int]
+    say: Callable[[str], object]
+    grace: float = 300.0
+    patience: float = 3600.0
+    force: bool = False
+
+    def refuse_unfit(self) -> None:
+        """Raise FailoverRefused when this Prism does not know the VM."""
+        try:
+            self.client.vms.get(self.vm_id)
+        except prism_client.NotFound as error:
+            raise FailoverRefused(f"VM {self.vm_id} is not known there: {error}") from error
+
+    def is_on(self) -> bool:
+        """Whether the VM is not off."""
+        return self.client.vms.get(self.vm_id).power_state != "OFF"
+
+    def shut_down(self) -> None:
+        """Shut the guest down; raise FailoverFailed when it does not heed that."""
+        self.client.vms.shut_down(self.vm_id)
+        if self._is_off_within(self.grace):
+            return
+        if not self.force:
+            raise FailoverFailed(
+                f"the guest has not shut down within {self.grace:.0f} s: shut it down from inside, "
+                "or say --force to cut its power"
+            )
+        self.say("the guest does not shut down: its power is cut")
+        self.client.vms.power_off(self.vm_id)
+
+    def last_cycle(self) -> None:
+        """Wait for a generation that was taken after now; raise FailoverFailed if none comes."""
+        mark = self._mark()
+        self.say(f"waiting up to {self.patience:.0f} s for a cycle of the source")
+        deadline = time.monotonic() + self.patience
+        while self.taken() <= mark:
+            if time.monotonic() >= deadline:
+                raise FailoverFailed(
+                    f"no cycle came within {self.patience:.0f} s: does `replicate` run at the "
+                    "source? If the source is lost, fail over unplanned"
+                )
+            time.sleep(_LOOK)
+        if self.is_on():
+            raise FailoverFailed("the source was switched on meanwhile: it has newer data again")
+
+    def power_on(self) -> None:
+        """Switch the VM on. A guest that is going down is waited for, or it would stay off."""
+        if not self.is_on() or self._is_off_within(min(self.grace, 30.0)):
+            self.client.vms.power_on(self.vm_id)
+
+    def _is_off_within(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while self.is_on():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK)
+        return True
+
+    def _mark(self) -> int:
+        """The cluster's time now, as the second in which a recovery point of the VM was taken."""
+        points = self.client.recovery_points
+        point = points.create(
+            self.vm_id,
+            name=f"{OURS}failover mark {uuid4()}",
+            expires=datetime.now(UTC) + _MARK_LIFE,
+            consistency=prism_client.Consistency.CRASH,
+        )
+        points.delete(point.ext_id)
+        return int(point.created.timestamp())
+
+
+@attrs.frozen
+class NoSource:
+    """In place of a source of which we know no Prism."""
+
+    def refuse_unfit(self) -> None:
+        """Say what is missing."""
+        raise FailoverRefused("the source is to be shut down: say --source prism=... to reach it")
+
+    def is_on(self) -> bool:
+        """Never asked."""
+        raise NotImplementedError
+
+    def shut_down(self) -> None:
+        """Never asked."""
+        raise NotImplementedError
+
+    def last_cycle(self) -> None:
+        """Never asked."""
+        raise NotImplementedError
+
+    def power_on(self) -> None:
+        """Fail: it was shut down by us, and stays off."""
+        raise FailoverFailed("the source is off: say --source prism=... to have it switched on")

@@ -1,0 +1,3 @@
+"""Parameters and settings."""
+
+from __future__ import annotations

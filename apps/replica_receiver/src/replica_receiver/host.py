@@ -1,0 +1,145 @@
+"""Copies on a plain host: a folder with the disks as images, and a libvirt domain that boots them.
+
+A copy is made below another name and gets its own when it is complete. A folder is ours by the key
+in it, and is not removed while a guest runs from it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import durable
+import qemu_img
+from command_line.text import size
+from durable.names import component
+from vm_config import libvirt
+from vm_config.libvirt import DomainDisk
+from vm_replica.failover.errors import FailoverFailed, FailoverRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from vm_replica.failover.point import Point, PointDisk
+    from vm_replica.failover.transitions import Copy
+
+KIND = "host"
+FORMATS = ("qcow2", "raw")
+_KEY = "podheitor-copy"
+_PARTIAL = ".partial"
+
+
+@attrs.frozen
+class Host:
+    """Makes copies in folders below `folder`.
+
+    `format` is one of FORMATS; `bridges` gives for networks of the source those of this host.
+    """
+
+    folder: Path
+    format: str = "qcow2"
+    bridges: Mapping[str, str] = attrs.field(factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """Plain host."""
+        return KIND
+
+    @property
+    def place(self) -> str:
+        """The folder."""
+        return str(self.folder)
+
+    def refuse_unfit(self, name: str, point: Point, *, test: bool) -> None:  # noqa: ARG002 - one rule for both
+        """Raise FailoverRefused for a folder that is missing or full, or a name that is taken."""
+        if not self.folder.is_dir():
+            raise FailoverRefused(f"{self.folder} is not a folder: make it, or name another")
+        if self._final(name).exists():
+            raise FailoverRefused(f"{self._final(name)} exists: remove it, or give another name")
+        free = shutil.disk_usage(self.folder).free
+        largest = max(disk.allocated for disk in point.disks)  # raw and qcow2 of one disk at a time
+        needed = point.allocated + (largest if self.format == "qcow2" else 0)
+        if free < needed:
+            raise FailoverRefused(
+                f"{self.folder} has {size(free)} free, the copy needs {size(needed)}"
+            )
+
+    def make(self, copy: Copy, point: Point, *, test: bool) -> str:
+        """Write the disks and the domain; a test copy has no network cards."""
+        partial, final = self._partial(copy.name), self._final(copy.name)
+        durable.make_folder(partial)
+        durable.replace(partial / _KEY, copy.key.encode())
+        disks = [DomainDisk(d.disk_id, self._image(partial, d), self.format) for d in point.disks]
+        content = libvirt.describe(
+            point.config,
+            copy.name,
+            copy.key,
+            [attrs.evolve(disk, path=final / disk.path.name) for disk in disks],
+            {} if test else self.bridges,
+            accelerated=Path("/dev/kvm").exists(),
+        )
+        durable.replace(partial / "domain.xml", content)
+        if final.exists():
+            raise FailoverFailed(f"{final} exists: it was made meanwhile, and is not touched")
+        durable.rename(partial, final)
+        define = shlex.join(["virsh", "define", str(final / "domain.xml")])
+        start = shlex.join(["virsh", "start", libvirt.name_of(copy.name)])
+        return f"{copy.name} is ready: {define} && {start}"
+
+    def remove(self, copy: Copy) -> None:
+        """Remove the folder; raise FailoverFailed while a guest uses the images."""
+        for folder in (self._final(copy.name), self._partial(copy.name)):
+            if _is_ours(folder, copy.key):
+                _refuse_in_use(folder.iterdir(), copy.name)
+                shutil.rmtree(folder)
+
+    def _image(self, folder: Path, disk: PointDisk) -> Path:
+        raw = folder / f"disk-{disk.index}.raw"
+        disk.write(raw)
+        if self.format == "raw":
+            return raw
+        qcow2 = raw.with_suffix(".qcow2")
+        qemu_img.convert_to_qcow2(raw, qcow2)
+        raw.unlink()
+        _sync(qcow2)
+        return qcow2
+
+    def _final(self, name: str) -> Path:
+        return self.folder / component(name)
+
+    def _partial(self, name: str) -> Path:
+        return self.folder / f"{component(name)}{_PARTIAL}"
+
+
+def _is_ours(folder: Path, key: str) -> bool:
+    """Whether a folder holds this key, or nothing yet."""
+    if not folder.is_dir():
+        return False
+    try:
+        return (folder / _KEY).read_text() == key
+    except FileNotFoundError:
+        return not any(path.name != f"{_KEY}.new" for path in folder.iterdir())
+
+
+def _refuse_in_use(paths: Iterable[Path], name: str) -> None:
+    """qemu locks the images that it has open; whoever asks for the whole file is told."""
+    for path in paths:
+        with path.open("r+b") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                stop = shlex.join(["virsh", "destroy", libvirt.name_of(name)])
+                raise FailoverFailed(f"{path} is in use, so {name} runs: {stop}") from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,31 @@
+"""AHV: the configuration that our own backups hold."""
+
+from __future__ import annotations
+
+from vm_config import ahv_record
+from vm_config.machine import Machine, MachineDisk, MachineNic
+
+
+def read(content: bytes) -> Machine:
+    """Read vm-metadata.json; raise ConfigurationError when it is damaged or newer than we are."""
+    config = ahv_record.decode(content)
+    return Machine(
+        name=config.name,
+        description=config.description,
+        sockets=config.sockets,
+        cores_per_socket=config.cores_per_socket,
+        threads_per_core=config.threads_per_core,
+        memory=config.memory,
+        firmware=config.firmware,
+        secure_boot=config.secure_boot,
+        machine_type=config.machine_type,
+        boot_order=config.boot_order,
+        disks=tuple(MachineDisk(d.disk_id, d.bus, d.index, d.size) for d in config.disks),
+        nics=tuple(
+            MachineNic(nic.mac, nic.network, connected=nic.connected, network_id=nic.subnet)
+            for nic in config.nics
+        ),
+        categories=config.categories,
+        project=config.project,
+        bios_uuid=str(config.prism.get("biosUuid") or ""),
+    )

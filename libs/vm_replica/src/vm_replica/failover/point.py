@@ -1,0 +1,69 @@
+"""A restore point as an activator sees it: a configuration, and disks that can be written out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from vm_config.ahv_record import VmConfig
+
+    from vm_replica.failover.transitions import Copy
+
+
+@attrs.frozen
+class PointDisk:
+    """A disk of a restore point: size and `allocated` in bytes.
+
+    `write` makes a new file with its bytes, independent of the store, and makes it durable.
+    """
+
+    disk_id: str
+    index: int
+    size: int
+    allocated: int
+    write: Callable[[Path], object]
+
+
+@attrs.frozen
+class Point:
+    """A restore point: generation 1 is the seed."""
+
+    generation: int
+    config: VmConfig
+    disks: tuple[PointDisk, ...]
+
+    @property
+    def allocated(self) -> int:
+        """Bytes that its disks take when they are written out."""
+        return sum(disk.allocated for disk in self.disks)
+
+
+class Activator(Protocol):
+    """Makes VMs of restore points, somewhere."""
+
+    @property
+    def kind(self) -> str:
+        """A word for the kind of place."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """Where, so that the copy is found again from it."""
+        ...
+
+    def refuse_unfit(self, name: str, point: Point, *, test: bool) -> None:
+        """Raise FailoverRefused when a copy called `name` cannot be made; makes nothing."""
+        ...
+
+    def make(self, copy: Copy, point: Point, *, test: bool) -> str:
+        """Make the copy, and say where it is. A test copy reaches no network."""
+        ...
+
+    def remove(self, copy: Copy) -> None:
+        """Remove what there is of a copy of this place, if anything."""
+        ...

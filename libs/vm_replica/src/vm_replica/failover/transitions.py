@@ -1,0 +1,246 @@
+"""The states of a replica in a disaster, and what each event does in each of them.
+
+No IO may live here: what is legal, which steps an event takes, and how an event that broke off is
+taken back or completed are data. The conductor does the steps; each is written down before it acts.
+
+A test copy lives beside replication, also beside a failover that became necessary in a drill.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import attrs
+
+from vm_replica.failover.errors import FailoverRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SCHEMA = 1
+
+
+class State(Enum):
+    """What a replica is to its source."""
+
+    REPLICATING = "replicating"
+    TESTING = "testing"
+    FAILING_OVER = "failing-over"
+    FAILED_OVER = "failed-over"
+    PERMANENT = "permanent"
+
+
+class Event(Enum):
+    """What an administrator asks for."""
+
+    TEST = "test"
+    END_TEST = "end-test"
+    PLANNED = "planned"
+    UNPLANNED = "unplanned"
+    UNDO = "undo"
+    PERMANENT = "permanent"
+    REVERSE = "reverse"
+    RECOVER = "recover"
+
+
+class Step(Enum):
+    """What is done outside; each copes with having been done, or half done, before."""
+
+    SHUT_DOWN = "shut down the source"
+    LAST_CYCLE = "wait for the last cycle"
+    FENCE = "refuse the source"
+    MAKE_COPY = "make the copy"
+    MAKE_TEST_COPY = "make the test copy"
+    REMOVE_COPY = "remove the copy"
+    REMOVE_TEST_COPY = "remove the test copy"
+    UNFENCE = "accept the source again"
+    POWER_ON = "switch the source on"
+    CLOSE = "close the relation"
+
+
+@attrs.frozen
+class Rule:
+    """What an event does: the state meanwhile, its steps, the state after them.
+
+    `back` are the steps that take it back when it breaks off; an event without them is completed.
+    """
+
+    meanwhile: State
+    steps: tuple[Step, ...]
+    after: State
+    back: tuple[Step, ...] = ()
+
+
+_TEST = Rule(State.TESTING, (Step.MAKE_TEST_COPY,), State.TESTING, back=(Step.REMOVE_TEST_COPY,))
+_UNPLANNED = Rule(
+    State.FAILING_OVER,
+    (Step.FENCE, Step.MAKE_COPY),
+    State.FAILED_OVER,
+    back=(Step.REMOVE_COPY, Step.UNFENCE),
+)
+_PLANNED = Rule(
+    State.FAILING_OVER,
+    (Step.SHUT_DOWN, Step.LAST_CYCLE, Step.FENCE, Step.MAKE_COPY),
+    State.FAILED_OVER,
+    back=(Step.REMOVE_COPY, Step.UNFENCE, Step.POWER_ON),
+)
+_UNDO = Rule(State.FAILED_OVER, (Step.REMOVE_COPY, Step.UNFENCE, Step.POWER_ON), State.REPLICATING)
+
+RULES: Mapping[tuple[State, Event], Rule] = {
+    (State.REPLICATING, Event.TEST): _TEST,
+    (State.REPLICATING, Event.PLANNED): _PLANNED,
+    (State.REPLICATING, Event.UNPLANNED): _UNPLANNED,
+    (State.TESTING, Event.UNPLANNED): _UNPLANNED,
+    (State.FAILED_OVER, Event.UNDO): _UNDO,
+    (State.FAILED_OVER, Event.PERMANENT): Rule(State.PERMANENT, (Step.CLOSE,), State.PERMANENT),
+    (State.PERMANENT, Event.REVERSE): Rule(State.PERMANENT, (), State.PERMANENT),
+} | {
+    (state, Event.END_TEST): Rule(state, (Step.REMOVE_TEST_COPY,), state)
+    for state in (State.TESTING, State.FAILED_OVER, State.PERMANENT)
+}
+"""Every legal event. RECOVER is legal exactly when an event broke off."""
+
+
+@attrs.frozen
+class Copy:
+    """A copy of a restore point that is made, or about to be made: by what kind of activator, and
+    where. `key` is what proves that it is ours.
+    """
+
+    key: str
+    name: str
+    kind: str
+    place: str
+    generation: int
+
+
+@attrs.frozen
+class Record:
+    """A replica's state, as it is kept.
+
+    `doing` is an event under way, empty at rest; `backwards` when its steps are being taken back;
+    `source_off` when we shut the source down, `reversed` when the other direction was opened.
+    """
+
+    schema: int
+    state: State = State.REPLICATING
+    doing: str = ""
+    backwards: bool = False
+    fenced: bool = False
+    source_off: bool = False
+    test: Copy | None = None
+    copy: Copy | None = None
+    reversed: bool = False
+
+
+def possible(record: Record) -> list[Event]:
+    """The events that are legal now."""
+    if record.doing:
+        return [Event.RECOVER]
+    return [
+        event for state, event in RULES if state is record.state and _makes_sense(record, event)
+    ]
+
+
+def _makes_sense(record: Record, event: Event) -> bool:
+    match event:
+        case Event.END_TEST:
+            return record.test is not None
+        case Event.REVERSE:
+            return not record.reversed
+        case _:
+            return True
+
+
+def begin(record: Record, event: Event) -> Record:
+    """Start an event; raise FailoverRefused, with what is possible instead."""
+    legal = possible(record)
+    if event not in legal:
+        broken = f", and its {record.doing} broke off" if record.doing else ""
+        instead = " or ".join(item.value for item in legal) or "nothing"
+        raise FailoverRefused(
+            f"{event.value} is not possible: the replica is {record.state.value}{broken}; "
+            f"possible: {instead}"
+        )
+    if event is Event.RECOVER:
+        return attrs.evolve(record, backwards=bool(_rule(record).back))
+    rule = RULES[record.state, event]
+    return attrs.evolve(record, state=rule.meanwhile, doing=event.value)
+
+
+def _rule(record: Record) -> Rule:
+    """The rule of the event under way; its state is kept, so another of the same event does."""
+    event = Event(record.doing)
+    return next(
+        rule
+        for (_, known), rule in RULES.items()
+        if known is event and rule.meanwhile is record.state
+    )
+
+
+def steps(record: Record) -> tuple[Step, ...]:
+    """What is left to do of the event under way, or to take it back."""
+    rule = _rule(record)
+    return tuple(
+        step for step in (rule.back if record.backwards else rule.steps) if _is_left(record, step)
+    )
+
+
+def _is_left(record: Record, step: Step) -> bool:
+    match step:
+        case Step.REMOVE_COPY:
+            return record.copy is not None
+        case Step.REMOVE_TEST_COPY:
+            return record.test is not None
+        case Step.UNFENCE:
+            return record.fenced
+        case Step.POWER_ON:
+            return record.source_off
+        case _:
+            return True
+
+
+def intend(record: Record, step: Step, copy: Copy | None = None) -> Record:
+    """The record to keep before a step acts; `copy` is what it is about to make."""
+    match step:
+        case Step.SHUT_DOWN:
+            return attrs.evolve(record, source_off=True)
+        case Step.FENCE:
+            return attrs.evolve(record, fenced=True)
+        case Step.MAKE_COPY:
+            return attrs.evolve(record, copy=copy)
+        case Step.MAKE_TEST_COPY:
+            return attrs.evolve(record, test=copy)
+        case _:
+            return record
+
+
+def done(record: Record, step: Step) -> Record:
+    """The record after a step."""
+    match step:
+        case Step.REMOVE_COPY:
+            return attrs.evolve(record, copy=None)
+        case Step.REMOVE_TEST_COPY:
+            return attrs.evolve(record, test=None)
+        case Step.UNFENCE:
+            return attrs.evolve(record, fenced=False)
+        case Step.POWER_ON:
+            return attrs.evolve(record, source_off=False)
+        case _:
+            return record
+
+
+def turn_back(record: Record) -> Record:
+    """The event failed: take it back, or, if it can only be completed, leave it to recovery."""
+    return attrs.evolve(record, backwards=bool(_rule(record).back))
+
+
+def finish(record: Record) -> Record:
+    """The steps of the event, or those that take it back, are done."""
+    rule = _rule(record)
+    state = State.REPLICATING if record.backwards else rule.after
+    if state in {State.REPLICATING, State.TESTING}:
+        state = State.TESTING if record.test else State.REPLICATING
+    opened = record.reversed or record.doing == Event.REVERSE.value
+    return attrs.evolve(record, state=state, doing="", backwards=False, reversed=opened)

@@ -1,0 +1,3 @@
+"""Messages, channels and keys between a source and a receiver."""
+
+from __future__ import annotations

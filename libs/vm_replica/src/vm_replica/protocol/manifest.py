@@ -1,0 +1,141 @@
+"""The manifest of a cycle: which disks come, and what they are relative to.
+
+Its digest is the name of the generation that the cycle makes: the next cycle names it as its base.
+It comes from the other side of the network, so everything in it is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import attrs
+import phcbt01
+from durable import records
+
+from vm_replica.errors import Code, CycleRefused
+
+SCHEMA = 1
+MAX_BYTES = 524_288
+"""Longest manifest in bytes: 256 disks and the configuration of a VM fit many times."""
+MAX_DISKS = 256
+DISK_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_MAX_TIME = 253_402_300_799  # the last second of the year 9999
+
+
+@attrs.frozen
+class CycleDisk:
+    """A disk of a cycle. Sizes in bytes.
+
+    `whole`: the stream is relative to zeros, as for a seed or a new disk; otherwise to the base.
+    `stream_bytes` is the length of its PHCBT01 stream, `regions` their number.
+    """
+
+    disk_id: str
+    index: int
+    size: int
+    whole: bool
+    stream_bytes: int
+    regions: int
+
+
+@attrs.frozen
+class CycleManifest:
+    """One cycle. Times in seconds of the epoch: `taken` is the moment that the disks show.
+
+    `base` is the digest of the manifest that deltas are relative to, empty for a seed; `rpo` the
+    seconds of lag that were promised, 0 for none; `metadata` the configuration of the VM, as JSON
+    text, as a backup carries it.
+    """
+
+    schema: int
+    cluster: str
+    vm_id: str
+    vm_name: str
+    base: str
+    taken: int
+    rpo: int
+    consistency: str
+    recovery_point: str
+    metadata: str
+    disks: tuple[CycleDisk, ...]
+
+    @property
+    def is_seed(self) -> bool:
+        """Whether it stands on nothing."""
+        return not self.base
+
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes of all its streams."""
+        return sum(disk.stream_bytes for disk in self.disks)
+
+    def disk(self, disk_id: str) -> CycleDisk | None:
+        """The disk of that id."""
+        return next((disk for disk in self.disks if disk.disk_id == disk_id), None)
+
+    def encode(self) -> bytes:
+        """The manifest as canonical JSON."""
+        return records.dump(self)
+
+    def digest(self) -> str:
+        """`sha256:` and the digest of the canonical JSON."""
+        return f"sha256:{hashlib.sha256(self.encode()).hexdigest()}"
+
+
+def decode(data: bytes) -> CycleManifest:
+    """Read a manifest from the wire or the store; raise CycleRefused(BAD_MANIFEST)."""
+    if len(data) > MAX_BYTES:
+        raise _bad(f"it has {len(data)} bytes, more than {MAX_BYTES}")
+    try:
+        manifest = records.load(data, CycleManifest, schema=SCHEMA)
+    except records.OtherSchema as error:
+        raise _bad(f"it has schema {error.schema}, this side knows {SCHEMA}") from error
+    except records.RecordError as error:
+        raise _bad(str(error)) from error
+    if reason := _fault(manifest):
+        raise _bad(reason)
+    return manifest
+
+
+def _fault(manifest: CycleManifest) -> str:
+    if manifest.base and not DIGEST.fullmatch(manifest.base):
+        return "its base is not a digest"
+    if not is_vm_id(manifest.vm_id) or not is_cluster(manifest.cluster):
+        return "its cluster or VM has an impossible name"
+    if not (0 <= manifest.taken <= _MAX_TIME and 0 <= manifest.rpo <= _MAX_TIME):
+        return "a time in it is impossible"
+    if not 1 <= len(manifest.disks) <= MAX_DISKS:
+        return f"it has {len(manifest.disks)} disks, not 1 to {MAX_DISKS}"
+    if len({disk.disk_id for disk in manifest.disks}) < len(manifest.disks):
+        return "a disk is there twice"
+    return next(filter(None, (_disk_fault(disk, manifest) for disk in manifest.disks)), "")
+
+
+def _disk_fault(disk: CycleDisk, manifest: CycleManifest) -> str:
+    if not DISK_ID.fullmatch(disk.disk_id):
+        return f"the id of disk {disk.index} is impossible"
+    if manifest.is_seed and not disk.whole:
+        return f"disk {disk.index} is relative to a base, and there is none"
+    if not (0 <= disk.size <= phcbt01.MAX_SIZE and 0 <= disk.index <= 9999):
+        return f"the size or number of disk {disk.disk_id} is impossible"
+    least = phcbt01.encoded_size(disk.regions, disk.regions) if disk.regions >= 0 else 0
+    most = phcbt01.encoded_size(max(disk.regions, 0), disk.size)
+    if disk.regions < 0 or not least <= disk.stream_bytes <= most:
+        return f"disk {disk.index} cannot have a stream of {disk.stream_bytes} bytes"
+    return ""
+
+
+def is_vm_id(text: str) -> bool:
+    """Whether a text may be the id of a VM."""
+    return DISK_ID.fullmatch(text) is not None
+
+
+def is_cluster(text: str) -> bool:
+    """Whether a text may be the name of a cluster: short enough for a folder when quoted."""
+    return 0 < len(text.encode()) <= 80 and text.isprintable()
+
+
+def _bad(reason: str) -> CycleRefused:
+    return CycleRefused(Code.BAD_MANIFEST, f"the manifest of the cycle cannot be used: {reason}")

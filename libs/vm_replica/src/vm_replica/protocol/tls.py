@@ -1,0 +1,327 @@
+"""Who we are, whom we trust, and the TLS contexts made of it: 1.3, certificates on both sides.
+
+A folder, of which only its owner can read anything, holds:
+
+    key.pem, certificate.pem     our own, made by `pair` or by the administrator
+    peers/<fingerprint>.pem      what we were paired with: nothing else is trusted
+    ca.pem                       if it is there, it decides instead: all that it signed is trusted
+    pairs.json                   which of the peers answers at which address
+
+A peer is trusted because its very certificate is here, and it was put here by someone who compared
+the SHA-256 fingerprint. Private keys never leave this folder.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime as dt
+import hashlib
+import os
+import re
+import socket
+import ssl
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import durable
+from durable import records
+
+from vm_replica.errors import IdentityError, PeerLost, PeerRefused
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+YEARS = 20
+"""How long a certificate of our making is valid: it is trusted for its fingerprint, not its age."""
+MAX_CERTIFICATE = 65_536
+ONE_LINE = "podheitor-certificate:"
+"""With this begins a certificate as one line, to be carried over by hand."""
+
+
+@attrs.frozen
+class Peer:
+    """The other end of a connection: its certificate's fingerprint, and the name in it."""
+
+    fingerprint: str
+    name: str
+
+
+@attrs.frozen
+class Pair:
+    """A receiver that we were paired with: its address (host:port) and its fingerprint."""
+
+    address: str
+    fingerprint: str
+
+
+@attrs.frozen
+class _Pairs:
+    schema: int
+    pairs: tuple[Pair, ...]
+
+
+@attrs.frozen
+class Identity:
+    """Our certificate, in the folder of its key."""
+
+    folder: Path
+    certificate: bytes = attrs.field(repr=False)  # DER
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the certificate, 64 hexadecimal digits."""
+        return fingerprint(self.certificate)
+
+    @property
+    def one_line(self) -> str:
+        """The certificate (which is no secret) as one line."""
+        return ONE_LINE + base64.b64encode(self.certificate).decode()
+
+
+def fingerprint(certificate: bytes) -> str:
+    """SHA-256 of a certificate in DER, 64 hexadecimal digits."""
+    return hashlib.sha256(certificate).hexdigest()
+
+
+def normalise(text: str) -> str:
+    """A fingerprint as people write it, in our form; raise IdentityError."""
+    plain = text.strip().lower().removeprefix("sha256:").replace(":", "")
+    if not re.fullmatch(r"[0-9a-f]{64}", plain, re.ASCII):
+        raise IdentityError(f"{text[:100]!r} is not a SHA-256 fingerprint: 64 hexadecimal digits")
+    return plain
+
+
+def ensure_identity(folder: Path, name: str) -> Identity:
+    """Our identity; a key and a certificate for `name` are made when there are none."""
+    if not (folder / "certificate.pem").exists():
+        _make_identity(folder, name)
+    return load_identity(folder)
+
+
+def load_identity(folder: Path) -> Identity:
+    """The identity in a folder; raise IdentityError."""
+    try:
+        text = (folder / "certificate.pem").read_text("ascii")
+        return Identity(folder, ssl.PEM_cert_to_DER_cert(_first_certificate(text)))
+    except (OSError, ValueError) as error:
+        raise IdentityError(
+            f"no usable certificate in {folder}: run podheitor-nutanix-backend pair ({error})"
+        ) from error
+
+
+def _make_identity(folder: Path, name: str) -> None:
+    from cryptography import x509  # noqa: PLC0415 - only pairing needs it, and it is large
+    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+    from cryptography.x509.oid import ExtendedKeyUsageOID  # noqa: PLC0415
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name[:64] or "podheitor")])
+    now = dt.datetime.now(dt.UTC)
+    usage = x509.ExtendedKeyUsage(
+        [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
+    )
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=2))
+        .not_valid_after(now + dt.timedelta(days=365 * YEARS))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(usage, critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    _write(folder / "key.pem", private)
+    _write(folder / "certificate.pem", certificate.public_bytes(serialization.Encoding.PEM))
+
+
+# --- peers ----------------------------------------------------------------------------------------
+
+
+def read_certificate(text: str) -> bytes:
+    """A certificate in DER, out of PEM or of the one line that `pair` shows."""
+    plain = text.strip()
+    try:
+        if plain.startswith(ONE_LINE):
+            return base64.b64decode(plain.removeprefix(ONE_LINE), validate=True)
+        return ssl.PEM_cert_to_DER_cert(_first_certificate(plain))
+    except (ValueError, binascii.Error) as error:
+        raise IdentityError(
+            f"this is no certificate: give the line that begins with {ONE_LINE}, or a PEM file"
+        ) from error
+
+
+def _first_certificate(text: str) -> str:
+    end = "-----END CERTIFICATE-----"
+    begin, mark, rest = text.partition("-----BEGIN CERTIFICATE-----")
+    if not mark or end not in rest or len(begin) > MAX_CERTIFICATE:
+        raise ValueError("no certificate in PEM form")
+    return f"{mark}{rest.partition(end)[0]}{end}"
+
+
+def add_peer(folder: Path, certificate: bytes, expected: str = "") -> str:
+    """Trust a certificate (DER); return its fingerprint.
+
+    `expected` is the fingerprint that someone compared. Raises IdentityError.
+    """
+    found = fingerprint(certificate)
+    if expected and normalise(expected) != found:
+        raise IdentityError(
+            f"this is not the certificate that was expected: its fingerprint is {found}"
+        )
+    pem = ssl.DER_cert_to_PEM_cert(certificate)
+    try:
+        _anchors(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
+    except ssl.SSLError as error:
+        raise IdentityError("this certificate cannot be used: it is damaged") from error
+    _write(_peer_path(folder, found), pem.encode())
+    return found
+
+
+def remove_peer(folder: Path, wanted: str) -> bool:
+    """Trust a certificate no longer; False when it was not trusted."""
+    path = _peer_path(folder, normalise(wanted))
+    if not path.exists():
+        return False
+    durable.remove(path)
+    return True
+
+
+def peers(folder: Path) -> list[str]:
+    """The fingerprints of the certificates that are trusted."""
+    return sorted(path.stem for path in (folder / "peers").glob("*.pem"))
+
+
+def _peer_path(folder: Path, found: str) -> Path:
+    return folder / "peers" / f"{found}.pem"
+
+
+def remember_pair(folder: Path, address: str, found: str) -> None:
+    """The receiver at this address (host:port) is the peer of this fingerprint."""
+    others = tuple(pair for pair in _pairs(folder) if pair.address != address)
+    _write(folder / "pairs.json", records.dump(_Pairs(1, (*others, Pair(address, found)))))
+
+
+def paired_with(folder: Path, address: str) -> str:
+    """The fingerprint of the receiver at this address, empty if it is not paired."""
+    return next((pair.fingerprint for pair in _pairs(folder) if pair.address == address), "")
+
+
+def _pairs(folder: Path) -> tuple[Pair, ...]:
+    path = folder / "pairs.json"
+    try:
+        return records.load(path.read_bytes(), _Pairs, schema=1).pairs
+    except FileNotFoundError:
+        return ()
+    except (OSError, records.RecordError) as error:
+        raise IdentityError(f"{path} cannot be used: {error}: pair again") from error
+
+
+def fetch_certificate(host: str, port: int, timeout: float) -> bytes:
+    """The certificate (DER) that is shown at an address, unverified: compare its fingerprint."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # nothing is said on this connection
+    try:
+        with (
+            socket.create_connection((host, port), timeout=timeout) as plain,
+            context.wrap_socket(plain) as wrapped,
+        ):
+            found = wrapped.getpeercert(binary_form=True)
+    except OSError as error:
+        raise PeerLost(f"no receiver answers at {host}:{port}: {error}") from error
+    if not found:
+        raise PeerRefused(f"what answers at {host}:{port} shows no certificate")
+    return found
+
+
+# --- contexts -------------------------------------------------------------------------------------
+
+
+def server_context(folder: Path) -> ssl.SSLContext:
+    """The receiver's: a client without a certificate that we trust is turned away by TLS."""
+    context = _context(folder, ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.num_tickets = 0  # no resumption: each connection proves itself anew
+    return context
+
+
+def client_context(folder: Path) -> ssl.SSLContext:
+    """The source's. With a CA the name of the host counts; else the fingerprint, afterwards."""
+    context = _context(folder, ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = uses_ca(folder)
+    return context
+
+
+def uses_ca(folder: Path) -> bool:
+    """Whether a CA decides, and not a list of certificates."""
+    return (folder / "ca.pem").exists()
+
+
+def _context(folder: Path, protocol: ssl._SSLMethod) -> ssl.SSLContext:
+    context = _anchors(protocol)
+    try:
+        context.load_cert_chain(folder / "certificate.pem", folder / "key.pem", _no_password)
+        if uses_ca(folder):
+            context.load_verify_locations(cafile=folder / "ca.pem")
+        else:
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the certificate itself counts
+            for path in sorted((folder / "peers").glob("*.pem")):
+                context.load_verify_locations(cafile=path)
+    except (OSError, ValueError) as error:
+        raise IdentityError(
+            f"the key, certificate or peers in {folder} cannot be used: {error}: run "
+            "podheitor-nutanix-backend pair"
+        ) from error
+    return context
+
+
+def _anchors(protocol: ssl._SSLMethod) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+def _no_password() -> str:
+    raise IdentityError("the private key is encrypted: a service cannot ask for its password")
+
+
+def identify(connection: ssl.SSLSocket, folder: Path) -> Peer:
+    """Who is at the other end, after the handshake; raise PeerRefused.
+
+    TLS has checked it before; this makes sure that it is one of the certificates in the folder, and
+    not one that such a certificate signed.
+    """
+    certificate = connection.getpeercert(binary_form=True)
+    if not certificate:
+        raise PeerRefused("the peer has shown no certificate")
+    found = Peer(fingerprint(certificate), _common_name(connection))
+    if not uses_ca(folder) and found.fingerprint not in peers(folder):
+        raise PeerRefused(f"the certificate {found.fingerprint} is not one that we are paired with")
+    return found
+
+
+def _common_name(connection: ssl.SSLSocket) -> str:
+    shown: Any = connection.getpeercert() or {}
+    parts = shown.get("subject", ())
+    names = [value for part in parts for key, value in part if key == "commonName"]
+    return str(names[-1]) if names else ""
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        durable.make_folder(path.parent)
+        durable.replace(path, content)
+        os.chmod(path, 0o600)  # noqa: PTH101 - also when an earlier file was left there
+    except OSError as error:
+        raise IdentityError(f"{path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,3 @@
+"""The replicas of a receiver on disk."""
+
+from __future__ import annotations
