@@ -205,7 +205,7 @@ class Product:
             "password": self.lab.password,
             "ca": self.lab.ca_file,
             "state_dir": self.root / "state",
-            "transport": "userspace",  # the kernel's needs a guest of its own, see tests/kernel
+            "transport": "userspace",  # the kernel's needs a guest of its own, see suites/kernel
             **others,
         }
         pairs = (
