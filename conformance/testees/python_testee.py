@@ -16,8 +16,7 @@ import attrs
 import phcbt01
 import phcbt01.testing
 import ptcomm
-from nutanix_backend import names
-from nutanix_backend.backup import manifest
+from nutanix_backend import manifest, names
 from nutanix_backend.errors import ManifestError, RestoreRefused
 from nutanix_backend.references import state
 from ptcomm import events

@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING
 
 from digests import StreamDigest
 from iscsi_attach import Portal
-from nutanix_backend.backup.manifest import DiskEntry
 from nutanix_backend.cluster import journal
 from nutanix_backend.cluster.guards import IscsiSessionGuard, NewDiskGuard, Place
 from nutanix_backend.cluster.inventory import connect
 from nutanix_backend.cluster.transport import choose, initiator_name
+from nutanix_backend.disks.targets import LunTarget
+from nutanix_backend.manifest import DiskEntry
 from nutanix_backend.restore.plan import DiskChain
-from nutanix_backend.restore.targets import LunTarget
 from nutanix_backend.restore.writer import DiskWriter
 from nutanix_backend.settings.parameters import parse
 from prism_lab import Lab

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nutanix_backend.backup import manifest
+from nutanix_backend import manifest
 from nutanix_backend.errors import ManifestError
 
 

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 import attrs
 import pytest
 from digests import StreamDigest
-from nutanix_backend.backup.manifest import DiskEntry, Manifest
 from nutanix_backend.cluster import inventory, sweep
 from nutanix_backend.job import JobContext
+from nutanix_backend.manifest import DiskEntry, Manifest
 from nutanix_backend.names import OURS, VmFolder
 from nutanix_backend.references import state
 from nutanix_backend.settings.parameters import parse

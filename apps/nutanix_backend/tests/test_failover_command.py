@@ -345,7 +345,7 @@ def test_killed_on_the_way_to_a_cluster(site: Site, lab: Lab, call: str) -> None
     """Recovery finds what the killed process was making, by its journal and by its key."""
     parameters = (
         f"prism={lab.pc_host}", f"user={lab.user}", f"password={lab.password}",
-        f"ca={lab.ca_file}",
+        f"ca={lab.ca_file}", "restore_via=image",
     )  # fmt: skip
     target = [word for parameter in parameters for word in ("--target", parameter)]
     before = len(lab.requests)

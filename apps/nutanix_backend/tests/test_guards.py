@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import iscsi_attach
 import pytest
+from command_line.cancel import Cancelled
 from nutanix_backend.cluster import journal
 from nutanix_backend.cluster.guards import (
     REFERENCE,
@@ -18,8 +19,10 @@ from nutanix_backend.cluster.guards import (
     _target_of,
     push_undo,
 )
+from nutanix_backend.cluster.journal import Kind
+from nutanix_backend.cluster.objects import OBJECTS
 from nutanix_backend.cluster.transport import choose
-from nutanix_backend.errors import Cancelled, SourceError
+from nutanix_backend.errors import SourceError
 from prism_client import Consistency, ServerError, Task, TaskFailed, VolumeGroup
 
 if TYPE_CHECKING:
@@ -296,3 +299,7 @@ def test_a_target_that_is_not_offered_is_an_error_that_asks_the_right_question(
 ) -> None:
     with pytest.raises(SourceError, match="is that address of the same cluster"):
         _target_of(group_called(target), ["iqn.2010-06.com.nutanix:vg-2"])
+
+
+def test_every_kind_of_object_has_its_rules() -> None:
+    assert set(OBJECTS) == set(Kind)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
+from command_line.cancel import Cancelled
 from digests import StreamDigest
 from nutanix_backend.cluster import inventory, sweep, transport
-from nutanix_backend.errors import Cancelled, ChainError, SelectionError
+from nutanix_backend.errors import ChainError, SelectionError
 from nutanix_backend.references import state
 from nutanix_backend.replicate.source import Link, Replication, Result
 from nutanix_backend.replicate.throttle import Throttle

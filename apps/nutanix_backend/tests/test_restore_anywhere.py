@@ -104,7 +104,7 @@ def test_both_ways_make_the_same_vm(product: Product, via: str, words: str) -> N
     assert not {nic.mac for nic in vm.nics} & {nic.mac for nic in source.nics}
     assert vm.hardware["biosUuid"] != source.hardware["biosUuid"]
     assert vm.power_state == "OFF"
-    assert "has new UUID and MAC addresses: the source lives" in said(restored)
+    assert "gets a new UUID and MAC addresses: the source VM still exists" in said(restored)
 
 
 def test_the_old_identity_comes_back_when_the_source_is_gone(product: Product) -> None:
@@ -122,7 +122,7 @@ def test_the_old_identity_comes_back_when_the_source_is_gone(product: Product) -
     assert not {n.mac for n in made(product.lab, f"{guest.name}-2").nics} & {source.nics[0].mac}
     before = len(product.lab.requests)
     refused = product.restore(restore_vm_name=f"{guest.name}-3", restore_identity="old")
-    assert "restore_identity=old cannot be" in said(refused, Severity.FATAL)
+    assert "restore_identity=old is not possible" in said(refused, Severity.FATAL)
     writes = [p for m, p, _ in product.lab.requests[before:] if m not in {"GET", "OPTIONS"}]
     assert not writes, "it is refused before anything is made or sent"
 
@@ -143,7 +143,7 @@ def test_another_cluster_with_its_own_names(product: Product, elsewhere: Elsewhe
     subnets = {s.ext_id: s.name for s in elsewhere.lab._world.subnets.values()}
     assert [subnets[nic.subnet] for nic in vm.nics] == ["lab-net-2"]
     assert vm.nics[0].mac != source.nics[0].mac
-    assert "has new UUID and MAC addresses: the source lives" in said(restored)
+    assert "gets a new UUID and MAC addresses: the source VM still exists" in said(restored)
     assert vm.categories == elsewhere.lab.category_ids(), "found by key and value"
     containers = elsewhere.lab._world.containers
     assert {containers[disk.container].name for disk in vm.disks} == {"fast"}
@@ -164,7 +164,7 @@ def test_another_cluster_with_its_own_names(product: Product, elsewhere: Elsewhe
         ({"target_cluster": "nowhere"}, "cluster nowhere is not known to Prism"),
         ({"restore_vm_name": "{guest}"}, "a VM called {guest} exists"),
         ({"restore_vm_name": "x" * 81}, "is too long for the name of a VM"),
-        ({"restore_identity": "old"}, "VM {guest} lives"),
+        ({"restore_identity": "old"}, "VM {guest} still exists"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_data(
@@ -193,7 +193,7 @@ def test_a_cluster_that_is_full_is_refused(
 
         object.__setattr__(lab._world.settings, "free_bytes", 1 << 40)
         fallen_back = product.good_restore(restore_vm_name="by-image")
-        assert "makes no VM from volume groups" in said(fallen_back)
+        assert "creates no VM from volume groups" in said(fallen_back)
         assert "through the image service" in said(fallen_back)
         refused = product.restore(restore_via="volume_group", restore_vm_name="no")
         assert "restore_via=volume_group: cluster" in said(refused, Severity.FATAL)

@@ -9,14 +9,14 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nutanix_backend.backup import manifest
+from nutanix_backend import manifest
 from nutanix_backend.errors import ManifestError, RestoreRefused
 from nutanix_backend.restore.plan import plan_vm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nutanix_backend.backup.manifest import Manifest
+    from nutanix_backend.manifest import Manifest
     from nutanix_backend.restore.plan import VmPlan
 
     from apps.nutanix_backend.tests.conftest import MadeUp

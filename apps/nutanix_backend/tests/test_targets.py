@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from iscsi_attach.testing import MemoryDevice
+from nutanix_backend.disks.targets import ALLOCATION, GATHERED, LunDisk, LunTarget, at_path
 from nutanix_backend.errors import RestoreFailed
 from nutanix_backend.restore.plan import plan_vm
-from nutanix_backend.restore.targets import ALLOCATION, GATHERED, LunDisk, LunTarget, at_path
 from nutanix_backend.restore.writer import DiskWriter
 from phcbt01 import ShrunkDisk, TargetTooSmall
 

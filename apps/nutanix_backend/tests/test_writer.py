@@ -12,9 +12,9 @@ import phcbt01
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nutanix_backend.disks.targets import at_path
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.restore.plan import DiskChain, plan_vm
-from nutanix_backend.restore.targets import at_path
 from nutanix_backend.restore.writer import DiskWriter, refuse_full_disk, refuse_unfit, write_whole
 
 if TYPE_CHECKING:

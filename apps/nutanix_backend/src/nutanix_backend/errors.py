@@ -10,9 +10,6 @@ BackendError
 ├── RestoreRefused      the restore plan cannot work; nothing was written
 ├── RestoreFailed       data arrived damaged, incomplete or could not be stored
 └── ToolFailed          a program we start (qemu-img) failed
-
-Cancelled is none of them, and no Exception either: it may be raised by a signal at any place, and
-nothing that carries on after an error (a logger, the loop over the VMs) may carry on after it.
 """
 
 from __future__ import annotations
@@ -52,7 +49,3 @@ class RestoreRefused(BackendError):
 
 class RestoreFailed(BackendError):
     """Data arrived damaged or incomplete, or could not be stored."""
-
-
-class Cancelled(BaseException):
-    """The job was cancelled, or the daemon at the other end is gone."""

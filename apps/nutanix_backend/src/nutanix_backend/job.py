@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import attrs
+from command_line.cancel import Cancelled
 from ptcomm import Message, Severity
 
 from nutanix_backend.cluster import journal
-from nutanix_backend.errors import Cancelled
 from nutanix_backend.settings.parameters import prism_address
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ import signal
 from typing import TYPE_CHECKING, NoReturn
 
 import ptcomm
+from command_line.cancel import Cancelled
 from command_line.text import with_notes
 from ptcomm import Ack, BackendHello, End, EndOfInput, Finish, Message, Phase, PluginHello, Severity
 
-from nutanix_backend.errors import BackendError, Cancelled, ParameterError
+from nutanix_backend.errors import BackendError, ParameterError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

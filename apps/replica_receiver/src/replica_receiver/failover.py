@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
+from command_line.cancel import Cancelled
 from command_line.text import with_notes
 from nutanix_backend.cluster import inventory
 from nutanix_backend.errors import BackendError
 from nutanix_backend.replicate.activator import Ahv
+from nutanix_backend.replicate.command import Terminal
 from nutanix_backend.replicate.source_vm import NoSource, PrismSource
 from nutanix_backend.settings import parameters
 from prism_client import PrismError
@@ -23,7 +25,7 @@ from vm_replica.errors import ReplicationError
 from vm_replica.failover import ledger, stored
 from vm_replica.failover.conductor import Conductor
 from vm_replica.failover.copies import PointCopies
-from vm_replica.failover.errors import FailoverCancelled, FailoverRefused
+from vm_replica.failover.errors import FailoverRefused
 from vm_replica.failover.transitions import Event, possible
 
 from replica_receiver import host
@@ -138,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
         return _handle(args, replica)
     except (BackendError, ReplicationError, PrismError, OSError) as error:
         sys.stderr.write(f"{with_notes(error)}\n")
-    except FailoverCancelled as error:
+    except Cancelled as error:
         sys.stderr.write(f"{with_notes(error)}\n")
     return 1
 
@@ -172,7 +174,7 @@ def _handle(args: argparse.Namespace, replica: StoredReplica) -> int:
 def _cancel(number: int, _frame: object) -> None:
     for other in (signal.SIGINT, signal.SIGTERM):
         signal.signal(other, signal.SIG_IGN)  # what is taken back now is not broken off again
-    raise FailoverCancelled(f"told to stop by {signal.Signals(number).name}")
+    raise Cancelled(f"told to stop by {signal.Signals(number).name}")
 
 
 def _activator(args: argparse.Namespace, stack: ExitStack) -> Activator | None:
@@ -187,7 +189,7 @@ def _activator(args: argparse.Namespace, stack: ExitStack) -> Activator | None:
         settings = attrs.evolve(settings, state_dir=args.store.absolute())
     client = stack.enter_context(inventory.connect(settings))
     staging = (args.staging or args.store).absolute()
-    return Ahv(client, settings, staging, networks, not getattr(args, "off", False), _say)
+    return Ahv(client, settings, staging, networks, not getattr(args, "off", False), Terminal())
 
 
 def _source(

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from vm_config.machine import Machine
 
+    from nutanix_backend.ahv.creation import Origin
     from nutanix_backend.ahv.networks import NetworkMap
-    from nutanix_backend.restore.plan import Origin
     from nutanix_backend.settings.parameters import Settings
 
 DEFAULT_CONTAINER = "default-container"
@@ -87,12 +87,15 @@ class Site:
         return found[0] if len(found) == 1 else None
 
 
-def look(client: prism_client.PrismClient, settings: Settings, origin: Origin) -> Site:
-    """Find the cluster that receives a VM, and ask it; raise RestoreRefused when it cannot.
+def inspect_target(
+    client: prism_client.PrismClient, settings: Settings, origin: Origin, *, named_by_user: bool
+) -> Site:
+    """Find the cluster that receives a VM and read its state; raise RestoreRefused.
 
-    That is the one that `target_cluster` names, else the one that the VM was on, else the only one.
+    That is the one that `target_cluster` names, else the one that the VM was on, else the only one
+    of a Prism that was `named_by_user` for the purpose.
     """
-    chosen = _cluster(client, settings, origin)
+    chosen = _cluster(client, settings, origin, named_by_user=named_by_user)
     here = (None, chosen.ext_id)
     containers = [c for c in client.storage_containers.list() if c.cluster_ext_id in here]
     subnets = [s for s in client.subnets.list() if s.cluster_ext_id in here]
@@ -110,7 +113,7 @@ def look(client: prism_client.PrismClient, settings: Settings, origin: Origin) -
 
 
 def _cluster(
-    client: prism_client.PrismClient, settings: Settings, origin: Origin
+    client: prism_client.PrismClient, settings: Settings, origin: Origin, *, named_by_user: bool
 ) -> prism_client.Cluster:
     try:
         clusters = inventory.data_clusters(client, settings.target_cluster)
@@ -125,7 +128,7 @@ def _cluster(
         return next(iter(clusters.values()))
     if origin.cluster_id in clusters:
         return clusters[origin.cluster_id]
-    is_meant = settings.target_config_file is not None or not origin.cluster_id
+    is_meant = named_by_user or not origin.cluster_id
     if is_meant and len(clusters) == 1:
         return next(iter(clusters.values()))
     if is_meant:

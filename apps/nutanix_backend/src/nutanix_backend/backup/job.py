@@ -30,13 +30,13 @@ from ptcomm import (
 
 from nutanix_backend import vm_record
 from nutanix_backend.backup.chain import Chain
-from nutanix_backend.backup.manifest import SCHEMA, DiskEntry, Manifest
 from nutanix_backend.cluster import inventory, sweep, transport
 from nutanix_backend.cluster.guards import SnapshotGuard
 from nutanix_backend.disks.attach import Route, open_disks, reference
 from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
 from nutanix_backend.disks.streams import StreamSender, delta_pieces, image_pieces
 from nutanix_backend.errors import BackendError, SourceError, StateError
+from nutanix_backend.manifest import SCHEMA, DiskEntry, Manifest
 from nutanix_backend.names import OURS
 from nutanix_backend.progress import Progress
 from nutanix_backend.references import state
@@ -61,7 +61,7 @@ def run(job: JobContext) -> None:
     chosen = transport.choose(job.settings.transport)
     job.say(str(chosen))
     with inventory.connect(job.settings) as client, job.journal() as journal:
-        sweep.before_job(job, client)
+        sweep.before_job(job, client, job.settings)
         sources = inventory.select(client, job.settings)
         failures = [
             error
@@ -194,7 +194,7 @@ class VmBackup:
     def _names(self) -> dict[str, str]:
         """What a restore to another cluster goes by; without them it needs more to be told."""
         try:
-            return inventory.called(self._client)
+            return inventory.names_by_id(self._client)
         except prism_client.PrismError as error:
             self._job.warn(
                 f"VM {self.source.vm.name}: the names of its networks and categories are not saved,"

@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Self
 import attrs
 import iscsi_attach
 import prism_client
+from command_line.cancel import Cancelled
 
 from nutanix_backend.cluster.journal import Kind
+from nutanix_backend.cluster.objects import OBJECTS
 from nutanix_backend.cluster.transport import is_target
-from nutanix_backend.errors import Cancelled, SourceError
+from nutanix_backend.errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -148,11 +150,25 @@ class Guard(ABC):
     def _undo(self) -> bool: ...
 
     def _catch_up(self) -> None:  # noqa: B027 - most things are there at once or not at all
-        """When no answer came: return when the thing is there for `_undo`, or never will be."""
+        """Called after a lost answer: wait until the object exists or certainly will not."""
 
 
-class ClusterGuard(Guard):
-    """A thing on the cluster, which comes some time after it was asked for."""
+class PrismGuard(Guard):
+    """An object on the cluster."""
+
+    client: prism_client.PrismClient
+
+    def _undo(self) -> bool:
+        """Remove what was created; the request may have been answered or not."""
+        objects, intent = OBJECTS[self.kind], self.entry.intent
+        found = objects.named(self.client, intent)
+        for ext_id in found:
+            objects.remove(self.client, intent, ext_id)
+        return bool(found)
+
+
+class ClusterGuard(PrismGuard):
+    """An object on the cluster that appears some time after it was asked for."""
 
     def _catch_up(self) -> None:
         """Ask again with the same key: the cluster answers with the task that it had begun."""
@@ -224,13 +240,7 @@ class SnapshotGuard(ClusterGuard):
         )
 
     def _undo(self) -> bool:
-        if self._kept:
-            return True
-        points = self.client.recovery_points
-        found = list(points.list(vm_ext_id=self.vm.ext_id, name=self.name))
-        for point in found:
-            points.delete(point.ext_id)
-        return bool(found)
+        return self._kept or super()._undo()
 
 
 def new_secret(*, chap: bool) -> str | None:
@@ -273,14 +283,6 @@ class OfferGuard(ClusterGuard):
             self.initiator,
             chap_secret=self.secret,
         )
-
-    def _undo(self) -> bool:
-        groups = self.client.volume_groups
-        found = list(groups.list(name=self.name))
-        for group in found:
-            groups.detach_client(group.ext_id, self.initiator)
-            groups.delete(group.ext_id)
-        return bool(found)
 
 
 class VolumeGroupGuard(OfferGuard):
@@ -387,7 +389,7 @@ class IscsiSessionGuard(Guard):
         return True
 
 
-class ImageGuard(Guard):
+class ImageGuard(PrismGuard):
     """An image that carries a disk to a new VM, which has copied it when it is made."""
 
     kind = Kind.IMAGE
@@ -403,19 +405,12 @@ class ImageGuard(Guard):
         """Prepare to `upload` an image under our unique `name`."""
         self.journal = journal
         self.name = name
-        self._client = client
+        self.client = client
         self._upload = upload
 
     def _acquire(self) -> None:
         self.image = self._upload(self.name)
         self.entry.made(self.image.ext_id)
-
-    def _undo(self) -> bool:
-        images = self._client.images
-        found = list(images.list(name=self.name))
-        for image in found:
-            images.delete(image.ext_id)
-        return bool(found)
 
 
 class VmGuard(ClusterGuard):
@@ -433,7 +428,7 @@ class VmGuard(ClusterGuard):
         """Prepare to make a VM to this specification, but for its description."""
         self.journal = journal
         self.name = spec.name
-        self._client = client
+        self.client = client
         self._spec = spec
         self._kept = False
 
@@ -448,17 +443,11 @@ class VmGuard(ClusterGuard):
 
     def _acquire(self) -> None:
         spec = attrs.evolve(self._spec, description=f"{self._spec.description} ({self.entry.key})")
-        self.vm = self._client.vms.create(spec, request_id=self.entry.key)
+        self.vm = self.client.vms.create(spec, request_id=self.entry.key)
         self.entry.made(self.vm.ext_id)
 
     def _undo(self) -> bool:
-        if self._kept:
-            return True
-        vms = self._client.vms
-        found = [vm for vm in vms.find(self.name) if str(self.entry.key) in vm.description]
-        for vm in found:
-            vms.delete(vm.ext_id)
-        return bool(found)
+        return self._kept or super()._undo()
 
 
 class FolderGuard(Guard):

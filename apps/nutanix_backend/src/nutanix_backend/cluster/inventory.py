@@ -89,8 +89,8 @@ def data_clusters(
     return chosen
 
 
-def called(client: prism_client.PrismClient) -> dict[str, str]:
-    """What subnets and categories are called ("key/value"), by id."""
+def names_by_id(client: prism_client.PrismClient) -> dict[str, str]:
+    """The names of subnets and categories ("key/value"), by id."""
     subnets = {subnet.ext_id: subnet.name for subnet in client.subnets.list()}
     return subnets | {c.ext_id: f"{c.key}/{c.value}" for c in client.categories.list()}
 

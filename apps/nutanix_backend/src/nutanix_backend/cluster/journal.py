@@ -144,21 +144,21 @@ class Entry:
     """One intent of the running job."""
 
     _journal: Journal
-    _intent: Intent
+    intent: Intent
 
     @property
     def key(self) -> UUID:
         """The idempotency key to use for the call."""
-        return UUID(self._intent.key)
+        return UUID(self.intent.key)
 
     def made(self, ext_id: str) -> None:
         """The thing is there, under this id."""
-        self._journal.settle(Outcome(self._intent.number, ext_id, closed=False))
+        self._journal.settle(Outcome(self.intent.number, ext_id, closed=False))
 
     def close(self) -> None:
         """The thing is gone, or is to stay. If that cannot be written, a sweep finds out itself."""
         try:
-            self._journal.settle(Outcome(self._intent.number, "", closed=True))
+            self._journal.settle(Outcome(self.intent.number, "", closed=True))
         except StateError as error:
             log.warning("%s", error)
 

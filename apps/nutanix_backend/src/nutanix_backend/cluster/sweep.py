@@ -7,18 +7,17 @@ journal says: the state is written before a job counts.
 
 from __future__ import annotations
 
-import shutil
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import attrs
-from prism_client import NotFound, PrismError
+from prism_client import PrismError
 
-from nutanix_backend.cluster import journal, transport
+from nutanix_backend.cluster import journal
 from nutanix_backend.cluster.journal import Kind
+from nutanix_backend.cluster.objects import OBJECTS
 from nutanix_backend.errors import BackendError
-from nutanix_backend.names import OURS, STAGING
+from nutanix_backend.names import OURS
 from nutanix_backend.references import state
 from nutanix_backend.settings.parameters import prism_address
 
@@ -27,7 +26,8 @@ if TYPE_CHECKING:
 
     from prism_client import PrismClient
 
-    from nutanix_backend.cluster.journal import Found, Intent, Pending
+    from nutanix_backend.cluster.journal import Found, Pending
+    from nutanix_backend.report import Report
     from nutanix_backend.settings.parameters import Settings
 
 SETTLING = 3600
@@ -60,30 +60,13 @@ class Leftover:
         return f"{self.kind.value} {self.ext_id} {self.name}: {self.owner}"
 
 
-class Asker(Protocol):
-    """A job, or whoever else sweeps before it works."""
-
-    @property
-    def settings(self) -> Settings:
-        """Its parameters."""
-        ...
-
-    def say(self, text: str) -> None:
-        """An information line."""
-        ...
-
-    def warn(self, text: str) -> None:
-        """A warning."""
-        ...
-
-
-def before_job(job: Asker, client: PrismClient) -> None:
-    """Sweep, and say so in the job log; what cannot be removed now is left to the next job."""
+def before_job(report: Report, client: PrismClient, settings: Settings) -> None:
+    """Sweep, and report it; what cannot be removed now is left to the next job."""
     try:
-        for removed in sweep(client, job.settings):
-            job.say(str(removed))
+        for removed in sweep(client, settings):
+            report.say(str(removed))
     except (PrismError, BackendError, OSError) as error:
-        job.warn(f"what killed jobs left cannot be removed now: {error}")
+        report.warn(f"leftovers of killed jobs cannot be removed now: {error}")
 
 
 def sweep(client: PrismClient, settings: Settings, *, dry_run: bool = False) -> Iterator[Removed]:
@@ -109,7 +92,7 @@ def _of_this_prism(all_found: Iterator[Found], settings: Settings) -> Iterator[F
 
 def _may_still_come(pending: Pending) -> bool:
     intent = pending.intent
-    unanswered = not pending.ext_id and intent.kind not in {Kind.SESSION, Kind.FOLDER}
+    unanswered = not pending.ext_id and OBJECTS[intent.kind].answers_late
     return unanswered and time.time() - intent.since < SETTLING
 
 
@@ -127,79 +110,24 @@ class Sweeper:
         A session in user space ended with its process, one of the kernel did not. A restored VM is
         whole once it is there, and may be in use by now: it is only reported.
         """
-        intent = pending.intent
-        for ext_id in self._find(pending):
+        intent, kind = pending.intent, OBJECTS[pending.intent.kind]
+        for ext_id in kind.existing(self._client, pending):
             if ext_id in self._references:
                 continue
             is_a_restored_vm = intent.kind is Kind.VM and not intent.name.startswith(OURS)
             if self._dry_run or is_a_restored_vm:
                 yield Removed(job, intent.kind, intent.name, "found")
             else:
-                self._delete(intent, ext_id)
+                kind.remove(self._client, intent, ext_id)
                 yield Removed(job, intent.kind, intent.name, "removed")
-
-    def _find(self, pending: Pending) -> list[str]:
-        client, intent = self._client, pending.intent
-        match intent.kind:
-            case Kind.VOLUME_GROUP:
-                return _ids(client.volume_groups, pending, name=intent.name)
-            case Kind.RECOVERY_POINT:
-                return _ids(
-                    client.recovery_points, pending, vm_ext_id=intent.vm_id, name=intent.name
-                )
-            case Kind.IMAGE:
-                return _ids(client.images, pending, name=intent.name)
-            case Kind.VM:
-                return [
-                    vm.ext_id for vm in client.vms.find(intent.name) if intent.key in vm.description
-                ]
-            case Kind.SESSION:
-                return transport.abandoned(intent.initiator, intent.name)
-            case Kind.FOLDER:
-                path = Path(intent.name)
-                return [intent.name] if path.name.startswith(STAGING) and path.is_dir() else []
-
-    def _delete(self, intent: Intent, ext_id: str) -> None:
-        client = self._client
-        match intent.kind:
-            case Kind.VOLUME_GROUP:
-                client.volume_groups.detach_client(ext_id, intent.initiator)
-                client.volume_groups.delete(ext_id)
-            case Kind.RECOVERY_POINT:
-                client.recovery_points.delete(ext_id)
-            case Kind.IMAGE:
-                client.images.delete(ext_id)
-            case Kind.SESSION:
-                transport.end(intent.initiator, ext_id)
-            case Kind.VM:
-                client.vms.delete(ext_id)
-            case _:
-                shutil.rmtree(ext_id)
-
-
-def _ids(service: Any, pending: Pending, **wanted: str) -> list[str]:  # noqa: ANN401 - each names what it lists by differently
-    """The thing with the id that is known, if it exists; else those with our name."""
-    if not pending.ext_id:
-        return [entity.ext_id for entity in service.list(**wanted)]
-    try:
-        return [service.get(pending.ext_id).ext_id]
-    except NotFound:
-        return []
 
 
 def leftovers(client: PrismClient, settings: Settings) -> Iterator[Leftover]:
     """Everything on the clusters of this Prism that is ours by its name, and whose it is."""
     owners = _Owners.of(settings)
-    for group in client.volume_groups.list():
-        if group.name.startswith(OURS):
-            yield owners.leftover(Kind.VOLUME_GROUP, group.name, group.ext_id)
-    for point in client.recovery_points.list():
-        if point.name.startswith(OURS):
-            expires = f", expires {point.expires:%Y-%m-%d}" if point.expires else ""
-            yield owners.leftover(Kind.RECOVERY_POINT, point.name, point.ext_id, expires)
-    for image in client.images.list():
-        if image.name.startswith(OURS):
-            yield owners.leftover(Kind.IMAGE, image.name, image.ext_id)
+    for kind, objects in OBJECTS.items():
+        for found in objects.ours(client):
+            yield owners.leftover(kind, found.name, found.ext_id, found.more)
 
 
 @attrs.frozen

@@ -1,39 +1,46 @@
-"""Copies on a Nutanix cluster: the disks as images, and a VM made of them, through Prism.
+"""Copies of replicas on a Nutanix cluster: created as a restore creates VMs.
 
-A VM is ours by the key in its description. What a killed process left of the images and staging
-files is found through the journal, as after a killed restore.
+A VM is ours by the key in its description. What a killed process left of volume groups, images and
+staging files is found through the journal, as after a killed restore.
 """
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import attrs
-import prism_client
-import qemu_img
-from command_line.text import size
-from vm_replica.failover.errors import FailoverRefused
+from command_line.text import size, with_notes
+from iscsi_attach import IscsiAttachError
+from phcbt01 import PhcbtError
+from prism_client import PrismError
+from qemu_img import ToolFailed
+from vm_config.readers import ahv
+from vm_replica.failover.errors import FailoverFailed, FailoverRefused
 
-from nutanix_backend.cluster import inventory, journal, sweep
-from nutanix_backend.cluster.guards import FolderGuard, ImageGuard, VmGuard
-from nutanix_backend.names import OURS, STAGING
-from nutanix_backend.progress import Progress
+from nutanix_backend.ahv import identity, make_vm, method
+from nutanix_backend.ahv.creation import Creation, NewDisk, Origin, WrittenDisk
+from nutanix_backend.ahv.site import Site, inspect_target
+from nutanix_backend.cluster import journal, sweep
+from nutanix_backend.cluster.guards import FolderGuard
+from nutanix_backend.errors import BackendError
+from nutanix_backend.names import NAMESPACE, STAGING
 from nutanix_backend.settings.parameters import prism_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from prism_client import PrismClient
-    from vm_config.ahv_record import ConfigNic
-    from vm_replica.failover.point import Point, PointDisk
+    from vm_config.machine import Machine
+    from vm_replica.failover.point import Point
     from vm_replica.failover.transitions import Copy
 
+    from nutanix_backend.ahv.upload import UploadMethod
     from nutanix_backend.cluster.journal import Journal
+    from nutanix_backend.report import Report
     from nutanix_backend.settings.parameters import Settings
 
 KIND = "ahv"
@@ -41,10 +48,10 @@ KIND = "ahv"
 
 @attrs.frozen
 class Ahv:
-    """Makes copies on the cluster that `settings` name, from staging files below `staging`.
+    """Makes copies on the cluster that `settings` name, as a restore with these settings would.
 
-    `networks` gives for a MAC address, a subnet of the source or `*` a subnet of this cluster, by
-    name or id. With `power_on` a copy is switched on when it is complete.
+    Images are staged below `staging`. `networks` adds to `network_map`. With `power_on` a copy is
+    switched on when it is complete.
     """
 
     client: PrismClient
@@ -52,7 +59,7 @@ class Ahv:
     staging: Path
     networks: Mapping[str, str]
     power_on: bool
-    say: Callable[[str], None]
+    report: Report
 
     @property
     def kind(self) -> str:
@@ -66,49 +73,40 @@ class Ahv:
 
     def refuse_unfit(self, name: str, point: Point, *, test: bool) -> None:
         """Raise FailoverRefused for a name that is taken, unknown networks or too little space."""
-        self._cluster()
-        if self.client.vms.find(name):
-            raise FailoverRefused(f"a VM called {name} exists on {self.place}: give another name")
-        if not test:
-            self._subnets()
-        free = shutil.disk_usage(self.staging).free
-        needed = 2 * max(disk.allocated for disk in point.disks)  # raw and qcow2 of one at a time
-        if free < needed:
-            raise FailoverRefused(
-                f"{self.staging} has {size(free)} free, the copy needs {size(needed)} on its way"
-            )
+        try:
+            site = self._site(point, test=test)
+            make_vm.refuse_taken(site, name)
+            site.refuse_full(point.allocated)
+        except BackendError as error:
+            raise FailoverRefused(f"{self.place}: {error}") from error
 
     def make(self, copy: Copy, point: Point, *, test: bool) -> str:
-        """Upload the disks, make the VM, switch it on. A test copy has no network cards."""
-        target = self._cluster()
-        guard = None
-        try:
-            with self._journal(copy) as intents, ExitStack() as stack:
-                folder = stack.enter_context(FolderGuard(intents, self._folder(copy))).path
-                images = {
-                    disk.disk_id: stack.enter_context(
-                        self._image(intents, copy, disk, folder)
-                    ).image.ext_id
-                    for disk in point.disks
-                }
-                nics = () if test else self._nics(point, target)
-                spec = _specification(copy, point, target.ext_id, images, nics)
-                made = stack.enter_context(VmGuard(self.client, intents, spec))
-                if self.power_on:
-                    self.client.vms.power_on(made.vm.ext_id)
-                made.keep()
-                guard = made
-        except (prism_client.PrismError, OSError) as error:
-            if guard is None:
-                raise
-            self.say(f"VM {copy.name} is complete, but something is left of its way: {error}")
-        state = "on" if self.power_on else "off"
-        return f"VM {copy.name} ({guard.vm.ext_id}) is on cluster {target.name}, switched {state}"
+        """Write the disks, create the VM, switch it on. A test copy has no network cards."""
+        with _as_failure(), self._journal(copy) as intents, ExitStack() as stack:
+            creation = self._creation(copy, point, intents)
+            site = self._site(point, test=test)
+            staging = _Staging(self.staging, copy, point, intents, stack)
+            upload = method.choose(site, creation, stack, staging.folder)
+            machine, chosen = (
+                self._machine(point, test=test),
+                self._identity(site, point, test=test),
+            )
+            order = make_vm.VmOrder(
+                site,
+                machine,
+                copy.name,
+                chosen.refuse_conflict(site, machine),
+                upload,
+                self.power_on,
+            )
+            made = make_vm.create_vm(creation, order, _written(point, upload))
+        state = self.client.vms.get(made.ext_id).power_state.lower()
+        return f"VM {copy.name} ({made.ext_id}) is on cluster {site.cluster.name}, power {state}"
 
     def remove(self, copy: Copy) -> None:
-        """Switch the VM off and delete it, with what a killed process left on the way to it."""
+        """Switch the VM off and delete it, with what a killed process left behind."""
         for removed in sweep.sweep(self.client, self.settings):
-            self.say(str(removed))
+            self.report.say(str(removed))
         vms = self.client.vms
         for vm in vms.find(copy.name):
             if copy.key in vm.description:
@@ -118,84 +116,89 @@ class Ahv:
     def _journal(self, copy: Copy) -> AbstractContextManager[Journal]:
         return journal.opened(self.settings.state_dir, f"failover {copy.key}", self.place)
 
-    def _folder(self, copy: Copy) -> Path:
-        return self.staging / f"{STAGING}{copy.key}"
+    def _creation(self, copy: Copy, point: Point, intents: Journal) -> Creation:
+        name = point.config.name
+        description = f"generation {copy.generation} of {name}, podheitor copy {copy.key}"
+        return Creation(self.settings, self.report, intents, copy.key, description)
 
-    def _cluster(self) -> prism_client.Cluster:
-        """The only cluster of this Prism, or the one that `cluster=` names."""
-        found = list(inventory.data_clusters(self.client, self.settings.cluster).values())
-        if len(found) > 1:
-            known = ", ".join(sorted(item.name for item in found))
-            raise FailoverRefused(f"{self.place} has several clusters: say cluster= one of {known}")
-        return found[0]
-
-    def _subnets(self) -> dict[str, str]:
-        """The ids of the subnets that the network map names."""
-        known = self.client.subnets.list()
-        ids = {subnet.name: subnet.ext_id for subnet in known} | {s.ext_id: s.ext_id for s in known}
-        unknown = sorted(set(self.networks.values()) - set(ids))
-        if unknown:
-            seen = ", ".join(sorted(subnet.name for subnet in known)) or "none"
-            raise FailoverRefused(f"{self.place} has no subnet {unknown[0]}: it has {seen}")
-        return {source: ids[name] for source, name in self.networks.items()}
-
-    def _nics(self, point: Point, target: prism_client.Cluster) -> tuple[prism_client.NicSpec, ...]:
-        """The cards on the networks they are mapped to; MACs stay when the cluster is another."""
-        subnets = self._subnets()
-        keeps_mac = target.ext_id != point.config.cluster_id
-        return tuple(self._nic(nic, subnets, keeps_mac=keeps_mac) for nic in point.config.nics)
-
-    def _nic(
-        self, nic: ConfigNic, subnets: Mapping[str, str], *, keeps_mac: bool
-    ) -> prism_client.NicSpec:
-        subnet = next(
-            (subnets[k] for k in (nic.mac.lower(), nic.subnet, "*") if k in subnets), None
+    def _site(self, point: Point, *, test: bool) -> Site:
+        """The cluster that `target_cluster` or `cluster` names, else the only one."""
+        chosen = ",".join(f"{source}:{name}" for source, name in self.networks.items())
+        given = self.settings.network_map
+        settings = attrs.evolve(
+            self.settings,
+            target_cluster=self.settings.target_cluster or self.settings.cluster,
+            network_map="" if test else ",".join(filter(None, (given, chosen))),
         )
-        if subnet is None:
-            self.say(f"network card {nic.mac} is not connected: no --network is for it")
-        mac = nic.mac if keeps_mac and nic.mac else None
-        return prism_client.NicSpec(subnet, mac, nic.connected and subnet is not None)
+        return inspect_target(self.client, settings, _origin(point), named_by_user=True)
 
-    def _image(self, intents: Journal, copy: Copy, disk: PointDisk, folder: Path) -> ImageGuard:
-        """A disk as an image; of its files here none is left."""
-        raw, qcow2 = folder / f"disk-{disk.index}.raw", folder / f"disk-{disk.index}.qcow2"
+    def _machine(self, point: Point, *, test: bool) -> Machine:
+        machine = ahv.machine_of(point.config)
+        return attrs.evolve(machine, nics=()) if test else machine
 
-        def upload(name: str) -> prism_client.Image:
-            disk.write(raw)
-            qemu_img.convert_to_qcow2(raw, qcow2)
-            raw.unlink()
-            progress = Progress(self.say, f"disk {disk.index} upload", qcow2.stat().st_size)
-            with qcow2.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            image = self.client.images.upload(name, qcow2, sha256=digest, progress=progress.advance)
-            qcow2.unlink()
-            return image
-
-        return ImageGuard(self.client, intents, f"{OURS}{copy.key} disk {disk.index}", upload)
+    def _identity(self, site: Site, point: Point, *, test: bool) -> identity.Identity:
+        wanted = "new" if test else self.settings.restore_identity
+        return identity.choose(wanted, site, _origin(point), None)
 
 
-def _specification(
-    copy: Copy,
-    point: Point,
-    cluster_id: str,
-    images: Mapping[str, str],
-    nics: tuple[prism_client.NicSpec, ...],
-) -> prism_client.VmSpec:
+@contextmanager
+def _as_failure() -> Iterator[None]:
+    """Raise what may go wrong as FailoverFailed: replication knows no errors of Prism or iSCSI."""
+    try:
+        yield
+    except (BackendError, PrismError, IscsiAttachError, PhcbtError, ToolFailed) as error:
+        raise FailoverFailed(with_notes(error)) from error
+
+
+def _origin(point: Point) -> Origin:
     config = point.config
-    return prism_client.VmSpec(
-        name=copy.name,
-        description=f"generation {copy.generation} of {config.name}, podheitor copy {copy.key}",
-        cluster_ext_id=cluster_id,
-        sockets=config.sockets,
-        cores_per_socket=config.cores_per_socket,
-        threads_per_core=config.threads_per_core,
-        memory=config.memory,
-        machine_type=config.machine_type or None,
-        boot=prism_client.Boot(config.firmware, config.secure_boot, config.boot_order),
-        disks=tuple(
-            prism_client.DiskSpec(images[disk.disk_id], disk.bus, disk.index)
-            for disk in config.disks
-            if disk.disk_id in images
-        ),
-        nics=nics,
+    return Origin(
+        namespace=NAMESPACE,
+        folder=config.vm_id,
+        vm_id=config.vm_id,
+        vm_name=config.name,
+        cluster_id=config.cluster_id,
     )
+
+
+def _written(point: Point, upload: UploadMethod) -> Iterator[WrittenDisk]:
+    """The disks of the point, each written to its target when it is asked for."""
+    for disk in point.disks:
+        new = NewDisk(disk.disk_id, disk.index, disk.size)
+        target = upload.target(_origin(point), new)
+        opened = target.open(disk.size)
+        try:
+            disk.write(opened)
+            target.finish()
+        except BaseException:
+            target.abandon()
+            raise
+        yield WrittenDisk(new, target)
+
+
+@attrs.frozen
+class _Staging:
+    """The folder for images, made when it is needed."""
+
+    below: Path
+    copy: Copy
+    point: Point
+    intents: Journal
+    stack: ExitStack
+    _made: list[Path] = attrs.field(factory=list, init=False)
+
+    def folder(self) -> Path:
+        """Return the folder; raise FailoverRefused when there is too little space for a disk."""
+        if not self._made:
+            self._refuse_full()
+            path = self.below / f"{STAGING}{self.copy.key}"
+            self._made.append(self.stack.enter_context(FolderGuard(self.intents, path)).path)
+        return self._made[0]
+
+    def _refuse_full(self) -> None:
+        free = shutil.disk_usage(self.below).free
+        needed = 2 * max(disk.allocated for disk in self.point.disks)  # raw and qcow2 of one disk
+        if free < needed:
+            raise FailoverRefused(
+                f"{self.below} has {size(free)} free, images of the disks need {size(needed)}"
+            )

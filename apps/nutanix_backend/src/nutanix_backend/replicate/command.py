@@ -8,9 +8,10 @@ import threading
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from command_line.cancel import Cancelled
 from command_line.text import with_notes
 
-from nutanix_backend.errors import BackendError, Cancelled
+from nutanix_backend.errors import BackendError
 from nutanix_backend.replicate.cycles import Work
 from nutanix_backend.replicate.source import VM_ERRORS
 from nutanix_backend.settings import parameters

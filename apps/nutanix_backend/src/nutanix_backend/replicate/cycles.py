@@ -96,7 +96,7 @@ class Work:
 
     def _sources(self) -> list[inventory.Source]:
         with inventory.connect(self.settings) as client:
-            sweep.before_job(_Asker(self.settings, self.listener), client)
+            sweep.before_job(self.listener, client, self.settings)
             return inventory.select(client, self.settings)
 
     def _sources_or(self, known: list[inventory.Source]) -> list[inventory.Source]:
@@ -147,18 +147,6 @@ class Rota:
 
     def _idle(self, busy: set[str]) -> list[inventory.Source]:
         return [source for source in self.sources if source.vm.ext_id not in busy]
-
-
-@attrs.frozen
-class _Asker:
-    settings: Settings
-    _listener: Report
-
-    def say(self, text: str) -> None:
-        self._listener.say(text)
-
-    def warn(self, text: str) -> None:
-        self._listener.warn(text)
 
 
 def replicate(settings: Settings, source: inventory.Source, link: Link, listener: Report) -> Result:

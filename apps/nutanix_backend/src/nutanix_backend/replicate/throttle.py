@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from nutanix_backend.errors import Cancelled
+from command_line.cancel import Cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import attrs
 from command_line.text import size
 
-from nutanix_backend.ahv import make_vm, ways
-from nutanix_backend.ahv.site import look
+from nutanix_backend.ahv import identity, make_vm, method
+from nutanix_backend.ahv.creation import Creation, NewDisk, WrittenDisk
+from nutanix_backend.ahv.site import inspect_target
 from nutanix_backend.cluster import inventory, journal, sweep
 from nutanix_backend.cluster.guards import FolderGuard
+from nutanix_backend.disks.targets import DiskTarget, ImageFile, at_path
 from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.names import STAGING
 from nutanix_backend.restore import configuration
-from nutanix_backend.restore.targets import DiskTarget, ImageFile, at_path
 from nutanix_backend.restore.writer import DiskWriter, refuse_full_disk, refuse_unfit, write_whole
 from nutanix_backend.settings.parameters import for_target
 
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from contextlib import ExitStack
 
+    from nutanix_backend.ahv.creation import Origin
+    from nutanix_backend.ahv.identity import Identity
     from nutanix_backend.ahv.site import Site
+    from nutanix_backend.ahv.upload import UploadMethod
     from nutanix_backend.job import JobContext
     from nutanix_backend.restore.plan import DiskChain, VmPlan
     from nutanix_backend.restore.sources import SourceFile
@@ -146,8 +150,9 @@ class _Vm:
     """A VM that is being made."""
 
     site: Site
-    identity: make_vm.Identity
-    way: ways.Way
+    identity: Identity
+    creation: Creation
+    method: UploadMethod
 
 
 class NewVm(Destination):
@@ -161,7 +166,7 @@ class NewVm(Destination):
         self._stack = stack
         self._client = stack.enter_context(inventory.connect(settings))
         self._journal = stack.enter_context(self.job.journal())
-        sweep.before_job(self.job, self._client)
+        sweep.before_job(self.job, self._client, settings)
         self._folder: Path | None = None
         self._vms: dict[str, _Vm] = {}
         self._configurations: dict[str, bytes] = {}
@@ -170,24 +175,31 @@ class NewVm(Destination):
     def prepare(self, plan: VmPlan) -> None:
         """Ask the cluster: does it know all that is named, is the name free, which way?"""
         origin, settings = plan.origin, self.job.settings
-        site = look(self._client, settings, origin)
+        site = inspect_target(
+            self._client,
+            settings,
+            origin,
+            named_by_user=settings.target_config_file is not None,
+        )
         if origin.cluster_id or settings.restore_vm_name:
             self._refuse_taken(site, origin.vm_name)
-        identity = make_vm.identity(settings.restore_identity, site, origin, self._source)
+        chosen = identity.choose(settings.restore_identity, site, origin, self._source)
         site.refuse_full(sum(min(c.data_bytes, c.newest.size) for c in plan.disks))
         if plan.manifest and plan.manifest.configuration:
             content = plan.manifest.configuration.encode()
-            identity.refuse_conflict(site, configuration.read(origin.namespace, content))
+            chosen.refuse_conflict(site, configuration.read(origin.namespace, content))
             self._configurations[origin.folder] = content
-        way = ways.choose(site, self.job, self._journal, self._stack, self._staging)
-        self._vms[origin.folder] = _Vm(site, identity, way)
+        creation = self._creation(origin)
+        chosen_method = method.choose(site, creation, self._stack, self._staging)
+        self._vms[origin.folder] = _Vm(site, chosen, creation, chosen_method)
         self.job.say(
-            f"{origin} becomes a VM of cluster {site.cluster.name}, its disks through {way.label}"
+            f"{origin} is restored to cluster {site.cluster.name}, "
+            f"its disks through {chosen_method.label}"
         )
 
     def target(self, plan: VmPlan, chain: DiskChain) -> DiskTarget:
         """A place on the way to the cluster."""
-        return self._vms[plan.origin.folder].way.target(plan.origin, chain)
+        return self._vms[plan.origin.folder].method.target(plan.origin, _new_disk(chain))
 
     def configuration(self, file: SourceFile, content: bytes) -> None:
         """Remember the configuration for when the disks are complete, if a VM can be made of it."""
@@ -200,26 +212,43 @@ class NewVm(Destination):
         content = self._configurations.get(origin.folder)
         if content is None:
             raise RestoreRefused(
-                f"VM {origin.vm_name} cannot be made without its configuration file: "
-                "select it too, or restore the disks with where=/a/folder"
+                f"VM {origin.vm_name} cannot be created without its configuration file: "
+                "select that file too, or restore the disks with where=/a/folder"
             )
         machine = configuration.read(origin.namespace, content)
         machine = attrs.evolve(machine, name=machine.name or origin.vm_name)
         for line in machine.left_out:
             self.job.warn(f"VM {machine.name}: {line}")
         vm = self._vms[origin.folder]
-        name = make_vm.vm_name(self.job, machine.name)
+        name = self._name(machine.name)
         if not origin.cluster_id and not self.job.settings.restore_vm_name:
             self._refuse_taken(vm.site, machine.name)
-        identity = vm.identity.refuse_conflict(vm.site, machine)
-        has = "the old" if identity.keeps else "new"
-        self.job.say(f"VM {name} has {has} UUID and MAC addresses: {identity.reason}")
-        order = make_vm.Order(vm.site, origin, machine, name, identity, vm.way)
-        complete = [writer for writer in writers.values() if writer.complete]
-        make_vm.create_vm(self.job, self._journal, order, complete)
+        chosen = vm.identity.refuse_conflict(vm.site, machine)
+        has = "the old" if chosen.keeps else "a new"
+        self.job.say(f"VM {name} gets {has} UUID and MAC addresses: {chosen.reason}")
+        power_on = self.job.settings.restore_powerstate == "on"
+        order = make_vm.VmOrder(vm.site, machine, name, chosen, vm.method, power_on)
+        written = [
+            WrittenDisk(_new_disk(w.chain), w.target) for w in writers.values() if w.complete
+        ]
+        made = make_vm.create_vm(vm.creation, order, written)
+        self.job.say(
+            f"{origin} is restored as {name} ({made.ext_id}) "
+            f"with {len(written)} of {max(len(machine.disks), len(written))} disks"
+        )
+
+    def _creation(self, origin: Origin) -> Creation:
+        info = self.job.info
+        as_of = f" from {origin.job}" if origin.job else ""
+        description = f"restored by job {info.name}{as_of}"
+        return Creation(self.job.settings, self.job, self._journal, info.name, description)
+
+    def _name(self, old_name: str) -> str:
+        """The name asked for, or the old one marked with the id of the job."""
+        return self.job.settings.restore_vm_name or f"{old_name}-restore-{self.job.info.job_id}"
 
     def _refuse_taken(self, site: Site, old_name: str) -> None:
-        name = make_vm.vm_name(self.job, old_name)
+        name = self._name(old_name)
         make_vm.refuse_taken(site, name)
         if name in self._names:
             raise RestoreRefused(f"two VMs would be called {name}: restore them one by one")
@@ -230,6 +259,11 @@ class NewVm(Destination):
         if self._folder is None:
             self._folder = staging_folder(self.job, self._journal, self._stack)
         return self._folder
+
+
+def _new_disk(chain: DiskChain) -> NewDisk:
+    newest = chain.newest
+    return NewDisk(newest.disk_id, newest.index, newest.size)
 
 
 def staging_folder(

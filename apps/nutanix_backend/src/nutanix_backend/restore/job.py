@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from command_line.cancel import Cancelled
 from ptcomm import (
     Ack,
     Answer,
@@ -22,9 +23,8 @@ from ptcomm import (
     Terminate,
 )
 
-from nutanix_backend import names
-from nutanix_backend.backup import manifest
-from nutanix_backend.errors import Cancelled, RestoreFailed, RestoreRefused
+from nutanix_backend import manifest, names
+from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.restore import destination, sources
 from nutanix_backend.restore.sources import Role
 from nutanix_backend.restore.vms import PlannedVm, SiblingVm, Vm

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from nutanix_backend.backup.manifest import DiskEntry
+from nutanix_backend.ahv.creation import Origin
 from nutanix_backend.errors import RestoreRefused
+from nutanix_backend.manifest import DiskEntry
 from nutanix_backend.names import NAMESPACE, FileKind
 from nutanix_backend.restore.sources import Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from nutanix_backend.backup.manifest import Manifest
+    from nutanix_backend.manifest import Manifest
     from nutanix_backend.restore.sources import SourceFile
 
 
@@ -37,26 +38,6 @@ class DiskChain:
     def data_bytes(self) -> int:
         """An upper bound of the bytes that are not zero."""
         return sum(entry.data_bytes for entry in self.files)
-
-
-@attrs.frozen
-class Origin:
-    """Whose disks they are: the VM's folder in the backup, and the VM as of which job.
-
-    A sibling's backup says neither the id of the cluster nor the job.
-    """
-
-    namespace: str
-    folder: str
-    vm_id: str
-    vm_name: str
-    cluster: str = ""
-    cluster_id: str = ""
-    job: str = ""
-
-    def __str__(self) -> str:
-        as_of = f" as of job {self.job}" if self.job else ""
-        return f"VM {self.vm_name}{as_of}"
 
 
 @attrs.frozen

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from vm_config.machine import MachineDisk
 
-    from nutanix_backend.backup.manifest import Manifest
     from nutanix_backend.job import JobContext
+    from nutanix_backend.manifest import Manifest
     from nutanix_backend.restore.destination import Destination
     from nutanix_backend.restore.plan import VmPlan
     from nutanix_backend.restore.sources import SourceFile

@@ -12,10 +12,10 @@ import phcbt01
 from command_line.text import size
 from digests import StreamDigest
 
+from nutanix_backend.disks.targets import ImageFile, partial_of
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.restore import signatures
 from nutanix_backend.restore.plan import DiskChain
-from nutanix_backend.restore.targets import ImageFile, partial_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from phcbt01 import Buffer
 
-    from nutanix_backend.backup.manifest import DiskEntry
-    from nutanix_backend.restore.targets import DiskTarget, OpenDisk
+    from nutanix_backend.disks.targets import DiskTarget, OpenDisk
+    from nutanix_backend.manifest import DiskEntry
 
 CHUNK = 1 << 20
 """Bytes read back at a time."""

@@ -8,7 +8,11 @@ from vm_config.machine import Machine, MachineDisk, MachineNic
 
 def read(content: bytes) -> Machine:
     """Read vm-metadata.json; raise ConfigurationError when it is damaged or newer than we are."""
-    config = ahv_record.decode(content)
+    return machine_of(ahv_record.decode(content))
+
+
+def machine_of(config: ahv_record.VmConfig) -> Machine:
+    """The machine that a record of AHV describes."""
     return Machine(
         name=config.name,
         description=config.description,

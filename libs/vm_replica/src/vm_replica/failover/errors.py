@@ -21,7 +21,3 @@ class FailoverFailed(ReplicationError):
 
 class LedgerError(ReplicationError):
     """The record of a failover cannot be read, written or locked."""
-
-
-class FailoverCancelled(BaseException):
-    """The command was told to stop; no handler of ordinary errors may continue after it."""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import phcbt01
     from vm_config.ahv_record import VmConfig
 
     from vm_replica.failover.transitions import Copy
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
 class PointDisk:
     """A disk of a restore point: size and `allocated` in bytes.
 
-    `write` makes a new file with its bytes, independent of the store, and makes it durable.
+    `write` puts its bytes into a new file, or into a target that reads as zeros, durably.
     """
 
     disk_id: str
     index: int
     size: int
     allocated: int
-    write: Callable[[Path], object]
+    write: Callable[[Path | phcbt01.Target], object]
 
 
 @attrs.frozen

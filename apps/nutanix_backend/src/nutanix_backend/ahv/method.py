@@ -1,0 +1,53 @@
+"""The choice between images and volume groups."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import iscsi_attach
+import prism_client
+
+from nutanix_backend.ahv.upload import ImageUpload, UploadMethod
+from nutanix_backend.ahv.volume_group import VolumeGroupUpload
+from nutanix_backend.errors import BackendError, RestoreRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import ExitStack
+    from pathlib import Path
+
+    from nutanix_backend.ahv.creation import Creation
+    from nutanix_backend.ahv.site import Site
+
+REASONS = (
+    prism_client.ApiError,
+    prism_client.TaskFailed,
+    prism_client.Unsupported,
+    BackendError,
+    iscsi_attach.IscsiAttachError,
+)
+"""Errors that mean "no volume group here"; a Prism that does not answer is none of them."""
+
+
+def choose(
+    site: Site, creation: Creation, stack: ExitStack, staging: Callable[[], Path]
+) -> UploadMethod:
+    """Return the method that `restore_via` asks for; `auto` takes the volume group where it works.
+
+    `staging` makes the folder for images. Raises RestoreRefused when a volume group is asked for
+    and the cluster, or this host, cannot; PrismError when images cannot be uploaded either.
+    """
+    wanted = creation.settings.restore_via
+    if wanted != "image":
+        try:
+            method = VolumeGroupUpload(site, creation, stack)
+            method.try_out(site)
+        except REASONS as error:
+            reason = f"cluster {site.cluster.name} creates no VM from volume groups: {error}"
+            if wanted == "volume_group":
+                raise RestoreRefused(f"restore_via=volume_group: {reason}") from error
+            creation.report.say(f"disks go through the image service: {reason}")
+        else:
+            return method
+    site.client.images.check_upload()
+    return ImageUpload(site.client, creation, staging)

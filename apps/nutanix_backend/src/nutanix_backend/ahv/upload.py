@@ -1,0 +1,89 @@
+"""How the data of a disk gets into a new VM: as an image, or through a volume group over iSCSI."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import qemu_img
+from command_line.text import size
+
+from nutanix_backend.cluster.guards import ImageGuard
+from nutanix_backend.disks.targets import DiskTarget, ImageFile
+from nutanix_backend.errors import RestoreFailed
+from nutanix_backend.names import OURS
+from nutanix_backend.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import ExitStack
+    from pathlib import Path
+
+    import prism_client
+    from prism_client import PrismClient, VolumeDiskRef
+
+    from nutanix_backend.ahv.creation import Creation, NewDisk, Origin, WrittenDisk
+
+
+class UploadMethod(ABC):
+    """How the disks of one VM get there: a target for each, then what its disk is cloned from."""
+
+    label: str
+
+    @abstractmethod
+    def target(self, origin: Origin, disk: NewDisk) -> DiskTarget:
+        """Return where a disk is written."""
+
+    @abstractmethod
+    def source(self, stack: ExitStack, written: WrittenDisk) -> str | VolumeDiskRef:
+        """Return what the VM's disk is cloned from; `stack` removes it afterwards."""
+
+
+class ImageUpload(UploadMethod):
+    """Disks are staged as sparse files, converted to qcow2 and uploaded."""
+
+    label = "the image service"
+
+    def __init__(
+        self, client: PrismClient, creation: Creation, staging: Callable[[], Path]
+    ) -> None:
+        """Stage disks in the folder that `staging` makes."""
+        self._client = client
+        self._creation = creation
+        self._staging = staging
+
+    def target(self, origin: Origin, disk: NewDisk) -> DiskTarget:
+        """Return a file in the staging folder."""
+        return ImageFile(self._staging() / origin.folder / f"{disk.disk_id}.raw")
+
+    def source(self, stack: ExitStack, written: WrittenDisk) -> str:
+        """Upload a disk as an image; no copy of it stays here."""
+        disk, target = written.disk, written.target
+        if not isinstance(target, ImageFile):
+            raise RestoreFailed(f"{target.label} is not a staged file")
+        qcow2 = target.path.with_suffix(".qcow2")
+        qemu_img.convert_to_qcow2(target.path, qcow2)
+        target.path.unlink()
+
+        def upload(name: str) -> prism_client.Image:
+            return self._upload(name, disk, qcow2)
+
+        name = f"{OURS}{self._creation.label} disk {disk.disk_id}"
+        guard = stack.enter_context(ImageGuard(self._client, self._creation.journal, name, upload))
+        qcow2.unlink()
+        return guard.image.ext_id
+
+    def _upload(self, name: str, disk: NewDisk, qcow2: Path) -> prism_client.Image:
+        say = self._creation.report.say
+        length = qcow2.stat().st_size
+        say(f"disk {disk.index}: uploading {size(length)}")
+        progress = Progress(say, f"disk {disk.index} upload", length)
+        return self._client.images.upload(
+            name, qcow2, sha256=_sha256(qcow2), progress=progress.advance
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,207 @@
+"""The kinds of objects that jobs create, each with one way to find, remove and list them.
+
+Guards undo with these rules, a sweep cleans up with them, and the list of leftovers is made with
+them. A new kind is one class here and one entry of OBJECTS.
+"""
+
+from __future__ import annotations
+
+import shutil
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+from prism_client import NotFound
+
+from nutanix_backend.cluster import transport
+from nutanix_backend.cluster.journal import Kind
+from nutanix_backend.names import OURS, STAGING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from prism_client import PrismClient
+
+    from nutanix_backend.cluster.journal import Intent, Pending
+
+
+@attrs.frozen
+class Named:
+    """An object of ours: its name, its id, and what else is worth knowing."""
+
+    name: str
+    ext_id: str
+    more: str = ""
+
+
+class Object(ABC):
+    """A kind of object."""
+
+    answers_late = True
+    """Whether a create without an answer may still take effect."""
+
+    @abstractmethod
+    def named(self, client: PrismClient, intent: Intent) -> list[str]:
+        """Return the ids of the objects that were created for an intent, found by their name."""
+
+    def existing(self, client: PrismClient, pending: Pending) -> list[str]:
+        """Return the id that is known, if the object exists, else what `named` finds."""
+        return self.named(client, pending.intent)
+
+    @abstractmethod
+    def remove(self, client: PrismClient, intent: Intent, ext_id: str) -> None:
+        """Remove one; raise PrismError, SourceError or OSError."""
+
+    def ours(self, client: PrismClient) -> Iterator[Named]:  # noqa: ARG002 - some kinds are not on the cluster
+        """Yield every object on the clusters of this Prism that is ours by its name."""
+        yield from ()
+
+
+class _Entity(Protocol):
+    @property
+    def ext_id(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+
+class PrismObject(Object):
+    """A kind of object that Prism finds by id."""
+
+    def existing(self, client: PrismClient, pending: Pending) -> list[str]:
+        """Return the id that is known, if the object exists, else what `named` finds."""
+        if not pending.ext_id:
+            return self.named(client, pending.intent)
+        try:
+            self._get(client, pending.ext_id)
+        except NotFound:
+            return []
+        return [pending.ext_id]
+
+    @abstractmethod
+    def _get(self, client: PrismClient, ext_id: str) -> object: ...
+
+
+class VolumeGroups(PrismObject):
+    """Volume groups: one is detached from its initiator before it is deleted."""
+
+    def named(self, client: PrismClient, intent: Intent) -> list[str]:
+        """Find by name."""
+        return _ids(client.volume_groups.list(name=intent.name))
+
+    def remove(self, client: PrismClient, intent: Intent, ext_id: str) -> None:
+        """Detach and delete."""
+        client.volume_groups.detach_client(ext_id, intent.initiator)
+        client.volume_groups.delete(ext_id)
+
+    def ours(self, client: PrismClient) -> Iterator[Named]:
+        """Every group of ours."""
+        yield from _ours(client.volume_groups.list())
+
+    def _get(self, client: PrismClient, ext_id: str) -> object:
+        return client.volume_groups.get(ext_id)
+
+
+class RecoveryPoints(PrismObject):
+    """Recovery points of VMs."""
+
+    def named(self, client: PrismClient, intent: Intent) -> list[str]:
+        """Find by name among those of the VM."""
+        return _ids(client.recovery_points.list(vm_ext_id=intent.vm_id, name=intent.name))
+
+    def remove(self, client: PrismClient, intent: Intent, ext_id: str) -> None:  # noqa: ARG002 - the id is enough
+        """Delete."""
+        client.recovery_points.delete(ext_id)
+
+    def ours(self, client: PrismClient) -> Iterator[Named]:
+        """Every recovery point of ours, with the day on which it expires."""
+        for point in client.recovery_points.list():
+            if point.name.startswith(OURS):
+                expires = f", expires {point.expires:%Y-%m-%d}" if point.expires else ""
+                yield Named(point.name, point.ext_id, expires)
+
+    def _get(self, client: PrismClient, ext_id: str) -> object:
+        return client.recovery_points.get(ext_id)
+
+
+class Images(PrismObject):
+    """Images that carry disks to new VMs."""
+
+    def named(self, client: PrismClient, intent: Intent) -> list[str]:
+        """Find by name."""
+        return _ids(client.images.list(name=intent.name))
+
+    def remove(self, client: PrismClient, intent: Intent, ext_id: str) -> None:  # noqa: ARG002 - the id is enough
+        """Delete."""
+        client.images.delete(ext_id)
+
+    def ours(self, client: PrismClient) -> Iterator[Named]:
+        """Every image of ours."""
+        yield from _ours(client.images.list())
+
+    def _get(self, client: PrismClient, ext_id: str) -> object:
+        return client.images.get(ext_id)
+
+
+class Vms(Object):
+    """VMs: the name is the user's choice, so one is ours by the key in its description."""
+
+    def named(self, client: PrismClient, intent: Intent) -> list[str]:
+        """Find by name and key."""
+        return [vm.ext_id for vm in client.vms.find(intent.name) if intent.key in vm.description]
+
+    def remove(self, client: PrismClient, intent: Intent, ext_id: str) -> None:  # noqa: ARG002 - the id is enough
+        """Delete."""
+        client.vms.delete(ext_id)
+
+    def ours(self, client: PrismClient) -> Iterator[Named]:
+        """Every trial VM; a restored VM belongs to the user."""
+        yield from _ours(client.vms.list())
+
+
+class Sessions(Object):
+    """iSCSI sessions of the kernel; one in user space ended with its process."""
+
+    answers_late = False
+
+    def named(self, client: PrismClient, intent: Intent) -> list[str]:  # noqa: ARG002 - sessions are on this host
+        """Find the sessions to the target whose process is gone."""
+        return transport.abandoned(intent.initiator, intent.name)
+
+    def remove(self, client: PrismClient, intent: Intent, ext_id: str) -> None:  # noqa: ARG002 - sessions are on this host
+        """Log out."""
+        transport.end(intent.initiator, ext_id)
+
+
+class Folders(Object):
+    """Folders for temporary files on this host."""
+
+    answers_late = False
+
+    def named(self, client: PrismClient, intent: Intent) -> list[str]:  # noqa: ARG002 - folders are on this host
+        """Return the folder, if it exists and has a name of ours."""
+        path = Path(intent.name)
+        return [intent.name] if path.name.startswith(STAGING) and path.is_dir() else []
+
+    def remove(self, client: PrismClient, intent: Intent, ext_id: str) -> None:  # noqa: ARG002 - folders are on this host
+        """Remove it with its content."""
+        shutil.rmtree(ext_id)
+
+
+OBJECTS: Mapping[Kind, Object] = {
+    Kind.SESSION: Sessions(),
+    Kind.VOLUME_GROUP: VolumeGroups(),
+    Kind.RECOVERY_POINT: RecoveryPoints(),
+    Kind.VM: Vms(),
+    Kind.IMAGE: Images(),
+    Kind.FOLDER: Folders(),
+}
+
+
+def _ids(entities: Iterable[_Entity]) -> list[str]:
+    return [entity.ext_id for entity in entities]
+
+
+def _ours(entities: Iterable[_Entity]) -> Iterator[Named]:
+    return (Named(e.name, e.ext_id) for e in entities if e.name.startswith(OURS))
