@@ -26,6 +26,7 @@ class Host:
 
     root: Path
     init: int
+    daemons: list[subprocess.Popen[bytes]] = attrs.field(factory=list)
 
     def command(self, *words: object) -> list[str]:
         """Return the command that runs these words inside."""
@@ -50,9 +51,11 @@ class Host:
         """Start a daemon; it ends with the host."""
         log = (self.root / "root" / f"{Path(str(words[0])).name}.log").open("wb")
         with log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.command(*words), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+        self.daemons.append(process)
+        return process
 
     def path(self, inside: str) -> Path:
         """Return where a file of the host is."""
@@ -68,22 +71,23 @@ def running(name: str) -> Iterator[Host]:
         pytest.fail("INSTALL_ROOTS is not set: start these tests with ./run test install")
     with subprocess.Popen([ENTER, "enter", root, "sleep", "infinity"]) as outer:
         try:
-            children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
-            wait_until(
-                lambda: outer.poll() is not None or bool(children.read_text().split()),
-                "the host to start",
-            )
+            wait_until(lambda: outer.poll() is not None or bool(first_inside(outer.pid)), name)
             assert outer.poll() is None, f"the root {root} cannot be entered"
-            host = Host(root, int(children.read_text().split()[0]))
-            wait_until(lambda: "sleep" in command_line(host.init), "the host to start")
+            host = Host(root, first_inside(outer.pid))
             yield host
         finally:
             outer.kill()
+    for daemon in host.daemons:
+        daemon.wait()
 
 
-def command_line(pid: int) -> str:
-    """Return the command line of a process."""
-    return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+def first_inside(outer: int) -> int:
+    """Return the first process inside of what `.ci/root enter` runs; 0: there is none yet."""
+    for child in Path(f"/proc/{outer}/task/{outer}/children").read_text().split():
+        with contextlib.suppress(FileNotFoundError):  # it has ended
+            if Path(f"/proc/{child}/cmdline").read_text() == "sleep\0infinity\0":
+                return int(child)
+    return 0
 
 
 def wait_until(happened: Callable[[], bool], what: str) -> None:

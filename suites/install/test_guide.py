@@ -44,7 +44,7 @@ class Console:
         (job_id,) = re.findall(r"Job queued\. JobId=(\d+)", shown)
         self.type(f"wait jobid={job_id}")
         log = self.type(f"list joblog jobid={job_id}")
-        status = re.findall(r"jobstatus: (\w)", self.type(f"llist jobid={job_id}"))
+        status = re.findall(r"(?i)jobstatus: (\w)", self.type(f"llist jobid={job_id}"))
         assert status == ["T"], log
         return log
 
@@ -85,7 +85,11 @@ def director_names(client: Host) -> dict[str, str]:
     """Return the names that Debian's Director has, for those of the examples."""
     settings = client.path("/etc/bacula/bacula-dir.conf").read_text()
     (name,) = re.findall(r"^Client \{\s+Name = (\S+)", settings, re.MULTILINE)
-    return {"Client = client": f"Client = {name}", "= disk": "= File1", "Pool = File1": "Pool = File"}
+    return {
+        "Client = client": f"Client = {name}",
+        "= disk": "= File1",
+        "Pool = File1": "Pool = File",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +108,9 @@ def console(client: Host, lab: Lab, disks: list[Path]) -> Console:
         defined = defined.replace(shown, real)
     director = client.path("/etc/bacula/bacula-dir.conf")
     director.write_text(f"{director.read_text()}\n{defined}")
-    client.start("bacula-sd", "-f", "-u", "bacula", "-c", "/etc/bacula/bacula-sd.conf")
-    client.start("bacula-fd", "-f", "-c", "/etc/bacula/bacula-fd.conf")
-    client.start("bacula-dir", "-f", "-u", "bacula", "-c", "/etc/bacula/bacula-dir.conf")
+    client.start("/usr/sbin/bacula-sd", "-f", "-u", "bacula", "-c", "/etc/bacula/bacula-sd.conf")
+    client.start("/usr/sbin/bacula-fd", "-f", "-c", "/etc/bacula/bacula-fd.conf")
+    client.start("/usr/sbin/bacula-dir", "-f", "-u", "bacula", "-c", "/etc/bacula/bacula-dir.conf")
     made = Console(client, names["Client = client"].removeprefix("Client = "))
     wait_until(
         lambda: "Daemon started" in client.run("bconsole", typed="status dir\nquit\n", check=False),
@@ -153,7 +157,7 @@ def test_backups_and_restores(console: Console, lab: Lab, disks: list[Path]) -> 
     (name,) = re.findall(r"is restored as (\S+)", log)
     assert [lab.disk_file(name, index).read_bytes() for index in range(2)] == now
 
-    full = re.findall(r"^\|\s+(\d+) \|.*\| B +\| F ", console.type("list jobs"), re.MULTILINE)
+    full = re.findall(r"^\| (\d+) +\|.*\| B +\| F ", console.type("list jobs"), re.MULTILINE)
     console.run(
         f"restore client={console.client} jobid={full[0]} restorejob=RestoreFiles all done "
         "where=/older yes"

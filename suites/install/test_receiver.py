@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from suites.install.conftest import Host
 
 HOME = "/var/lib/podheitor-receiver"
-AS_RECEIVER = ("setpriv", "--reuid=podheitor-receiver", "--regid=podheitor-receiver", "--init-groups")
+AS_RECEIVER = (
+    "setpriv",
+    "--reuid=podheitor-receiver",
+    "--regid=podheitor-receiver",
+    "--init-groups",
+)
 PORT = 9848
 
 
