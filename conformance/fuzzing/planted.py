@@ -23,7 +23,9 @@ import phcbt01.decode
 import phcbt01.index
 import phcbt01.testing
 import prism_client._regions
+import prism_client._v3.api
 import prism_client._v3.wire
+import prism_client._v4.api
 import ptcomm._commands
 import ptcomm.packets
 import vm_config.readers.text
@@ -92,13 +94,13 @@ def merge() -> None:
 
 def prism_v4() -> None:
     """The end of a region may lie one block behind the disk."""
-    real = prism_client._regions.RegionListing._region
+    real = prism_client._regions.CheckedListing._region
 
     def unclipped(self: Any, item: Any, listed: int, page: Any) -> Any:
         region = real(self, item, listed, page)
         return attrs.evolve(region, length=int(item["length"]))
 
-    prism_client._regions.RegionListing._region = unclipped
+    prism_client._regions.CheckedListing._region = unclipped
 
 
 def prism_v3() -> None:
@@ -106,6 +108,12 @@ def prism_v3() -> None:
     prism_client._v3.wire._created = lambda metadata: datetime.fromisoformat(
         metadata.text("creation_time")
     )
+
+
+def prism_lists() -> None:
+    """Every entry is taken to have an id."""
+    prism_client._v4.api.label = lambda entry: ("", entry["extId"])
+    prism_client._v3.api.label = lambda entry: ("", entry["metadata"]["uuid"])
 
 
 def manifest() -> None:
@@ -183,6 +191,7 @@ PLANTED: dict[str, Callable[[], None]] = {
     "merge": merge,
     "prism_v4": prism_v4,
     "prism_v3": prism_v3,
+    "prism_lists": prism_lists,
     "manifest": manifest,
     "state": state,
     "names": names,

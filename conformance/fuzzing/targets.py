@@ -145,6 +145,11 @@ def _lines(*bodies: Json) -> bytes:
     return "\n".join(json.dumps(body) for body in bodies).encode()
 
 
+def damages() -> Iterator[bytes]:
+    """One harm to each of the lists."""
+    yield from (bytes([number, 3, 0]) for number in range(16))
+
+
 def replications() -> Iterator[bytes]:
     """Every message of a script, to both ends in every state."""
     scripts = (test.body.get("script", ()) for test in vectors.cases("replication-sessions"))
@@ -203,6 +208,7 @@ TARGETS = {
     "merge": Target("libs/phcbt01/fuzz/merge.py", ("phcbt01",), pairs_of_streams),
     "prism_v4": Target("libs/prism_client/fuzz/prism_v4.py", ("prism_client",), bodies_v4),
     "prism_v3": Target("libs/prism_client/fuzz/prism_v3.py", ("prism_client",), bodies_v3),
+    "prism_lists": Target("libs/prism_client/fuzz/prism_lists.py", ("prism_client",), damages),
     "manifest": Target(f"{_APP}/manifest.py", ("nutanix_backend",), lambda: inputs("manifests")),
     "state": Target(f"{_APP}/state.py", ("nutanix_backend",), lambda: inputs("states")),
     "names": Target(f"{_APP}/names.py", ("nutanix_backend",), lambda: inputs("names")),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from replica_receiver.receiver import HOME
 
 from suites.bacula.harness.site import MIB
 
@@ -55,18 +54,6 @@ def test_folders_for_secrets_are_closed_to_others(installation: Installation) ->
         assert modes[folder] == ["drwx------", "root/root"]
     assert {owner for _, owner in modes.values()} == {"root/root"}
     assert not [mode for mode, _ in modes.values() if mode[8] == "w"]
-
-
-def test_the_receiver_is_a_service_of_its_own_user(installation: Installation) -> None:
-    unit = (installation.product / "usr/lib/systemd/system/podheitor-receiver.service").read_text()
-    settings = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line)
-    program, *words = settings["ExecStart"].split()
-    assert (installation.product / program.lstrip("/")).is_file()
-    assert words == ["receiver", "serve"]
-    assert Path("/var/lib", settings["StateDirectory"]) == HOME
-    users = installation.product / "usr/lib/sysusers.d/podheitor-receiver.conf"
-    assert users.read_text().split()[1] == settings["User"]
-    assert (settings["ProtectSystem"], settings["NoNewPrivileges"]) == ("strict", "yes")
 
 
 def test_the_program_starts_itself_as_its_own_backend(

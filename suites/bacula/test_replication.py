@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
     from suites.bacula.harness.daemons import Installation
     from suites.bacula.harness.site import Guest, Site
+
+
+RECEIVER = (sys.executable, "-m", "replica_receiver")
+"""Its own package is tested by itself; here it is the other end."""
 
 
 def test_a_job_brings_replicas_up_to_date(
@@ -52,7 +57,7 @@ def receiver(program: Path, store: Path, source: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     serve = [
-        str(program), "receiver", "serve", "--store", str(store), "--identity", str(identity),
+        *RECEIVER, "serve", "--store", str(store), "--identity", str(identity),
         "--listen", address, "--reserve", "16M",
     ]  # fmt: skip
     with subprocess.Popen(serve) as process:
@@ -61,7 +66,7 @@ def receiver(program: Path, store: Path, source: Path) -> Iterator[str]:
             run(program, "pair", "--identity", source, "--receiver", address,
                 "--fingerprint", fingerprint)  # fmt: skip
             certificate = shown(program, source)[1]
-            run(program, "receiver", "allow", "--identity", identity, "--vm", "*", certificate)
+            run(*RECEIVER, "allow", "--identity", identity, "--vm", "*", certificate)
             yield address
         finally:
             process.terminate()

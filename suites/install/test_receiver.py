@@ -1,4 +1,4 @@
-"""The receiver's package on a host without the plugin, without Bacula, without anything of Prism."""
+"""The receiver's package on a host without the plugin, without Bacula and without Prism."""
 
 from __future__ import annotations
 

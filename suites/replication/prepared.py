@@ -35,8 +35,7 @@ def main() -> None:
         "nutanix_backend.replicate.command",
         "nutanix_backend.replicate.job",
         "ptcomm_runner.command",
-        "replica_receiver.failover",
-        "replica_receiver.receiver",
+        "vm_replica.receiver",
     ):
         importlib.import_module(module)
     gc.freeze()

@@ -77,7 +77,7 @@ def receiver(folder: Path) -> Iterator[Site]:
     tls.remember_pair(ours.folder, address, theirs.fingerprint)
     store = folder / "store"
     command = [
-        sys.executable, "-m", "nutanix_backend", "receiver", "serve", "--store", str(store),
+        sys.executable, "-m", "replica_receiver", "serve", "--store", str(store),
         "--identity", str(theirs.folder), "--listen", address, "--reserve", "0",
     ]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:

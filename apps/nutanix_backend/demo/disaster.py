@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROGRAM = "podheitor-nutanix-backend"
+RECEIVER = "podheitor-receiver"
 GUEST = Path(".ci/guest")
 VM = "web01"
 DATA = 128 * MIB
@@ -122,7 +123,7 @@ class Receiver:
         """The receiver, which ends with this."""
         fingerprint = self._show_identity(self._identity)[0]
         serve = [
-            PROGRAM, "receiver", "serve", "--store", str(self.store),
+            RECEIVER, "serve", "--store", str(self.store),
             "--identity", str(self._identity), "--listen", self.address, "--reserve", "64M",
         ]  # fmt: skip
         with subprocess.Popen(serve, stderr=subprocess.DEVNULL) as process:
@@ -140,8 +141,8 @@ class Receiver:
         words = ("--identity", ours, "--receiver", self.address, "--fingerprint", fingerprint)
         command(PROGRAM, "pair", *words)
         certificate = self._show_identity(ours)[1]
-        allow = ("receiver", "allow", "--identity", self._identity, "--vm", "*")
-        command(PROGRAM, *allow, certificate)
+        allow = ("allow", "--identity", self._identity, "--vm", "*")
+        command(RECEIVER, *allow, certificate)
 
     def _show_identity(self, folder: Path) -> tuple[str, str]:
         """The fingerprint and the certificate of a side, made if need be."""
@@ -178,11 +179,11 @@ class Transcripts:
     names: dict[str, str]
     folder: Path | None
 
-    def keep(self, name: str, words: tuple[object, ...], said: str) -> None:
+    def keep(self, name: str, words: tuple[object, ...], said: str, program: str = PROGRAM) -> None:
         """Record a command, if that is wanted."""
         if self.folder is None:
             return
-        typed = f"$ {PROGRAM} {' '.join(map(str, words))}\n" if words else ""
+        typed = f"$ {program} {' '.join(map(str, words))}\n" if words else ""
         text = f"{typed}{said.strip()}\n"
         for ours, real in self.names.items():
             text = text.replace(ours, real)
@@ -291,7 +292,7 @@ class Demo:
         """The disks of a generation, as the receiver hands them out."""
         folder = self._folder / f"exported-{number}"
         words = ("--store", self._receiver.store, VM, folder, "--point", number)
-        command(PROGRAM, "receiver", "export", *words)
+        command(RECEIVER, "export", *words)
         return sorted(folder.glob("*.raw"))
 
     # --- the drill
@@ -303,8 +304,8 @@ class Demo:
         began = time.monotonic()
         self._failover("test", VM, "--folder", copies)
         seconds = time.monotonic() - began
-        words = ("receiver", "status", "--store", self._receiver.store)
-        self._transcripts.keep("status", words, command(PROGRAM, *words).stdout)
+        words = ("status", "--store", self._receiver.store)
+        self._transcripts.keep("status", words, command(RECEIVER, *words).stdout, RECEIVER)
         folder = copies / f"{VM}-test"
         images = sorted(folder.glob("*.qcow2"))
         same = all(
@@ -394,9 +395,9 @@ class Demo:
 
     def _failover(self, action: str, *words: object) -> str:
         words = ("--store", self._receiver.store, *words)
-        done = command(PROGRAM, "failover", action, *words)
+        done = command(RECEIVER, "failover", action, *words)
         if "--json" not in words:
-            self._transcripts.keep(action, ("failover", action, *words), done.stdout)
+            self._transcripts.keep(action, ("failover", action, *words), done.stdout, RECEIVER)
             for line in done.stdout.splitlines():
                 console.print(f"   {line}", highlight=False, markup=False)
         return done.stdout
@@ -418,11 +419,11 @@ class Demo:
         for step in self._steps:
             table.add_row(step.name, f"{step.seconds:.1f}" if step.seconds else "", step.verdict)
         console.print(table)
-        command(PROGRAM, "receiver", "verify", "--store", self._receiver.store)
-        say("receiver verify: every generation that is kept is what was committed")
+        command(RECEIVER, "verify", "--store", self._receiver.store)
+        say("verify: every generation that is kept is what was committed")
         words = ("failover", "history", "--store", self._receiver.store, VM)
-        said = command(PROGRAM, *words).stdout
-        self._transcripts.keep("history", words, said)
+        said = command(RECEIVER, *words).stdout
+        self._transcripts.keep("history", words, said, RECEIVER)
         history = said.splitlines()
         say(f"the audit log has {len(history)} lines; its last ones:")
         for line in history[-4:]:

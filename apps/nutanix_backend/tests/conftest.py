@@ -38,6 +38,8 @@ from prism_client import (
     Consistency,
     DiskRecoveryPoint,
     NotFound,
+    PointId,
+    PointKind,
     RecoveryPoint,
     Vm,
     VolumeGroup,
@@ -659,6 +661,11 @@ class FakeRecoveryPoints:
 
     prism: FakePrism
     generation: str = "v4"
+
+    def understands(self, point: PointId) -> bool:
+        """Whether it is of the kind of this generation."""
+        is_snapshot = point.kind is PointKind.VM_SNAPSHOT
+        return is_snapshot == (self.generation == "v3")
 
     def create(
         self, vm: str, *, name: str, expires: datetime, consistency: Consistency, request_id: UUID

@@ -73,7 +73,7 @@ def base_of(*disks: VmDisk) -> state.Reference:
 def test_a_full_reads_what_is_allocated(planner: Planner) -> None:
     planner.listed("a", [ChangedRegion(64 * KIB, KIB), ChangedRegion(128 * KIB, KIB, zeroed=True)])
     (plan,) = planner.plan(disk("a"))
-    assert not plan.is_delta
+    assert not plan.base
     assert list(plan.regions) == [Region(64 * KIB, KIB), Region(128 * KIB, KIB, zeroed=True)]
     assert plan.regions.size == 1024 * KIB
     assert plan.snapshot == planner.point.disk_ref(planner.point.disks[0])
@@ -100,7 +100,7 @@ def test_where_the_server_cannot_say_all_is_read(planner: Planner, problem: Exce
 def test_an_incremental_reads_what_changed(planner: Planner) -> None:
     planner.listed("a", [ChangedRegion(0, KIB)], since="old")
     (plan,) = planner.plan(disk("a"), base=base_of(disk("a")))
-    assert plan.is_delta
+    assert plan.base
     assert plan.base == "sha256:0"
     assert list(plan.regions) == [Region(0, KIB)]
 
@@ -109,8 +109,8 @@ def test_a_disk_that_the_base_does_not_know_is_read_whole(planner: Planner) -> N
     planner.listed("a", [], since="old")
     planner.listed("b", [ChangedRegion(0, KIB)])
     known, new = planner.plan(disk("a", 0), disk("b", 1), base=base_of(disk("a")))
-    assert known.is_delta
-    assert not new.is_delta
+    assert known.base
+    assert not new.base
 
 
 def test_of_a_grown_disk_the_new_part_is_read_too(planner: Planner) -> None:
@@ -127,9 +127,11 @@ def test_of_a_grown_disk_the_new_part_is_read_too(planner: Planner) -> None:
     assert plan.regions.size == 1024 * KIB
 
 
-def test_a_disk_that_shrank_is_an_error(planner: Planner) -> None:
-    with pytest.raises(SourceError, match=r"disk SCSI\.0 shrank from .* run a full backup"):
-        planner.plan(disk("a"), base=base_of(disk("a", size=2048 * KIB)))
+def test_a_disk_that_became_smaller_is_saved_whole(planner: Planner) -> None:
+    planner.listed("a", [ChangedRegion(0, 4 * KIB)])
+    (plan,) = planner.plan(disk("a"), base=base_of(disk("a", size=2048 * KIB)))
+    assert not plan.base
+    assert "disk SCSI.0 became smaller" in planner.warnings[0]
 
 
 @pytest.mark.parametrize("problem", [ChangeTrackingUnavailable("x"), NotFound("x", status=404)])

@@ -108,7 +108,7 @@ def test_a_certificate_of_another_authority(
     trustme.CA().cert_pem.write_to_path(str(other))
     line = refused(vm="any", ca=other)
     assert f"the certificate of {lab.pc_host}:9440 is not trusted" in line
-    assert "give its CA file or its fingerprint" in line
+    assert "other.pem holds the CA that signed it, or give the fingerprint" in line
 
 
 def test_a_prism_that_is_not_there(refused: Callable[..., str]) -> None:
@@ -121,7 +121,10 @@ def test_a_prism_that_is_not_there(refused: Callable[..., str]) -> None:
     ("parameters", "words"),
     [
         ({"prism": None}, "parameter prism is missing"),
-        ({"prism": "pc:https"}, "prism=pc:https is not host or host:port"),
+        (
+            {"prism": "pc:https"},
+            "parameter prism: 'pc:https': the port is a number from 1 to 65535, not 'https'",
+        ),
         ({"user": None}, "no credentials for Prism: give user and password_file"),
         ({"vmm": "x"}, "unknown parameter vmm: known are prism, user, "),
         ({"cluster": "elsewhere"}, "cluster elsewhere is not known to Prism: it has lab-cluster"),
@@ -138,9 +141,9 @@ def test_a_certificate_that_nobody_verifies_is_warned_of(product: Product) -> No
     guest = product.guest(MIB)
     result = product.backup(FULL, guest, ca=None, prism_insecure="yes")
     assert result.status is Status.GOOD
-    assert (
-        warnings_of(result)
-        == "prism_insecure=yes: whoever is between us and Prism can read and alter what is said"
+    assert warnings_of(result) == (
+        "prism_insecure=yes: the certificate of Prism is not verified; an attacker on "
+        "the network can read and change the connection"
     )
 
 
@@ -441,7 +444,8 @@ def test_a_base_that_is_missing_or_wrong(
     restoring.give_manifests(backup)
     restoring.offer_file(f"{tmp_path}/out/{next(iter(backup.files))}")
     assert restoring.fatal() == (
-        "disk 0 of VM web01: the changes saved by job made-up.2 stand on a backup that is not part "
+        "disk 0 of VM web01: the changes saved by job made-up.2 are based on a backup "
+        "that is not part "
         "of this restore: select all since the full"
     )
 
@@ -546,7 +550,7 @@ def test_a_file_that_does_not_come(
     names = list(backup.files)
     if missing == 0:
         restoring.offer_file(f"{tmp_path}/out/{names[1]}")
-        assert "arrived out of order: it stands on a file that did not" in restoring.fatal()
+        assert "arrived out of order: the file that it is based on did not" in restoring.fatal()
         return
     restoring.give_file(f"{tmp_path}/out/{names[0]}", backup.files[names[0]])
     restoring.say(Finish())
@@ -595,7 +599,7 @@ def test_files_that_the_plan_does_not_need_are_skipped(
 def test_names_that_are_not_of_a_backup(restoring: Daemon, backup: MadeUp, name: str) -> None:
     restoring.give_manifests(backup)
     restoring.offer_file(name)
-    assert restoring.fatal() == f"{name!r} is not a file of a VM backup: leave it out"
+    assert restoring.fatal() == f"{name!r} is not a file of a VM backup: do not select it"
 
 
 def test_a_vm_is_made_without_its_configuration_file_but_not_without_its_disks(

@@ -36,11 +36,17 @@ class Host:
     warnings: list[str] = attrs.field(factory=list)
 
     def backup(
-        self, level: Level, previous: str = "", *, vm_fails: bool = False, **parameters: str
+        self,
+        level: Level,
+        previous: str = "",
+        *,
+        vm_fails: bool = False,
+        series: str = "job",
+        **parameters: str,
     ) -> Ran:
         """One job; its base, and the reference it leaves."""
         self.number += 1
-        name = f"job.{self.number}"
+        name = f"{series}.2026-11-29_11.00.00_{self.number:02}"
         job = self.job_by_hand(name, level, previous, tuple(parameters.items()))
         with self.file.locked():
             chain = Chain(job.context, self.prism.client, self.file)
@@ -105,6 +111,39 @@ def test_a_full_stands_on_nothing_and_warns_of_nothing(host: Host) -> None:
     assert not host.warnings
 
 
+def test_two_jobs_of_one_vm_have_chains_of_their_own(host: Host) -> None:
+    """A job to disk every night and one to tape every week take no base from each other."""
+    disk = host.backup(FULL, series="disk")
+    tape = host.backup(FULL, series="tape")
+    for _ in range(3):
+        following = host.backup(INCREMENTAL, disk.name, series="disk")
+        assert following.base == disk.left
+        disk = following
+    assert host.backup(INCREMENTAL, tape.name, series="tape").base == tape.left
+    assert not host.warnings
+
+
+def test_fulls_that_fail_later_do_not_cost_the_good_one(host: Host) -> None:
+    """The Director counts none of the later fulls: a differential stands on the first."""
+    good = host.backup(FULL)
+    assert host.backup(INCREMENTAL, good.name).base == good.left
+    for _ in range(4):
+        host.backup(FULL)
+    assert host.backup(DIFFERENTIAL, good.name).base == good.left
+    assert not host.warnings
+
+
+def test_a_newer_proven_full_replaces_the_older(host: Host) -> None:
+    old = host.backup(FULL)
+    host.backup(INCREMENTAL, old.name)
+    new = host.backup(FULL)
+    host.backup(INCREMENTAL, new.name)
+    host.backup(FULL)
+    host.backup(FULL)
+    assert new.point in host.recorded()
+    assert old.point not in host.recorded()
+
+
 def test_an_incremental_stands_on_its_predecessor(host: Host) -> None:
     full = host.backup(FULL)
     first = host.backup(INCREMENTAL, full.name)
@@ -124,10 +163,11 @@ def test_another_api_between_two_jobs_makes_a_full_that_says_why(
     assert again.base is None
     (warning,) = host.warnings
     assert f"backed up in full: Prism is used over its API {after} now" in warning
-    assert f"left over {before}" in warning
+    assert "of an earlier job" in warning
     assert host.backup(INCREMENTAL, again.name).base == again.left, "the new API has its own chain"
     (warning,) = host.warnings
-    assert f"{before} recovery point {full.point} is not needed" in warning
+    assert full.left
+    assert f"{full.left.point_id} is not needed any more" in warning
     assert full.point in prism.points, "it is not ours to delete over an API that does not know it"
     assert full.point not in host.recorded()
 
@@ -309,7 +349,9 @@ def test_what_cannot_be_deleted_stays_recorded_until_it_can(
     prism.faults["delete point"] = fault(ServerError("busy", status=503))
     third = host.backup(INCREMENTAL, second.name)
     assert third.base == second.left
-    assert host.warnings == [f"recovery point {first.point} is not needed, but stays for now: busy"]
+    assert host.warnings == [
+        f"recovery point {first.point} is not needed any more, but stays for now: busy"
+    ]
     assert host.recorded() == [full.point, first.point, second.point, third.point]
     fourth = host.backup(INCREMENTAL, third.name)
     assert list(prism.points) == host.recorded() == [full.point, third.point, fourth.point]

@@ -92,7 +92,10 @@ def test_nothing_is_wrong(well: Host, lab: Lab) -> None:
     incremental = well.product.good_backup(Level.INCREMENTAL, guest)
     status, found = well.doctor(vm=guest.name)
     assert status == 0, [text for text in found.values() if "FAIL" in text]
-    assert found.pop("chain") == f"ok job {incremental.job_name} was told of {full.job_name}"
+    assert (
+        found.pop("chain")
+        == f"ok job {incremental.job_name} received the name of the previous job ({full.job_name})"
+    )
     assert found.pop("daemon") == f"note {well.program} does not run: start it when all is well"
     assert found.pop("backend").startswith(f"ok {well.backend} answers after ")
     assert found.pop("plugin") == f"ok {well.plugins}/podheitor-nutanix-fd.so"

@@ -1,28 +1,21 @@
-"""Copies of restore points: on a plain host, where qemu boots them, and on another cluster."""
+"""Copies of restore points on a cluster, and the source on its own."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import subprocess
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
-from xml.etree import ElementTree as ET
 
 import attrs
 import phcbt01
 import pytest
 from nutanix_backend.cluster import inventory
 from nutanix_backend.replicate.activator import Ahv
-from nutanix_backend.replicate.source_vm import NoSource, PrismSource
+from nutanix_backend.replicate.source_vm import PrismSource
 from nutanix_backend.settings.parameters import parse
-from replica_receiver.host import Host
-from vm_config import libvirt
 from vm_config.ahv_record import ConfigDisk, ConfigNic, VmConfig
-from vm_config.libvirt import DomainDisk
 from vm_replica.failover import transitions
 from vm_replica.failover.errors import FailoverFailed, FailoverRefused
 from vm_replica.failover.point import Point, PointDisk
@@ -92,164 +85,6 @@ def point() -> Point:
 
 def copy_at(place: str, kind: str, name: str = "web01-test-7") -> transitions.Copy:
     return transitions.Copy(str(uuid4()), name, kind, place, 7)
-
-
-# --- a plain host --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("image_format", ["qcow2", "raw"])
-def test_a_copy_on_a_host_is_whole_and_ours(
-    tmp_path: Path, point: Point, image_format: str
-) -> None:
-    host = Host(tmp_path, image_format, {"*": "br0"})
-    copy = copy_at(host.place, host.kind)
-    host.refuse_unfit(copy.name, point, test=True)
-    said = host.make(copy, point, test=True)
-    folder = tmp_path / copy.name
-    assert str(folder / "domain.xml") in said
-    assert not list(tmp_path.glob("*.partial"))
-    for disk in point.disks:
-        image = folder / f"disk-{disk.index}.{image_format}"
-        raw = image
-        if image_format == "qcow2":
-            raw = tmp_path / "raw"
-            command = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(image), str(raw)]
-            subprocess.run(command, check=True)
-        assert raw.read_bytes() == content(disk.size, disk.index + 1)
-    with pytest.raises(FailoverRefused, match="exists"):
-        host.refuse_unfit(copy.name, point, test=True)
-    host.remove(copy)
-    host.remove(copy)
-    assert not folder.exists()
-
-
-def test_a_folder_of_somebody_else_is_not_removed(tmp_path: Path, point: Point) -> None:
-    host = Host(tmp_path, "raw")
-    copy = copy_at(host.place, host.kind)
-    host.make(copy, point, test=True)
-    host.remove(attrs.evolve(copy, key=str(uuid4())))
-    assert (tmp_path / copy.name / "domain.xml").exists()
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "file").write_text("precious")
-    host.remove(attrs.evolve(copy, name="mine"))
-    assert (tmp_path / "mine" / "file").exists()
-
-
-def test_a_copy_killed_at_any_write_is_removed(
-    tmp_path: Path, point: Point, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After each kill there is either no copy or a whole one, and removing leaves nothing."""
-
-    class Killed(BaseException):
-        pass
-
-    for number in range(1, 30):
-        left = number
-
-        def sync(_descriptor: int) -> None:
-            nonlocal left
-            left -= 1
-            if not left:
-                raise Killed
-
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        host = Host(folder, "qcow2")
-        copy = copy_at(host.place, host.kind)
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", sync)
-            try:
-                host.make(copy, point, test=True)
-            except Killed:
-                pass
-            else:
-                break
-        final = folder / copy.name
-        assert not final.exists() or (final / "domain.xml").exists()
-        host.remove(copy)
-        assert not list(folder.iterdir())
-    else:
-        pytest.fail("it never came to its end")
-    assert number > 8
-
-
-def test_a_running_guest_keeps_its_images(tmp_path: Path, point: Point) -> None:
-    """qemu holds shared locks of its own on the file description; here one stands in for it."""
-    host = Host(tmp_path, "raw")
-    copy = copy_at(host.place, host.kind)
-    host.make(copy, point, test=True)
-    image = tmp_path / copy.name / "disk-0.raw"
-    f_ofd_setlk = 37
-    with image.open("rb") as guest:
-        flock = (fcntl.F_RDLCK).to_bytes(2, "little") + bytes(6) + (100).to_bytes(8, "little")
-        flock += (1).to_bytes(8, "little") + bytes(8)
-        fcntl.fcntl(guest, f_ofd_setlk, flock)
-        with pytest.raises(FailoverFailed, match="virsh destroy"):
-            host.remove(copy)
-        assert image.exists()
-    host.remove(copy)
-    assert not image.exists()
-
-
-def test_no_room_is_known_before(tmp_path: Path, point: Point) -> None:
-    big = attrs.evolve(point.disks[0], allocated=1 << 62)
-    with pytest.raises(FailoverRefused, match="free, the copy needs"):
-        Host(tmp_path).refuse_unfit("x", attrs.evolve(point, disks=(big,)), test=True)
-    with pytest.raises(FailoverRefused, match="is not a folder"):
-        Host(tmp_path / "none").refuse_unfit("x", point, test=True)
-
-
-# --- the domain ----------------------------------------------------------------------------------
-
-
-def describe(wanted: VmConfig, bridges: dict[str, str], tmp_path: Path) -> ET.Element:
-    disks = [
-        DomainDisk(disk.disk_id, tmp_path / f"{n}.qcow2", "qcow2")
-        for n, disk in enumerate(wanted.disks)
-    ]
-    key = str(uuid4())
-    text = libvirt.describe(wanted, "a/<name>", key, disks, bridges, accelerated=False)
-    root = ET.fromstring(text)
-    assert (root.findtext("name"), root.findtext("uuid")) == ("a-<name>", key)
-    return root
-
-
-def test_the_domain_has_the_hardware(tmp_path: Path) -> None:
-    root = describe(config(), {MAC: "br1", "subnet-2": "br2"}, tmp_path)
-    assert root.findtext("memory") == str(1 << 30)
-    assert root.findtext("vcpu") == "4"
-    found = root.findall("devices/disk")
-    targets = [(d.find("target").attrib["dev"], d.find("target").attrib["bus"]) for d in found]  # type: ignore[union-attr]
-    assert targets == [("sda", "scsi"), ("sdb", "scsi"), ("hda", "ide")]
-    assert [d.find("boot").attrib["order"] for d in found] == ["1", "2", "3"]  # type: ignore[union-attr]
-    assert root.find("devices/controller[@model='virtio-scsi']") is not None
-    bridges = [s.attrib["bridge"] for s in root.findall("devices/interface/source")]
-    assert bridges == ["br1", "br2"]
-    assert root.find("os").attrib == {}  # type: ignore[union-attr]
-
-
-def test_a_card_without_a_network_is_left_out(tmp_path: Path) -> None:
-    assert len(describe(config(), {MAC: "br1"}, tmp_path).findall("devices/interface")) == 1
-    assert not describe(config(), {}, tmp_path).findall("devices/interface")
-    assert len(describe(config(), {"*": "br0"}, tmp_path).findall("devices/interface")) == 2
-
-
-def test_uefi_and_secure_boot(tmp_path: Path) -> None:
-    root = describe(config(firmware="uefi", secure_boot=True), {}, tmp_path)
-    system = root.find("os")
-    assert system is not None
-    assert system.attrib == {"firmware": "efi"}
-    assert system.find("type").attrib["machine"] == "q35"  # type: ignore[union-attr]
-    assert root.find("features/smm") is not None
-    buses = [target.attrib["bus"] for target in root.findall("devices/disk/target")]
-    assert buses == ["scsi", "scsi", "sata"]  # a q35 has no IDE
-
-
-def test_many_disks_have_names(tmp_path: Path) -> None:
-    disks = tuple(ConfigDisk(f"d{n}", "PCI", n, MIB) for n in range(28))
-    root = describe(config(disks=disks), {}, tmp_path)
-    names = [target.attrib["dev"] for target in root.findall("devices/disk/target")]
-    assert (names[25], names[26], names[27]) == ("vdz", "vdaa", "vdab")
 
 
 # --- another cluster -----------------------------------------------------------------------------
@@ -482,7 +317,3 @@ def test_a_guest_that_goes_down_late_is_switched_on_again(site: Site, guest: str
 def test_an_unknown_source_is_refused_before(site: Site) -> None:
     with pytest.raises(FailoverRefused, match="is not known there"):
         source(site, str(uuid4()), lambda: 0).refuse_unfit()
-    with pytest.raises(FailoverRefused, match="--source prism="):
-        NoSource().refuse_unfit()
-    with pytest.raises(FailoverFailed, match="the source is off"):
-        NoSource().power_on()

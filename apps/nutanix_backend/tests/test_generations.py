@@ -71,14 +71,14 @@ def test_after_an_upgrade_to_v4_comes_a_full_that_says_why(
         assert set(product.files(first, guest)) == {"0-raw"}
         assert any(
             "backed up in full: Prism is used over its API v4 now" in text
-            and "left over v3" in text
+            and "of an earlier job" in text
             for text in warnings(first)
         ), first.log
         guest.write(0, 0, KIB)
         product.references += 1  # that of v3 is none of v4's: the warning names it
         second = product.backup(Level.INCREMENTAL, guest)
         assert set(product.files(second, guest)) == {"0-phcbt01"}, "v4 has a chain of its own"
-        assert any(f"v3 recovery point {old} is not needed" in t for t in warnings(second))
+        assert any(f"VM snapshot {old} is not needed any more" in t for t in warnings(second))
         product.assert_restores(second, guest)
 
 

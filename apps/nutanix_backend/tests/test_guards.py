@@ -19,7 +19,7 @@ from nutanix_backend.cluster.guards import (
     _target_of,
     push_undo,
 )
-from nutanix_backend.cluster.journal import Kind
+from nutanix_backend.cluster.journal import ObjectKind
 from nutanix_backend.cluster.objects import OBJECTS
 from nutanix_backend.cluster.transport import choose
 from nutanix_backend.errors import SourceError
@@ -302,4 +302,4 @@ def test_a_target_that_is_not_offered_is_an_error_that_asks_the_right_question(
 
 
 def test_every_kind_of_object_has_its_rules() -> None:
-    assert set(OBJECTS) == set(Kind)
+    assert set(OBJECTS) == set(ObjectKind)

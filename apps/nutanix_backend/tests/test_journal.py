@@ -17,7 +17,7 @@ from durable import records
 from hypothesis import given
 from hypothesis import strategies as st
 from nutanix_backend.cluster import inventory, journal, sweep
-from nutanix_backend.cluster.journal import Kind
+from nutanix_backend.cluster.journal import ObjectKind
 from nutanix_backend.errors import StateError
 from nutanix_backend.settings.parameters import parse
 from prism_client import Consistency
@@ -37,7 +37,7 @@ MODULE = [sys.executable, "-m", "nutanix_backend"]
 PRISM = "prism:9440"
 
 
-def kill(state_dir: Path, *intents: tuple[Kind, str, str], prism: str = PRISM) -> Path:
+def kill(state_dir: Path, *intents: tuple[ObjectKind, str, str], prism: str = PRISM) -> Path:
     """The journal of a job that was killed: kinds, names and ids (empty for no answer)."""
     job = f"job.{len(list(state_dir.rglob('*.journal')))}"
     with journal.opened(state_dir, job, prism) as opened:
@@ -58,27 +58,32 @@ def found(state_dir: Path) -> list[Found]:
 
 def test_a_job_that_settled_all_leaves_no_journal(tmp_path: Path) -> None:
     with journal.opened(tmp_path, "job.1", PRISM) as opened:
-        entry = opened.intend(Kind.IMAGE, "podheitor x")
+        entry = opened.intend(ObjectKind.IMAGE, "podheitor x")
         entry.made("id")
         entry.close()
     assert not list((tmp_path / "journal").iterdir())
 
 
 def test_what_is_not_settled_is_found_in_the_order_of_removal(tmp_path: Path) -> None:
-    kinds = [Kind.IMAGE, Kind.RECOVERY_POINT, Kind.VOLUME_GROUP, Kind.SESSION]
+    kinds = [
+        ObjectKind.IMAGE,
+        ObjectKind.RECOVERY_POINT,
+        ObjectKind.VOLUME_GROUP,
+        ObjectKind.SESSION,
+    ]
     path = kill(tmp_path, *((kind, kind.value, "") for kind in kinds))
     assert path.stat().st_mode & 0o777 == 0o600
     (left,) = found(tmp_path)
     assert left.header == journal.Header(journal.SCHEMA, "job.0", PRISM)
     assert [pending.intent.kind for pending in left.pending] == [
-        Kind.SESSION, Kind.VOLUME_GROUP, Kind.RECOVERY_POINT, Kind.IMAGE,
+        ObjectKind.SESSION, ObjectKind.VOLUME_GROUP, ObjectKind.RECOVERY_POINT, ObjectKind.IMAGE,
     ]  # fmt: skip
     assert len({pending.intent.key for pending in left.pending}) == 4
 
 
 def test_the_journal_of_a_running_job_is_nobody_elses(tmp_path: Path) -> None:
     with journal.opened(tmp_path, "job.1", PRISM) as opened:
-        entry = opened.intend(Kind.IMAGE, "podheitor x")
+        entry = opened.intend(ObjectKind.IMAGE, "podheitor x")
         assert not found(tmp_path)
         (running,) = journal.running(tmp_path)
         assert running.pending[0].intent.name == "podheitor x"
@@ -91,7 +96,7 @@ def test_a_damaged_journal_is_read_as_far_as_it_goes(
 ) -> None:
     """What is read of a torn journal was written, and all that is whole in it is read."""
     folder = tmp_path_factory.mktemp("torn")
-    path = kill(folder, (Kind.RECOVERY_POINT, "a", "1"), (Kind.VOLUME_GROUP, "b", ""))
+    path = kill(folder, (ObjectKind.RECOVERY_POINT, "a", "1"), (ObjectKind.VOLUME_GROUP, "b", ""))
     whole = path.read_bytes()
     (before,) = found(folder)
     path.write_bytes(whole[: cut % (len(whole) + 1)])
@@ -108,18 +113,18 @@ def test_a_damaged_journal_is_read_as_far_as_it_goes(
 
 def test_a_line_after_a_torn_one_stands_on_its_own(tmp_path: Path) -> None:
     with journal.opened(tmp_path, "job.1", PRISM) as opened:
-        entry = opened.intend(Kind.IMAGE, "first")
+        entry = opened.intend(ObjectKind.IMAGE, "first")
         (path,) = (tmp_path / "journal").iterdir()
         with path.open("ab") as file:
             file.write(b'\n{"number":2,"kind":"ima')  # as a full file system leaves it
-        opened.intend(Kind.IMAGE, "second")
+        opened.intend(ObjectKind.IMAGE, "second")
         entry.close()
     (left,) = found(tmp_path)
     assert [pending.intent.name for pending in left.pending] == ["second"]
 
 
 def test_a_newer_journal_is_left_alone(tmp_path: Path) -> None:
-    path = kill(tmp_path, (Kind.IMAGE, "x", ""))
+    path = kill(tmp_path, (ObjectKind.IMAGE, "x", ""))
     path.write_bytes(path.read_bytes().replace(b'"schema":1', b'"schema":2'))
     assert not found(tmp_path)
     assert path.exists()
@@ -188,7 +193,7 @@ def test_a_create_that_never_comes_true_is_forgotten_in_the_end(
 def killed_while_it_waits(product: Product, guest: Guest) -> Path:
     """The journal of a job killed before it was told of its recovery point."""
     with journal.opened(product.root / "state", "killed.1", prism_of(product)) as log:
-        log.intend(Kind.RECOVERY_POINT, "podheitor killed.1 x", vm_id=guest.ext_id)
+        log.intend(ObjectKind.RECOVERY_POINT, "podheitor killed.1 x", vm_id=guest.ext_id)
     (path,) = (product.root / "state" / "journal").iterdir()
     return path
 
@@ -206,9 +211,9 @@ def test_a_sweep_leaves_what_is_not_ours_and_what_is_a_reference(
     product.good_backup(Level.FULL, guest)
     (reference,) = guest.recovery_points()
     state_dir, prism = product.root / "state", prism_of(product)
-    kill(state_dir, (Kind.RECOVERY_POINT, "n", reference), prism=prism)
-    other = kill(state_dir, (Kind.RECOVERY_POINT, "n", point(client, guest, "foreign")))
-    kill(state_dir, (Kind.FOLDER, str(product.root / "store"), ""), prism=prism)
+    kill(state_dir, (ObjectKind.RECOVERY_POINT, "n", reference), prism=prism)
+    other = kill(state_dir, (ObjectKind.RECOVERY_POINT, "n", point(client, guest, "foreign")))
+    kill(state_dir, (ObjectKind.FOLDER, str(product.root / "store"), ""), prism=prism)
     assert not swept(client, product)
     assert len(guest.recovery_points()) == 2
     assert other.exists()
@@ -391,11 +396,11 @@ def test_a_second_job_on_the_same_vm_fails_clearly_and_disturbs_nothing(
     (refused,) = results
     assert refused
     assert refused.status is Status.FAILED
-    assert f"another job is at work on VM {guest.ext_id}" in texts(refused, Severity.FATAL)
+    assert f"another job is processing VM {guest.ext_id}" in texts(refused, Severity.FATAL)
     faulty.assert_clean(guest)
     faulty.assert_chain_restores(guest)
 
 
 def test_every_record_of_a_journal_comes_back() -> None:
-    intent = journal.Intent(1, Kind.VM, "n", "k", "v", "i", 7)
+    intent = journal.Intent(1, ObjectKind.VM, "n", "k", "v", "i", 7)
     assert records.load(records.dump(intent), journal.Intent) == intent

@@ -284,7 +284,9 @@ def test_a_clean_up_that_fails_does_not_spoil_the_backup(product: Product, lab: 
     result = jobs.backup(product.store, "job", FULL, product.settings(vm=guest.name))
     assert result.status is Status.WARNINGS
     report = texts(result.log, Severity.NONFATAL)
-    assert report.startswith(f"VM {guest.name} is backed up, but something is left of it: ")
+    assert report.startswith(
+        f"VM {guest.name} is backed up, but temporary objects could not be removed: "
+    )
     assert "it is busy" in report
     assert "while undoing: volume group" in report
     assert len(lab.state()["volume_groups"]) == 1

@@ -168,7 +168,7 @@ class Site:
         link = Link(self.replica.connect, reach, throttle, rpo=60)
         try:
             with inventory.connect(settings) as client:
-                (source,) = inventory.select(client, settings)
+                (source,) = inventory.select(client, settings).sources
                 return Replication(settings, source, link, self.words).run(client)
         finally:
             self.product.assert_nothing_left()

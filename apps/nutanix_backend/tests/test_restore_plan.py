@@ -85,7 +85,8 @@ def test_only_the_disks_asked_for(backup: MadeUp) -> None:
 
 
 REFUSED = (
-    r"disk 0 of VM web01: the changes saved by job made-up\.\d stand on a backup that is not part "
+    r"disk 0 of VM web01: the changes saved by job made-up\.\d are based on a backup that "
+    r"is not part "
     "of this restore: select all since the full"
 )
 

@@ -109,7 +109,7 @@ def test_a_state_that_is_a_folder_cannot_be_used(file: StateFile, tmp_path: Path
 
 def test_a_second_job_on_the_vm_is_refused(file: StateFile, tmp_path: Path) -> None:
     other = StateFile(path_of(tmp_path), VM)
-    words = f"another job is at work on VM {VM}: wait for it"
+    words = f"another job is processing VM {VM}: wait for it"
     with file.locked(), pytest.raises(StateError, match=words):
         enter(other)
     enter(other)
@@ -124,7 +124,7 @@ def enter(file: StateFile) -> None:
 def test_the_lock_of_a_killed_job_is_free(file: StateFile, tmp_path: Path) -> None:
     script = f"""if True:
         from pathlib import Path
-        from nutanix_backend.state import StateFile
+        from nutanix_backend.references.state import StateFile
         with StateFile(Path({str(path_of(tmp_path))!r}), "vm").locked():
             print("locked", flush=True)
             input()

@@ -25,7 +25,12 @@ MIB = 1 << 20
     [
         ("auto", "", "kernel", "by the kernel (open-iscsi), transport=auto"),
         ("kernel", "", "kernel", "by the kernel (open-iscsi), transport=kernel"),
-        ("auto", "it needs root", "userspace", "in user space: the kernel cannot, it needs root"),
+        (
+            "auto",
+            "it needs root",
+            "userspace",
+            "in user space (libiscsi); the kernel initiator cannot be used: it needs root",
+        ),
         ("userspace", "", "userspace", "in user space, as transport=userspace says"),
     ],
 )

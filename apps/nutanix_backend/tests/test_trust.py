@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from apps.nutanix_backend.tests.conftest import Product
 
 MIB = 1 << 20
-WARNING = "prism_insecure=yes: whoever is between us and Prism can read and alter what is said"
+WARNING = (
+    "prism_insecure=yes: the certificate of Prism is not verified; an attacker on "
+    "the network can read and change the connection"
+)
 
 
 def fingerprint(lab: Lab, host: str) -> str:

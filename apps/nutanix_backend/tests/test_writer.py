@@ -113,7 +113,7 @@ def test_files_out_of_order_are_refused(backup: MadeUp, path: Path) -> None:
     raw, first, second = (entry.file for entry in writer.chain.files)
     assert all(writer.needs(name) for name in (raw, first, second))
     assert not writer.needs(raw + "x")
-    words = "arrived out of order: it stands on a file that did not come before it"
+    words = "arrived out of order: the file that it is based on did not arrive before it"
     for early in (first, second):
         with pytest.raises(RestoreRefused, match=words):
             writer.begin(early)

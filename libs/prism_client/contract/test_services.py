@@ -99,6 +99,40 @@ def test_a_list_of_several_pages_is_whole(prism: Any) -> None:
     assert made <= set(listed)
 
 
+@pytest.mark.parametrize("field", ["name", "cluster", "disk"])
+def test_one_unreadable_vm_does_not_hide_the_others(prism: Any, field: str) -> None:
+    odd, good = prism.vm("odd"), prism.vm("good")
+
+    def harm(body: dict[str, Any]) -> None:
+        for entry in body.get("data", ()):
+            if entry["extId"] == odd:
+                victim = entry["disks"][0] if field == "disk" else entry
+                del victim["backingInfo" if field == "disk" else field]
+        for entry in body.get("entities", ()):
+            if entry["metadata"]["uuid"] == odd:
+                harm_v3(entry["status"], entry["spec"])
+
+    def harm_v3(*parts: dict[str, Any]) -> None:
+        for part in parts:
+            if field == "disk":
+                del part["resources"]["disk_list"][0]["device_properties"]
+            else:
+                part[{"cluster": "cluster_reference"}.get(field, field)] = 7
+
+    prism.lab.faults.edit("*/vms" if prism.generation == "v4" else "*/vms/list", harm, times=9)
+    try:
+        listed = {vm.ext_id for vm in prism.client.vms.list()}
+        (entry,) = prism.client.unreadable.of("VM")
+    finally:
+        prism.lab.faults.clear()
+    assert good in listed
+    assert odd not in listed
+    assert entry.ext_id == odd
+    assert entry.field
+    assert odd in {vm.ext_id for vm in prism.client.vms.list()}
+    assert prism.client.unreadable.of() == ()
+
+
 @pytest.mark.parametrize("service", ["vms", "recovery_points", "volume_groups", "images", "tasks"])
 def test_what_is_not_there_is_not_found(prism: Any, service: str) -> None:
     with pytest.raises(pc.NotFound):
@@ -476,7 +510,7 @@ def image(prism: Any, tmp_path: Path) -> Iterator[tuple[pc.Image, bytes]]:
         sha256=hashlib.sha256(content).hexdigest(),
         progress=sent.append,
     )
-    assert sent[-1] == MIB
+    assert sum(sent) == MIB
     yield made, content
     prism.client.images.delete(made.ext_id)
 
@@ -490,6 +524,18 @@ def test_an_image_is_uploaded_listed_and_deleted(prism: Any, image: Any) -> None
     assert prism.client.images.delete(made.ext_id) is True
     assert prism.client.images.delete(made.ext_id) is False
     assert list(prism.client.images.list(name=made.name)) == []
+
+
+def test_an_upload_whose_answer_is_lost_is_not_sent_again(prism: Any, tmp_path: Path) -> None:
+    path = tmp_path / "lost.raw"
+    path.write_bytes(b"x" * MIB)
+    before = len(prism.lab.requests)
+    prism.lab.faults.drop("PUT */file", after_effect=True)
+    image = prism.client.images.upload(f"lost {uuid.uuid4()}", path)
+    puts = [path for method, path, _ in prism.lab.requests[before:] if method == "PUT"]
+    assert len(puts) == 1
+    assert image.size == MIB
+    assert prism.client.images.delete(image.ext_id)
 
 
 def test_what_lies_behind_a_redirection_with_a_token_is_read(prism: Any, image: Any) -> None:
@@ -564,3 +610,15 @@ def test_a_vm_under_a_policy_is_noticed(prism: Any) -> None:
 
 def test_the_generation_is_told(prism: Any) -> None:
     assert prism.client.recovery_points.generation == prism.generation
+
+
+def test_only_ids_of_its_own_kind_are_understood(prism: Any, snapshot: Any) -> None:
+    points, point = prism.client.recovery_points, snapshot(prism.vm("kind"))
+    own, other = pc.PointKind.RECOVERY_POINT, pc.PointKind.VM_SNAPSHOT
+    if prism.generation == "v3":
+        own, other = other, own
+    assert point.id == pc.PointId(own, point.ext_id)
+    assert [p.id for p in points.list(vm_ext_id=point.vm_ext_id)] == [point.id]
+    assert points.understands(point.id)
+    assert not points.understands(pc.PointId(other, point.ext_id))
+    assert str(point.id) == f"{own.value} {point.ext_id}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prism_client import PrismError
 from prism_client._http import Answer
 from prism_client._refusal import refusal
-from prism_client._regions import Page, RegionListing
+from prism_client._regions import CheckedListing, Page
 from prism_client._v4 import wire
 from prism_client._v4.api import envelope
 from prism_client._v4.changed_regions import read_page, token_claims
@@ -51,7 +51,7 @@ def check(data: bytes) -> None:
 def _list_regions(page: Page) -> None:
     """The same page again and again: the listing must refuse or end."""
     end = 0
-    listing = RegionListing(lambda *_: page, page, DISK_SIZE)
+    listing = CheckedListing(lambda *_: page, page, DISK_SIZE)
     for region in itertools.islice(listing, 10_000):
         if not end <= region.offset < region.offset + region.length <= DISK_SIZE:
             raise AssertionError(f"{region} after {end}")

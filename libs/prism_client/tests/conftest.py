@@ -59,7 +59,7 @@ class Request:
 class Reply:
     """What to answer; cut: bytes of the body before the connection drops (-1: at once).
 
-    pause: seconds before each single byte of the body.
+    pause: seconds before each single byte of the body. raw: these bytes in place of an answer.
     """
 
     status: int = 200
@@ -67,6 +67,7 @@ class Reply:
     headers: dict[str, str] = attrs.field(factory=dict)
     cut: int | None = None
     pause: float = 0.0
+    raw: bytes = b""
 
     def encoded(self) -> bytes:
         if self.body is None:
@@ -139,6 +140,7 @@ class FakePrism:
         self.ca_file = Path()
         self.fingerprints: dict[str, str] = {}
         self.requests: list[Request] = []
+        self.connections = 0
         self.sessions: set[str] = set()
         self.gives_sessions = False
         self.revisions: dict[str, str | None] = defaultdict(lambda: "v4.2")
@@ -527,19 +529,28 @@ class Handler(BaseHTTPRequestHandler):
         if reply.cut == -1:
             self.close_connection = True
             return
+        if reply.raw:
+            self.close_connection = True
+            self.send_slowly(reply.raw, reply.pause)
+            return
         self.send_response(reply.status)
         for name, value in ({"Content-Type": "application/json"} | reply.headers).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        for byte in body if reply.pause else b"":
-            self.wfile.write(bytes([byte]))
-            self.wfile.flush()
-            time.sleep(reply.pause)
         if reply.pause:
+            self.send_slowly(body, reply.pause)
             return
         self.wfile.write(body if reply.cut is None else body[: reply.cut])
         self.close_connection = self.close_connection or reply.cut is not None
+
+    def send_slowly(self, data: bytes, pause: float) -> None:
+        step = 1 if pause else len(data)
+        with contextlib.suppress(OSError):  # the client may have heard enough
+            for start in range(0, len(data), step):
+                self.wfile.write(data[start : start + step])
+                self.wfile.flush()
+                time.sleep(pause)
 
     def log_message(self, *args: object) -> None:
         """Say nothing."""
@@ -548,6 +559,15 @@ class Handler(BaseHTTPRequestHandler):
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     prism: FakePrism
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self.prism.lock:
+            self.prism.connections += 1
+        super().process_request(request, client_address)
 
     def handle_error(self, *args: object) -> None:
         """A client that refuses our certificate is what some tests are about."""
@@ -560,7 +580,7 @@ def served(
     """Serve Prism Central and the cluster, on one port of two addresses."""
     with contextlib.ExitStack() as stack:
         for address, name in names.items():
-            server = Server((address, prism.port), Handler)
+            server = Server((address, prism.port))
             prism.port = server.server_address[1]
             stack.callback(server.server_close)
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -613,6 +633,22 @@ def prism(
     fake.ca_file = tmp_path / "ca.pem"
     ca.cert_pem.write_to_path(str(fake.ca_file))
     with served(fake, issue, {PC: PC, PE: cluster_certificate_name}):
+        yield fake
+
+
+@pytest.fixture
+def prism_v6(
+    clock: FakeClock, ca: trustme.CA, issue: Callable[[str], trustme.LeafCert], tmp_path: Path
+) -> Iterator[FakePrism]:
+    """A Prism Central that listens on IPv6 only."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"IPv6 on loopback: {error}")
+    fake = FakePrism(clock)
+    fake.ca_file = tmp_path / "ca.pem"
+    ca.cert_pem.write_to_path(str(fake.ca_file))
+    with served(fake, issue, {"::1": "::1"}):
         yield fake
 
 

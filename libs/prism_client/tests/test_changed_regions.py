@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prism_client._fields import Fields
-from prism_client._regions import Page, RegionListing
+from prism_client._regions import CheckedListing, Page
 from prism_client._v4.changed_regions import read_page, token_claims
 
 DISK = pc.DiskSnapshotRef("rp-2", "vmrp-2", "drp-2")
@@ -334,7 +334,7 @@ def test_whatever_is_answered_the_list_is_sound_or_refused(answers: Any) -> None
 
     end = 0
     try:
-        for region in RegionListing(fetch, fetch(0, None), SIZE):
+        for region in CheckedListing(fetch, fetch(0, None), SIZE):
             assert region.offset >= end
             assert region.length > 0
             end = region.offset + region.length
@@ -362,7 +362,7 @@ class Disk:
 
     def listing(self, fetch: Any = None) -> list[int]:
         fetch = fetch or self.fetch
-        return [r.offset // K for r in RegionListing(fetch, fetch(0, None), self.size)]
+        return [r.offset // K for r in CheckedListing(fetch, fetch(0, None), self.size)]
 
 
 @given(st.sets(st.integers(0, 999)), st.integers(1, 50))
@@ -398,4 +398,4 @@ def test_a_proof_that_makes_no_progress_is_refused() -> None:
         return Page(listed, 0 if length is None else offset, 10 * K, False, "POST x")
 
     with pytest.raises(pc.IncompleteChangeList, match="does not get beyond 1024"):
-        list(RegionListing(fetch, fetch(0, None), 10 * K))
+        list(CheckedListing(fetch, fetch(0, None), 10 * K))

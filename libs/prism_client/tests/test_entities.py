@@ -60,7 +60,7 @@ def test_nics_by_their_newer_names_and_a_legacy_boot(prism: Any, client: Any) ->
 
 def test_a_data_disk_is_never_left_out_for_want_of_a_field(prism: Any, client: Any) -> None:
     vm = prism.add_vm("odd", disks=[{"extId": "d", "diskAddress": {"busType": "SCSI", "index": 0}}])
-    with pytest.raises(pc.BadAnswer, match=r"data\.disks\[0\]\.backingInfo: is missing"):
+    with pytest.raises(pc.BadAnswer, match=r"disks\[0\]\.backingInfo: is missing"):
         client.vms.get(vm["extId"])
 
 

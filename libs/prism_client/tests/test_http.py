@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import email.utils
+import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -294,6 +296,7 @@ def test_a_token_stands_for_the_login_where_prism_sends_us(prism: Any, dial: Any
         ("GET", "https://127.0.0.2:{port}/login", None),
         ("GET", "http://127.0.0.2:{port}/entity", "t"),
         ("GET", "", None),
+        ("GET", "https://[oh", "t"),
         ("POST", "https://127.0.0.2:{port}/entity", "t"),
     ],
 )
@@ -370,6 +373,79 @@ def test_an_answer_that_drips_is_given_up(prism: Any, dial: Any) -> None:
     drip = prism.reply(body={"data": {"name": "x" * 500}}, pause=0.05)
     prism.script("POST", "/discover-cluster", *[drip] * 3)
     began = time.monotonic()
-    with pytest.raises(pc.Timeout, match=r"after 3 s only \d+ bytes of the answer are here"):
+    with pytest.raises(pc.Timeout, match=r"only \d+ bytes of the answer arrived within 3.3 s"):
         client.changed_regions.open(pc.DiskSnapshotRef("a", "b", "c"), None, disk_size=1 << 20)
     assert time.monotonic() - began < 20
+
+
+def test_a_head_that_drips_is_given_up(prism: Any, dial: Any) -> None:
+    client = dial(clock=SystemClock(), timeout=0.3)
+    line = b"HTTP/1.1 200 OK\r\nX: " + b"x" * 2000
+    prism.script("GET", "clusters/c1", *[prism.reply(raw=line, pause=0.05)] * 3)
+    began = time.monotonic()
+    with pytest.raises(pc.Timeout, match=r"only \d+ bytes of the answer arrived within 3.3 s"):
+        client.clusters.get("c1")
+    assert time.monotonic() - began < 30
+
+
+def test_an_endless_row_of_interim_answers_is_no_answer(prism: Any, client: Any) -> None:
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000
+    prism.script("GET", "clusters/c1", prism.reply(raw=interim))
+    with pytest.raises(pc.BadAnswer, match="the head of the answer is larger than 256 KiB"):
+        client.clusters.get("c1")
+    assert client.clusters.get("c1").name == "lab"
+
+
+def test_interim_answers_before_the_answer_do_no_harm(prism: Any, client: Any) -> None:
+    body = json.dumps({"data": prism.lists["clustermgmt:config/clusters"][0]}).encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+    raw = b"HTTP/1.1 100 Continue\r\n\r\n" * 3 + head + body
+    prism.script("GET", "clusters/c1", prism.reply(raw=raw))
+    assert client.clusters.get("c1").name == "lab"
+
+
+@pytest.mark.parametrize("token", [{}, {"X-Redirect-Token": "t"}])
+def test_no_control_character_of_the_server_gets_into_a_message(
+    prism: Any, client: Any, token: dict[str, str]
+) -> None:
+    raw = b"HTTP/1.1 302 Found\r\nLocation: https://x/\x1b[31mred\x9b2J\r\nContent-Length: 0\r\n"
+    raw += b"".join(f"{name}: {value}\r\n".encode() for name, value in token.items()) + b"\r\n"
+    prism.script("GET", "clusters/c1", *[prism.reply(raw=raw)] * 3)
+    with pytest.raises(pc.PrismError) as caught:
+        client.clusters.get("c1")
+    assert str(caught.value).isprintable()
+
+
+def test_a_message_is_one_printable_line_of_bounded_length() -> None:
+    error = pc.PrismError("a\x1b[31m\nB\u202e" + "c" * 100_000)
+    assert str(error).startswith("a [31m B c")
+    assert str(error).isprintable()
+    assert len(str(error)) == 2000
+
+
+def test_calls_share_a_connection(prism: Any, client: Any) -> None:
+    prism.connections = 0
+    for _ in range(20):
+        client.clusters.list()
+        list(client.vms.list())
+    take(client, prism, name="shared")
+    assert prism.connections == 0, "all went over the connection that was made at the start"
+    assert len(prism.requests) > 40
+
+
+def test_a_call_that_must_not_be_repeated_gets_a_new_connection(
+    prism: Any, client: Any, tmp_path: Path
+) -> None:
+    prism.connections = 0
+    file = tmp_path / "image"
+    file.write_bytes(b"x" * 1000)
+    client.images.upload("disk", file)
+    assert prism.connections == 2, "one for making the image, one for its bytes"
+
+
+def test_parallel_calls_keep_their_connections(prism: Any, client: Any) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda _: client.clusters.get("c1"), range(64)))
+        before = prism.connections
+        list(pool.map(lambda _: client.clusters.get("c1"), range(64)))
+    assert prism.connections - before <= 16

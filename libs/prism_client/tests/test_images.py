@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import prism_client as pc
 import pytest
+from prism_client._clock import SystemClock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +31,8 @@ def test_a_file_is_streamed_and_its_bytes_arrive(prism: Any, client: Any, file: 
     image = client.images.upload("disk", file, sha256=digest, progress=seen.append)
     assert image == pc.Image(image.ext_id, "disk", len(CONTENT))
     assert prism.image_bytes[image.ext_id] == CONTENT
-    assert seen == [1 << 20, 2 << 20, len(CONTENT)]
+    assert sum(seen) == len(CONTENT)
+    assert all(0 < more <= 1 << 20 for more in seen)
     [put] = prism.sent("PUT", "/file$")
     assert put.headers["content-type"] == "application/octet-stream"
     assert put.headers["content-length"] == str(len(CONTENT))
@@ -50,6 +54,81 @@ def test_an_upload_survives_a_busy_server(prism: Any, client: Any, file: Path) -
     prism.script("PUT", "/file$", prism.reply(503, headers={"Retry-After": "1"}))
     image = client.images.upload("disk", file)
     assert prism.image_bytes[image.ext_id] == CONTENT
+
+
+def test_a_long_upload_counts_once_and_is_sent_once(prism: Any, dial: Any, file: Path) -> None:
+    """The time of the sending is not the time of the answer: here it is 20 time-outs long."""
+    client = dial(clock=SystemClock(), timeout=0.1)
+    seen: list[int] = []
+
+    def slow(more: int) -> None:
+        seen.append(more)
+        time.sleep(0.1)
+
+    image = client.images.upload("disk", file, progress=slow)
+    assert prism.image_bytes[image.ext_id] == CONTENT
+    assert len(prism.sent("PUT")) == 1
+    assert sum(seen) == len(CONTENT)
+    assert len(seen) >= 20
+
+
+def test_what_is_sent_again_does_not_count_again(prism: Any, client: Any, file: Path) -> None:
+    usual, tries = prism.take_bytes, []
+
+    def lose(image_id: str, request: Any) -> Any:
+        tries.append(len(request.body))
+        return prism.reply(cut=-1) if len(tries) < 3 else usual(image_id, request)
+
+    prism.take_bytes = lose
+    seen: list[int] = []
+    image = client.images.upload("disk", file, progress=seen.append)
+    assert prism.image_bytes[image.ext_id] == CONTENT
+    assert tries == [len(CONTENT)] * 3, "Prism had nothing of it, so it had to be sent again"
+    assert sum(seen) == len(CONTENT)
+
+
+@pytest.mark.parametrize("lost", [{"cut": -1}, {"status": 504}, {"status": 502}])
+def test_what_arrived_is_not_sent_again_when_the_answer_is_lost(
+    prism: Any, client: Any, file: Path, lost: Any
+) -> None:
+    usual = prism.take_bytes
+
+    def take_and_be_silent(image_id: str, request: Any) -> Any:
+        usual(image_id, request)
+        return prism.reply(**lost)
+
+    prism.take_bytes = take_and_be_silent
+    image = client.images.upload("disk", file)
+    assert image.size == len(CONTENT)
+    assert len(prism.sent("PUT")) == 1
+
+
+def test_a_late_answer_to_an_upload_is_waited_for_by_looking(
+    prism: Any, dial: Any, file: Path
+) -> None:
+    client = dial(clock=SystemClock(), timeout=0.5, deadline=0.5)
+    usual, done = prism.take_bytes, threading.Event()
+
+    def take_and_sleep(image_id: str, request: Any) -> Any:
+        reply = usual(image_id, request)
+        prism.lock.release()  # whoever looks at the image must be answered meanwhile
+        done.wait(2)
+        prism.lock.acquire()
+        return reply
+
+    prism.take_bytes = take_and_sleep
+    image = client.images.upload("disk", file)
+    done.set()
+    assert image.size == len(CONTENT)
+    assert len(prism.sent("PUT")) == 1
+
+
+def test_an_upload_that_keeps_breaking_is_given_up(prism: Any, client: Any, file: Path) -> None:
+    prism.script("PUT", "/file$", *[prism.reply(cut=-1)] * 9)
+    with pytest.raises(pc.Unreachable):
+        client.images.upload("disk", file)
+    assert len(prism.sent("PUT")) == 3
+    assert prism.lists["v3 images"] == []
 
 
 def test_an_upload_does_not_lean_on_a_session(prism: Any, dial: Any, file: Path) -> None:

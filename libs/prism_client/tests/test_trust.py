@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from typing import Any
 
 import prism_client as pc
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 REF = pc.DiskSnapshotRef("rp", "vmrp", "drp")
 
@@ -36,6 +41,66 @@ def test_the_systems_store_is_believed(
 
 
 def test_another_authority_is_refused(dial: Any, tmp_path: Path) -> None:
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(str(other))
+    words = r"check that \S+other.pem holds the CA that signed it, or give the fingerprint"
+    with pytest.raises(pc.UntrustedCertificate, match=words):
+        dial(trust=pc.Trust(ca_file=other))
+
+
+@pytest.fixture
+def lax_ca(ca: trustme.CA, tmp_path: Path) -> Path:
+    """The CA of the tests, signed once more without a key usage, as many a company's CA is."""
+    old = x509.load_pem_x509_certificate(ca.cert_pem.bytes())
+    key = load_pem_private_key(ca.private_key_pem.bytes(), None)
+    assert isinstance(key, EllipticCurvePrivateKey)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(old.subject)
+        .issuer_name(old.issuer)
+        .public_key(old.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(old.not_valid_before_utc)
+        .not_valid_after(old.not_valid_after_utc)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    )
+    path = tmp_path / "lax.pem"
+    path.write_bytes(builder.sign(key, SHA256()).public_bytes(Encoding.PEM))
+    return path
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verify as Python 3.13 does, whichever this is."""
+    usual = ssl.create_default_context
+
+    def as_python_3_13(*args: Any, **kwargs: Any) -> ssl.SSLContext:
+        context = usual(*args, **kwargs)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", as_python_3_13)
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_named_ca_without_key_usage_is_good_enough(prism: Any, dial: Any, lax_ca: Path) -> None:
+    assert regions(dial(trust=pc.Trust(ca_file=lax_ca)), prism) == []
+
+
+@pytest.mark.usefixtures("strict")
+def test_in_the_systems_store_such_a_ca_is_refused_and_the_way_out_is_said(
+    dial: Any, lax_ca: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(lax_ca))
+    words = "key usage extension; give its CA file or its fingerprint"
+    with pytest.raises(pc.UntrustedCertificate, match=words):
+        dial(trust=pc.Trust())
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_named_ca_must_still_have_signed_the_certificate(
+    dial: Any, tmp_path: Path, lax_ca: Path
+) -> None:
     other = tmp_path / "other.pem"
     trustme.CA().cert_pem.write_to_path(str(other))
     with pytest.raises(pc.UntrustedCertificate):

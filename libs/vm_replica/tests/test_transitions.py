@@ -428,7 +428,7 @@ def test_what_can_be_abandoned_is_outside() -> None:
 def test_one_command_at_a_time(tmp_path: Path) -> None:
     with (
         ledger.opened(tmp_path),
-        pytest.raises(LedgerError, match="another failover command is at work"),
+        pytest.raises(LedgerError, match="another failover command is working on"),
         ledger.opened(tmp_path),
     ):
         pass

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
 PROGRAM = "podheitor-nutanix-backend"
 
@@ -27,22 +27,23 @@ def main() -> int:
     return 0
 
 
-def _command(arguments: list[str]) -> int:
-    args = command_line().parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = args.run
-    return run(args)
+def _command(words: list[str]) -> int:
+    from command_line import program  # noqa: PLC0415
+
+    return program.run(command_line(), words)
 
 
 def command_line() -> argparse.ArgumentParser:
-    """What reads the commands."""
+    """The parser of the commands."""
     import argparse  # noqa: PLC0415
 
     from ptcomm_runner import command as job  # noqa: PLC0415
-    from replica_receiver import failover, receiver  # noqa: PLC0415
+    from vm_replica import pairing  # noqa: PLC0415
 
     from nutanix_backend.cli import upkeep  # noqa: PLC0415
     from nutanix_backend.doctor import command as doctor  # noqa: PLC0415
     from nutanix_backend.replicate import command as replicate  # noqa: PLC0415
+    from nutanix_backend.settings import parameters  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
@@ -50,8 +51,10 @@ def command_line() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True)
     job.add_parser(commands, job.OwnBackend(PROGRAM, "nutanix_backend", "@nutanix"))
-    for command in (doctor, upkeep, replicate, receiver, failover):
+    for command in (doctor, upkeep, replicate):
         command.add_parser(commands)
+    state = parameters.BY_NAME["state_dir"].default
+    pairing.add_parser(commands, Path(state, "identity"))
     return parser
 
 

@@ -28,10 +28,12 @@ class JobContext:
     info: ptcomm.Job
     settings: Settings
 
-    def heed_the_daemon(self) -> None:
+    def check_cancelled(self) -> None:
         """Raise Cancelled when it gave the job up: while we send it has nothing else to say."""
         if self.endpoint.pending():
-            raise Cancelled(f"the daemon gave up: it sent {type(self.endpoint.receive()).__name__}")
+            raise Cancelled(
+                f"the file daemon ended the job: it sent {type(self.endpoint.receive()).__name__}"
+            )
 
     def journal(self, of: str = "") -> AbstractContextManager[journal.Journal]:
         """Open the journal of this job; raise StateError. One `of` things of this host is extra."""

@@ -95,7 +95,7 @@ def recognise(name: str) -> VirtualFile:
     """Take a name of any sibling's backup apart; raise RestoreRefused for all others."""
     match = next(filter(None, (pattern.fullmatch(name) for pattern in _PATTERNS)), None)
     if match is None or {".", ".."} & set(name.split("/")):
-        raise RestoreRefused(f"{name!r} is not a file of a VM backup: leave it out")
+        raise RestoreRefused(f"{name!r} is not a file of a VM backup: do not select it")
     where = match["where"]
     kind = FileKind.RAW if match["stamp"] is None else FileKind.DELTA
     return VirtualFile(
@@ -113,5 +113,5 @@ def parse(name: str) -> VirtualFile:
     """Take a name of a Nutanix backup apart; raise RestoreRefused for one that is not ours."""
     file = recognise(name)
     if file.folder.namespace != NAMESPACE:
-        raise RestoreRefused(f"{name!r} is not a file of a Nutanix backup: leave it out")
+        raise RestoreRefused(f"{name!r} is not a file of a Nutanix backup: do not select it")
     return file

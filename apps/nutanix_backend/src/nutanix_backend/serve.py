@@ -74,7 +74,8 @@ def _converse(endpoint: Endpoint) -> None:
     context = JobContext(endpoint, info, settings)
     if settings.prism_insecure:
         context.warn(
-            "prism_insecure=yes: whoever is between us and Prism can read and alter what is said"
+            "prism_insecure=yes: the certificate of Prism is not verified; an attacker on "
+            "the network can read and change the connection"
         )
     run(context)
     _until_end(endpoint)

@@ -1,50 +1,35 @@
-"""The command line `failover`: events on a replica of a receiver's store, and how they stand."""
+"""The command `failover`: its arguments, and carrying out an event on a replica."""
 
 from __future__ import annotations
 
-import json
 import signal
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
+from command_line import arguments, terminal
 from command_line.cancel import Cancelled
-from command_line.text import with_notes
-from nutanix_backend.cluster import inventory
-from nutanix_backend.errors import BackendError
-from nutanix_backend.replicate.activator import Ahv
-from nutanix_backend.replicate.command import Terminal
-from nutanix_backend.replicate.source_vm import NoSource, PrismSource
-from nutanix_backend.settings import parameters
-from prism_client import PrismError
-from rich.console import Console
-from rich.table import Table
-from vm_replica.errors import ReplicationError
-from vm_replica.failover import ledger, stored
+from vm_replica.failover import entry_points, ledger, stored
 from vm_replica.failover.conductor import Conductor
 from vm_replica.failover.copies import PointCopies
+from vm_replica.failover.entry_points import SourceOptions, TargetOptions
 from vm_replica.failover.errors import FailoverRefused
 from vm_replica.failover.transitions import Event, possible
+from vm_replica.store.access import open_store
 
-from replica_receiver import host
-from replica_receiver.host import Host
-from replica_receiver.receiver import STORE
+from replica_receiver import failover_status, host
+from replica_receiver.places import add_store
+from replica_receiver.points import REPLICA
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
-    from typing import TypeAlias
 
-    from nutanix_backend.settings.parameters import Settings
+    from command_line.arguments import Subparsers
+    from vm_replica.failover.conductor import Source
     from vm_replica.failover.point import Activator
     from vm_replica.failover.stored import StoredReplica
     from vm_replica.failover.transitions import Copy, Record
 
-    Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse offers no public name for it
-
-_STATE_DIR = Path(parameters.BY_NAME["state_dir"].default)
 MAKING = {
     Event.TEST: "make an isolated copy; replication goes on",
     Event.PLANNED: "shut the source down, wait for its last cycle, make the copy",
@@ -53,21 +38,23 @@ MAKING = {
 REMOVING = {
     Event.END_TEST: "remove the test copy",
     Event.UNDO: "remove the copy, accept the source again, switch it on if we shut it down",
-    Event.RECOVER: "take back, or complete, what broke off",
+    Event.RECOVER: "undo or finish an event that was interrupted",
 }
 CLOSING = {
-    Event.PERMANENT: "keep the copy for good and end the relation to the source",
-    Event.REVERSE: "say how to replicate in the other direction",
+    Event.PERMANENT: "keep the copy for good and end the replication from the source",
+    Event.REVERSE: "show how to replicate in the other direction",
 }
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    """Add `failover` with its own subcommands to a program's subparsers."""
-    parser = subparsers.add_parser("failover", help="fail over to a replica, and back")
-    actions = parser.add_subparsers(dest="action", required=True)
+def add_parser(commands: Subparsers) -> None:
+    """Add `failover` with its own subcommands to the subparsers of the program."""
+    parser = commands.add_parser("failover", help="fail over to a replica, and back")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for event, text in (MAKING | REMOVING | CLOSING).items():
-        action = _add(actions, event.value, text)
-        action.add_argument("replica", help="name or UUID of the VM, or CLUSTER/UUID")
+        action = actions.add_parser(event.value, help=text)
+        action.add_argument("replica", type=arguments.typed, help=REPLICA)
+        add_store(action)
+        action.set_defaults(run=run)
         if event not in CLOSING:
             _add_target(action)
         if event in MAKING:
@@ -76,94 +63,90 @@ def add_parser(subparsers: Subparsers) -> None:
             _add_source(action)
         if event is Event.RECOVER:
             action.add_argument(
-                "--abandon", action="store_true", help="pass by hosts that do not answer any more"
-            )
-    history = _add(actions, "history", "show the audit log of a replica")
-    history.add_argument("replica", help="name or UUID of the VM, or CLUSTER/UUID")
-    for action in (history, _add(actions, "status", "show how the replicas stand")):
-        action.add_argument("--json", action="store_true", help="for programs")
-
-
-def _add(actions: Subparsers, name: str, text: str) -> argparse.ArgumentParser:
-    parser = actions.add_parser(name, help=text)
-    parser.add_argument("--store", type=Path, default=STORE, help="default: %(default)s")
-    parser.set_defaults(run=run)
-    return parser
+                "--abandon", action="store_true",
+                help="go on without a host that does not answer any more",
+            )  # fmt: skip
+    failover_status.add_parsers(actions)
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--target", action="append", default=[], metavar="KEY=VALUE",
-        help="parameters of the Prism to fail over to: prism=, config_file=, cluster=, ...",
+        "--target", action="append", default=[], type=arguments.pair, metavar="KEY=VALUE",
+        help="parameter of the target, such as prism=, config_file=, cluster= for ahv",
     )  # fmt: skip
     parser.add_argument(
-        "--staging", type=Path, metavar="DIR", help="for images on their way; default: the store"
-    )
+        "--target-kind", default="", metavar="KIND",
+        help="kind of the target; default: host with --folder, else the other one installed",
+    )  # fmt: skip
+    parser.add_argument(
+        "--staging", type=Path, metavar="DIR",
+        help="folder for images until they are uploaded; default: the store",
+    )  # fmt: skip
 
 
 def _add_copy(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="make the copy on this host")
-    parser.add_argument("--format", choices=host.FORMATS, default="qcow2", help="of its images")
-    parser.add_argument("--point", type=int, metavar="N", help="generation; default: the newest")
-    parser.add_argument("--name", default="", help="of the copy; default: VM-test or VM-failover")
     parser.add_argument(
-        "--network", action="append", default=[], metavar="SOURCE=NAME",
-        help="MAC, subnet UUID of the source, or *; and the subnet or bridge it is to be on",
+        "--folder", type=Path, metavar="DIR",
+        help="make the copy on this host, in this folder; the same as --target-kind host "
+        "--target folder=DIR",
     )  # fmt: skip
-    parser.add_argument("--off", action="store_true", help="leave a copy on AHV switched off")
+    parser.add_argument(
+        "--format", choices=host.FORMATS, default="qcow2", help="of the images in --folder"
+    )
+    parser.add_argument(
+        "--point", type=arguments.number(least=1), metavar="N",
+        help="generation; default: the newest",
+    )  # fmt: skip
+    parser.add_argument(
+        "--name", default="", type=arguments.typed,
+        help="name of the copy; default: that of the VM with -test or -failover",
+    )  # fmt: skip
+    parser.add_argument(
+        "--network", action="append", default=[], type=arguments.pair, metavar="SOURCE=NAME",
+        help="connect the cards of SOURCE (MAC address, network of the source, or * for all "
+        "others) to the network or bridge NAME of the target",
+    )  # fmt: skip
+    parser.add_argument("--off", action="store_true", help="do not switch on a copy on a cluster")
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--source", action="append", default=[], metavar="KEY=VALUE",
-        help="parameters of the source's Prism: prism=, config_file=, ...",
+        "--source", action="append", default=[], type=arguments.pair, metavar="KEY=VALUE",
+        help="parameter of the source, such as prism=, config_file= for ahv",
     )  # fmt: skip
     parser.add_argument(
-        "--grace", type=float, default=300.0, metavar="SECONDS", help="for the guest to shut down"
-    )
+        "--source-kind", default="", metavar="KIND",
+        help="kind of the source; default: the only one that is installed",
+    )  # fmt: skip
     parser.add_argument(
-        "--patience", type=float, default=3600.0, metavar="SECONDS", help="for the last cycle"
-    )
+        "--grace", type=arguments.seconds(), default=300.0, metavar="TIME",
+        help="how long the guest may take to shut down; default: %(default)s seconds",
+    )  # fmt: skip
     parser.add_argument(
-        "--force", action="store_true", help="cut the power of a guest that does not shut down"
+        "--patience", type=arguments.seconds(), default=3600.0, metavar="TIME",
+        help="how long to wait for the last cycle; default: %(default)s seconds",
+    )  # fmt: skip
+    parser.add_argument(
+        "--force", action="store_true", help="switch off a guest that does not shut down"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run one of them; 1 when it could not do its work. `status`: 1 when something broke off."""
-    try:
-        if args.action == "status":
-            return _status(args)
-        replica = stored.find(args.store, args.replica)
-        if args.action == "history":
-            return _history(args, replica)
-        return _handle(args, replica)
-    except (BackendError, ReplicationError, PrismError, OSError) as error:
-        sys.stderr.write(f"{with_notes(error)}\n")
-    except Cancelled as error:
-        sys.stderr.write(f"{with_notes(error)}\n")
-    return 1
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
-
-
-def _handle(args: argparse.Namespace, replica: StoredReplica) -> int:
+    """Carry out an event. Raises ReplicationError, Cancelled, errors of the target."""
     event = Event(args.action)
+    replica = stored.find(open_store(args.store), args.replica)
     with ExitStack() as stack:
         for number in (signal.SIGINT, signal.SIGTERM):
             stack.callback(signal.signal, number, signal.signal(number, _cancel))
         held = stack.enter_context(ledger.opened(replica.folder))
-        legal = event in possible(held.record)  # else nobody need be asked
+        if event in possible(held.record):
+            activator, source = _activator(args, stack), _source(args, stack, replica)
+        else:  # it will be refused: nothing needs to be reached for that
+            activator, source = None, None
         copies = PointCopies(
-            replica,
-            _activator(args, stack) if legal else None,
-            getattr(args, "point", None),
-            getattr(args, "name", ""),
-        )
-        source = _source(args, stack, replica) if legal else NoSource()
+            replica, activator, _local,
+            getattr(args, "point", None), getattr(args, "name", ""),
+        )  # fmt: skip
         conductor = Conductor(held, replica, source, copies, _say)
         record = conductor.handle(event, abandon=getattr(args, "abandon", False))
     if event is Event.REVERSE:
@@ -171,119 +154,74 @@ def _handle(args: argparse.Namespace, replica: StoredReplica) -> int:
     return 0
 
 
+def _say(text: str) -> None:
+    for line in text.split("\n"):
+        terminal.say(terminal.plain(line))
+
+
 def _cancel(number: int, _frame: object) -> None:
     for other in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(other, signal.SIG_IGN)  # what is taken back now is not broken off again
+        signal.signal(other, signal.SIG_IGN)  # undoing is not interrupted again
     raise Cancelled(f"told to stop by {signal.Signals(number).name}")
 
 
+def _local(copy: Copy) -> Activator | None:
+    """A copy on this host needs no more than its place to be removed."""
+    return host.Host(Path(copy.place)) if copy.kind == host.KIND else None
+
+
 def _activator(args: argparse.Namespace, stack: ExitStack) -> Activator | None:
-    folder = getattr(args, "folder", None)
-    networks = _pairs(getattr(args, "network", []))
-    if folder:
-        return Host(folder.absolute(), args.format, networks)
-    if not getattr(args, "target", []):
+    """The target that was given, if one was."""
+    parameters = dict(getattr(args, "target", []))
+    kind = getattr(args, "target_kind", "")
+    if folder := getattr(args, "folder", None):
+        kind = kind or host.KIND
+        parameters |= {"folder": str(folder.absolute()), "format": args.format}
+    if not parameters and not kind:
         return None
-    settings = _settings(args.target)
-    if settings.state_dir == _STATE_DIR:  # that of another user
-        settings = attrs.evolve(settings, state_dir=args.store.absolute())
-    client = stack.enter_context(inventory.connect(settings))
-    staging = (args.staging or args.store).absolute()
-    return Ahv(client, settings, staging, networks, not getattr(args, "off", False), Terminal())
-
-
-def _source(
-    args: argparse.Namespace, stack: ExitStack, replica: StoredReplica
-) -> PrismSource | NoSource:
-    if not getattr(args, "source", []):
-        return NoSource()
-    client = stack.enter_context(inventory.connect(_settings(args.source)))
-    return PrismSource(
-        client, replica.vm_id, replica.taken, _say, args.grace, args.patience, args.force
+    kind = kind or _only_kind(entry_points.TARGETS, "--target-kind")
+    options = TargetOptions(
+        state=args.store.absolute(),
+        staging=(args.staging or args.store).absolute(),
+        networks={_network(key): name for key, name in getattr(args, "network", [])},
+        power_on=not getattr(args, "off", False),
     )
+    return stack.enter_context(entry_points.target(kind)(parameters, options, _say))
 
 
-def _settings(words: Sequence[str]) -> Settings:
-    return parameters.parse(_pairs(words).items())
+def _source(args: argparse.Namespace, stack: ExitStack, replica: StoredReplica) -> Source | None:
+    """The source that was given, if one was."""
+    parameters = dict(getattr(args, "source", []))
+    kind = getattr(args, "source_kind", "")
+    if not parameters and not kind:
+        return None
+    kind = kind or _only_kind(entry_points.SOURCES, "--source-kind")
+    options = SourceOptions(replica.vm_id, replica.taken, args.grace, args.patience, args.force)
+    return stack.enter_context(entry_points.source(kind)(parameters, options, _say))
 
 
-def _pairs(words: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key or not value:
-            raise FailoverRefused(f"{word!r} is not KEY=VALUE")
-        found[key.lower() if ":" in key else key] = value
-    return found
+def _only_kind(group: str, option: str) -> str:
+    """The only kind that is installed besides this host."""
+    found = [kind for kind in entry_points.kinds(group) if kind != host.KIND]
+    if len(found) != 1:
+        known = ", ".join(found) or "none: install the package of the hypervisor on this host"
+        raise FailoverRefused(f"give {option} with the kind that is meant; there is {known}")
+    return found[0]
+
+
+def _network(source: str) -> str:
+    """A MAC address is written in lower case."""
+    return source.lower() if ":" in source else source
 
 
 def _how_to_reverse(replica: StoredReplica, record: Record) -> str:
-    """What to type for the other direction; the copy is the source then."""
+    """The commands for the other direction; the copy is the source then."""
     copy = record.copy
+    name = copy.name if copy else replica.vm_name
     place = f"{copy.name} at {copy.place}" if copy else replica.vm_name
     return (
-        f"the other direction is open: pair this site with a receiver at the old one, then\n"
-        f"  podheitor-nutanix-backend replicate --to RECEIVER --every SECONDS "
-        f"config_file=PRISM.conf {copy.name if copy else replica.vm_name}\n"
-        f"replicates {place}; it begins with a seed"
+        f"to replicate {place} back, pair this site with a receiver at the old one, then run\n"
+        f"  podheitor-nutanix-backend replicate --to RECEIVER --every TIME "
+        f"config_file=PRISM.conf {name}\n"
+        f"its first cycle is a seed"
     )
-
-
-# --- what is shown -------------------------------------------------------------------------------
-
-
-def _status(args: argparse.Namespace) -> int:
-    rows = [(replica, ledger.read(replica.folder)) for replica in stored.all_of(args.store)]
-    broken = {r.folder for r, record in rows if ledger.broke_off(r.folder, record)}
-    if args.json:
-        shown = [_plain(replica, record) for replica, record in rows]
-        sys.stdout.write(json.dumps(shown, indent=1) + "\n")
-    else:
-        table = Table()
-        for heading in ("VM", "cluster", "generation", "state", "copies", "possible"):
-            table.add_column(heading)
-        for replica, record in rows:
-            copies = [_words(copy) for copy in (record.test, record.copy) if copy]
-            table.add_row(
-                replica.vm_name,
-                replica.cluster,
-                str(replica.newest),
-                _state(record, broke_off=replica.folder in broken),
-                "\n".join(copies),
-                ", ".join(event.value for event in possible(record)),
-            )
-        Console().print(table)
-    return 1 if broken else 0
-
-
-def _state(record: Record, *, broke_off: bool) -> str:
-    if not record.doing:
-        return record.state.value
-    how = "broke off" if broke_off else "is under way"
-    return f"{record.state.value}: {record.doing} {how}"
-
-
-def _words(copy: Copy) -> str:
-    return f"{copy.name} (generation {copy.generation}) at {copy.place}"
-
-
-def _plain(replica: StoredReplica, record: Record) -> dict[str, object]:
-    plain = attrs.asdict(record) | {"state": record.state.value}
-    return {
-        "vm_name": replica.vm_name,
-        "vm_id": replica.vm_id,
-        "cluster": replica.cluster,
-        "generation": replica.newest,
-        "possible": [event.value for event in possible(record)],
-        **plain,
-    }
-
-
-def _history(args: argparse.Namespace, replica: StoredReplica) -> int:
-    lines = ledger.history(replica.folder)
-    if args.json:
-        sys.stdout.write(json.dumps([attrs.asdict(line) for line in lines], indent=1) + "\n")
-        return 0
-    for line in lines:
-        _say(f"{line.at}  {line.who}  {line.event} {line.what}  {line.detail}".rstrip())
-    return 0

@@ -10,6 +10,7 @@ import fcntl
 import os
 import shlex
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,15 +24,30 @@ from vm_config.libvirt import DomainDisk
 from vm_replica.failover.errors import FailoverFailed, FailoverRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from vm_replica.failover.entry_points import Say, TargetOptions
     from vm_replica.failover.point import Point, PointDisk
     from vm_replica.failover.transitions import Copy
 
 KIND = "host"
+"""The name of its entry point."""
 FORMATS = ("qcow2", "raw")
 _KEY = "podheitor-copy"
 _PARTIAL = ".partial"
+
+
+@contextmanager
+def target(parameters: Mapping[str, str], options: TargetOptions, _say: Say, /) -> Iterator[Host]:
+    """The entry point: `folder` is where copies are made, `format` (qcow2) one of FORMATS."""
+    if unknown := sorted(set(parameters) - {"folder", "format"}):
+        raise FailoverRefused(f"this host has no parameter {unknown[0]}: it has folder and format")
+    if not parameters.get("folder"):
+        raise FailoverRefused("give the folder for the copy: --folder DIR")
+    image_format = parameters.get("format", "qcow2")
+    if image_format not in FORMATS:
+        raise FailoverRefused(f"{image_format} is not a format of images: give qcow2 or raw")
+    yield Host(Path(parameters["folder"]).absolute(), image_format, options.networks)
 
 
 @attrs.frozen
@@ -58,9 +74,11 @@ class Host:
     def refuse_unfit(self, name: str, point: Point, *, test: bool) -> None:  # noqa: ARG002 - one rule for both
         """Raise FailoverRefused for a folder that is missing or full, or a name that is taken."""
         if not self.folder.is_dir():
-            raise FailoverRefused(f"{self.folder} is not a folder: make it, or name another")
+            raise FailoverRefused(
+                f"{self.folder} is not a folder: make it, or give another --folder"
+            )
         if self._final(name).exists():
-            raise FailoverRefused(f"{self._final(name)} exists: remove it, or give another name")
+            raise FailoverRefused(f"{self._final(name)} exists: remove it, or give another --name")
         free = shutil.disk_usage(self.folder).free
         largest = max(disk.allocated for disk in point.disks)  # raw and qcow2 of one disk at a time
         needed = point.allocated + (largest if self.format == "qcow2" else 0)
@@ -85,7 +103,9 @@ class Host:
         )
         durable.replace(partial / "domain.xml", content)
         if final.exists():
-            raise FailoverFailed(f"{final} exists: it was made meanwhile, and is not touched")
+            raise FailoverFailed(
+                f"{final} was made by somebody else in the meantime: remove it, or give --name"
+            )
         durable.rename(partial, final)
         define = shlex.join(["virsh", "define", str(final / "domain.xml")])
         start = shlex.join(["virsh", "start", libvirt.name_of(copy.name)])
@@ -127,14 +147,16 @@ def _is_ours(folder: Path, key: str) -> bool:
 
 
 def _refuse_in_use(paths: Iterable[Path], name: str) -> None:
-    """qemu locks the images that it has open; whoever asks for the whole file is told."""
+    """qemu locks the images that it has open, so a lock on the whole file fails."""
     for path in paths:
         with path.open("r+b") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 stop = shlex.join(["virsh", "destroy", libvirt.name_of(name)])
-                raise FailoverFailed(f"{path} is in use, so {name} runs: {stop}") from error
+                raise FailoverFailed(
+                    f"{path} is in use: the VM {name} is running; run {stop}"
+                ) from error
 
 
 def _sync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the command lines share: `text`, `arguments`, `terminal` and `exit_codes`."""
+"""What the command lines share: `arguments`, `terminal`, `text`, and `program` with exit codes."""
 
 from __future__ import annotations
 

@@ -42,6 +42,8 @@ from prism_client.model import (
     Image,
     Nic,
     NicSpec,
+    PointId,
+    PointKind,
     Project,
     RecoveryPoint,
     StorageContainer,
@@ -56,6 +58,7 @@ from prism_client.model import (
     VolumeGroup,
 )
 from prism_client.select import connect
+from prism_client.unreadable import Unreadable, Unreadables
 
 __version__ = "0.1.0"
 
@@ -84,6 +87,8 @@ __all__ = [
     "Nic",
     "NicSpec",
     "NotFound",
+    "PointId",
+    "PointKind",
     "PrismClient",
     "PrismError",
     "Project",
@@ -99,6 +104,8 @@ __all__ = [
     "TransportError",
     "Trust",
     "Unreachable",
+    "Unreadable",
+    "Unreadables",
     "Unsupported",
     "UntrustedCertificate",
     "Vm",

@@ -14,21 +14,27 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Fields:
-    """One JSON object and where it came from (call, request id, path inside the answer)."""
+    """One JSON object, where it came from (a call, or a record), and its path in there."""
 
     value: Mapping[str, Any]
     where: str
+    path: str = ""
 
     @classmethod
-    def of(cls, value: object, where: str) -> Fields:
+    def of(cls, value: object, where: str, path: str = "") -> Fields:
         """Wrap a JSON value that has to be an object."""
         if not isinstance(value, dict):
-            raise BadAnswer(f"{where}: an object is expected, not {_kind(value)}")
-        return cls(value, where)
+            at = f"{where}: {path}" if path else where
+            raise BadAnswer(f"{at}: an object is expected, not {_kind(value)}", field=path)
+        return cls(value, where, path)
+
+    def at(self, name: str) -> str:
+        """Return the path of a field."""
+        return f"{self.path}.{name}" if self.path else name
 
     def fault(self, name: str, problem: str) -> BadAnswer:
         """Return the error that says what is wrong with a field."""
-        return BadAnswer(f"{self.where}.{name}: {problem}")
+        return BadAnswer(f"{self.where}: {self.at(name)}: {problem}", field=self.at(name))
 
     def text(self, name: str) -> str:
         """Return a string that must be there."""
@@ -73,7 +79,7 @@ class Fields:
         fields = self
         for name in path:
             value = fields.value.get(name)
-            fields = Fields.of({} if value is None else value, f"{fields.where}.{name}")
+            fields = Fields.of({} if value is None else value, fields.where, fields.at(name))
         return fields
 
     def need(self, name: str) -> Fields:
@@ -84,8 +90,10 @@ class Fields:
 
     def items(self, name: str) -> list[Fields]:
         """Return the objects of a list; absent or null means none."""
-        value = self.array(name)
-        return [Fields.of(item, f"{self.where}.{name}[{i}]") for i, item in enumerate(value)]
+        return [
+            Fields.of(item, self.where, f"{self.at(name)}[{i}]")
+            for i, item in enumerate(self.array(name))
+        ]
 
     def array(self, name: str) -> list[Any]:
         """Return a list as it is; absent or null means none."""
@@ -108,6 +116,11 @@ def natural(value: object) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     return None
+
+
+def text_or_empty(value: object) -> str:
+    """Return a string as it is; "" for anything else."""
+    return value if isinstance(value, str) else ""
 
 
 def _kind(value: object) -> str:

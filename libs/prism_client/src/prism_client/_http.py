@@ -22,12 +22,14 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from prism_client import _tls
+from prism_client._answer import AnswerLimit, HeadTooLarge, TooSlow
 from prism_client._fields import Fields, natural
 from prism_client._refusal import refusal
+from prism_client._text import one_line
 from prism_client.errors import (
     BadAnswer,
+    PrismError,
     Timeout,
-    TransportError,
     Unreachable,
     UntrustedCertificate,
 )
@@ -58,6 +60,7 @@ _MOST_ANSWER = 64 << 20  # a page of 100 large VMs is below 2 MiB; no answer may
 _CHUNK = 64 << 10
 _PATIENCE = 120.0  # seconds one call may wait for a busy server in total
 _SLOWEST = 10  # time-outs that a whole answer may take, however steadily it drips
+_CONNECTIONS = 32  # kept open to one server; a job prepares several VMs at a time
 _BREAKS = 3  # tries over a connection that cannot be made, or breaks
 _HOPS = 3  # redirections in a row
 
@@ -67,7 +70,8 @@ class Call:
     """One request. Repeatable: sending it again, with the same request id, cannot act twice.
 
     body: makes the stream to upload, anew for each try; its bytes are counted by `length`.
-    silence: seconds without a byte from the server, where more than the usual is to be expected.
+    silence: seconds until the answer begins, counted from the end of the request, where more than
+    the usual is to be expected.
     """
 
     method: str
@@ -121,19 +125,23 @@ class Http:
         clock: Clock,
     ) -> None:
         self.endpoint = endpoint
+        self._trust = trust
         self._credentials = credentials
         self._timeout = timeout
         self._clock = clock
-        self._session = requests.Session()
-        # Neither REQUESTS_CA_BUNDLE nor .netrc nor a proxy variable may overrule what we were told.
-        self._session.trust_env = False
-        self._session.mount("https://", _TrustAdapter(trust))
+        limit = AnswerLimit(_SLOWEST * timeout, clock)
+        self._session = _new_session(_TrustAdapter(trust, limit, keeps=True))
+        # An idle connection may be closed just when a call goes out, and nobody knows then whether
+        # it took effect: a call that must not be repeated gets a new connection.
+        self._fresh = _new_session(_TrustAdapter(trust, limit, keeps=False))
+        self._fresh.cookies = self._session.cookies
         if not isinstance(credentials, Basic):  # a session is only ever opened with a password
             self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
 
     def close(self) -> None:
         """Close the connections."""
         self._session.close()
+        self._fresh.close()
 
     def send(self, call: Call) -> Answer:
         """Return the answer, whatever it took within the patience for one call.
@@ -191,7 +199,7 @@ class Http:
         at = self._url(call)
         for _ in range(_HOPS):
             token = answer.headers.get("X-Redirect-Token")
-            at = urljoin(at, answer.headers.get("Location", ""))
+            at = _joined(at, answer.headers.get("Location", ""))
             is_ours = call.method == "GET" and answer.status == 302 and token
             if not (is_ours and at.startswith("https://")):
                 break
@@ -210,10 +218,13 @@ class Http:
 
     def _once(self, call: Call, login: Mapping[str, str], url: str | None = None) -> Answer:
         url = url or self._url(call)
+        session, connection = (
+            (self._session, "keep-alive") if call.repeatable else (self._fresh, "close")
+        )
         started = self._clock.monotonic()
         with (
-            _mapped(call.method, url, urlsplit(url).netloc),
-            self._session.request(
+            _mapped(f"{call.method} {url}", urlsplit(url).netloc, self._trust),
+            session.request(
                 call.method,
                 url,
                 params=call.params,
@@ -221,6 +232,7 @@ class Http:
                 data=call.body() if call.body else None,
                 headers={
                     "Accept": "application/json",
+                    "Connection": connection,
                     "User-Agent": "prism_client",
                     "NTNX-Request-Id": str(call.request_id),
                     **login,
@@ -231,36 +243,58 @@ class Http:
                 stream=True,
             ) as response,
         ):
-            where = f"{call.method} {url} (request id {call.request_id})"
-            body = self._bounded_body(response, where, started + _SLOWEST * self._timeout)
+            where = one_line(f"{call.method} {url} (request id {call.request_id})")
+            body = _bounded_body(response, where)
         seconds = self._clock.monotonic() - started
         log.debug("%s -> %d, %.3f s", where, response.status_code, seconds)
         return Answer(where, response.status_code, response.headers, body)
-
-    def _bounded_body(self, response: requests.Response, where: str, until: float) -> bytes:
-        """Read as it comes: a server that never falls silent must not hold us for ever either."""
-        body = bytearray()
-        while chunk := response.raw.read1(_CHUNK, decode_content=True):
-            body += chunk
-            if len(body) > _MOST_ANSWER:
-                raise BadAnswer(f"{where}: the answer is larger than {_MOST_ANSWER >> 20} MiB")
-            if self._clock.monotonic() > until:
-                raise Timeout(
-                    f"{where}: after {_SLOWEST * self._timeout:g} s only {len(body)} bytes of the"
-                    " answer are here; is the network overloaded?"
-                )
-        return bytes(body)
 
     def _url(self, call: Call) -> str:
         return f"https://{self.endpoint.address}{call.path}"
 
 
+class _Session(requests.Session):
+    """A session that leaves a Location alone: requests reads it even where it may not follow."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - requests'
+        """Return no target: what may be followed is decided in Http."""
+        return
+
+
+def _new_session(adapter: HTTPAdapter) -> requests.Session:
+    session = _Session()
+    # Neither REQUESTS_CA_BUNDLE nor .netrc nor a proxy variable may overrule what we were told.
+    session.trust_env = False
+    session.mount("https://", adapter)
+    return session
+
+
+def _bounded_body(response: requests.Response, where: str) -> bytes:
+    """Read as it comes, to the end, after which the connection can take another call."""
+    body = bytearray()
+    while chunk := response.raw.read1(_CHUNK, decode_content=True):
+        body += chunk
+        if len(body) > _MOST_ANSWER:
+            raise BadAnswer(f"{where}: the answer is larger than {_MOST_ANSWER >> 20} MiB")
+    return bytes(body)
+
+
+def _joined(base: str, location: str) -> str:
+    """Return where a Location leads; "" for what is no URL."""
+    try:
+        return urljoin(base, location)
+    except ValueError:
+        return ""
+
+
 class _TrustAdapter(HTTPAdapter):
     """Applies Trust, and nothing else, to each connection."""
 
-    def __init__(self, trust: Trust) -> None:
+    def __init__(self, trust: Trust, limit: AnswerLimit, *, keeps: bool) -> None:
         self._trust = trust
-        super().__init__()
+        self._limit = limit
+        self._keeps = keeps
+        super().__init__(pool_maxsize=_CONNECTIONS)
 
     def init_poolmanager(
         self,
@@ -271,7 +305,8 @@ class _TrustAdapter(HTTPAdapter):
     ) -> None:
         options |= _tls.pool_arguments(self._trust)
         super().init_poolmanager(connections, maxsize, block, **options)
-        self.poolmanager.pool_classes_by_scheme = {"https": _tls.pool_class(self._trust)}
+        pool = _tls.pool_class(self._trust, self._limit, keeps=self._keeps)
+        self.poolmanager.pool_classes_by_scheme = {"https": pool}
 
     def build_connection_pool_key_attributes(
         self,
@@ -326,16 +361,21 @@ def _retry_after(answer: Answer, clock: Clock) -> float | None:
 
 
 @contextmanager
-def _mapped(method: str, url: str, host: str) -> Iterator[None]:
-    """Turn what requests raises into a TransportError, most specific first."""
+def _mapped(what: str, host: str, trust: Trust) -> Iterator[None]:
+    """Turn what requests raises into a PrismError."""
     try:
         yield
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as exc:
-        raise _transport_error(exc, f"{method} {url}", host) from exc
+    except (requests.RequestException, urllib3.exceptions.HTTPError, HeadTooLarge) as exc:
+        raise _mapped_error(exc, what, host, trust) from exc
 
 
-def _transport_error(exc: Exception, what: str, host: str) -> TransportError:
+def _mapped_error(exc: Exception, what: str, host: str, trust: Trust) -> PrismError:
+    """Return a TransportError, most specific first; BadAnswer for what is no answer of Prism."""
     root = _innermost(exc)
+    if isinstance(root, HeadTooLarge):
+        return BadAnswer(f"{what}: {root}; is {host} a Prism?")
+    if isinstance(root, TooSlow):
+        return Timeout(f"{what}: {root}")
     if isinstance(root, _tls.NotPinned):
         return UntrustedCertificate(
             f"the certificate of {host} is not trusted: its fingerprint is {root.seen}, which is"
@@ -343,8 +383,7 @@ def _transport_error(exc: Exception, what: str, host: str) -> TransportError:
         )
     if isinstance(root, ssl.SSLCertVerificationError):
         return UntrustedCertificate(
-            f"the certificate of {host} is not trusted: {_reason(root)};"
-            " give its CA file or its fingerprint"
+            f"the certificate of {host} is not trusted: {_reason(root)}; {_tls.advice(root, trust)}"
         )
     if isinstance(exc, requests.Timeout) or isinstance(
         root, (TimeoutError, urllib3.exceptions.TimeoutError)

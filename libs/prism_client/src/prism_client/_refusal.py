@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from prism_client._text import one_line
 from prism_client.errors import (
     ApiError,
     AuthFailed,
@@ -34,7 +35,6 @@ _ADVICE = {
     429: "; too many requests, even after waiting",
     503: "; the server is busy, even after waiting",
 }
-_LONGEST_MESSAGE = 600
 
 
 def refusal(call: str, status: int, body: bytes, request_id: str) -> ApiError:
@@ -59,12 +59,6 @@ def server_words(body: bytes) -> tuple[str, str]:
     messages = list(_messages(envelope))
     words = "; ".join(text for text, _ in messages if text)
     return one_line(words), next((code for _, code in messages if code), "")
-
-
-def one_line(words: str) -> str:
-    """Return text from the server fit for one line of a log."""
-    printable = "".join(c if c.isprintable() else " " for c in words)
-    return " ".join(printable.split())[:_LONGEST_MESSAGE]
 
 
 def app_messages(errors: object) -> Iterable[tuple[str, str]]:

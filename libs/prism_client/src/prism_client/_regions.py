@@ -50,7 +50,7 @@ def open_listing(
     disk: DiskSnapshotRef,
     reference: DiskSnapshotRef | None,
     disk_size: int,
-) -> RegionListing:
+) -> CheckedListing:
     """Fetch the first page, and tell "nothing to be had" from a failure."""
     try:
         first = fetch(0, None)
@@ -61,7 +61,7 @@ def open_listing(
             f"there is no list of changes for disk recovery point"
             f" {disk.disk_recovery_point_ext_id}: {exc}"
         ) from exc
-    return RegionListing(fetch, first, disk_size)
+    return CheckedListing(fetch, first, disk_size)
 
 
 def _is_not_here(exc: ApiError, reference: DiskSnapshotRef | None) -> bool:
@@ -75,7 +75,7 @@ def _is_not_here(exc: ApiError, reference: DiskSnapshotRef | None) -> bool:
     return exc.status in (404, 501)
 
 
-class RegionListing:
+class CheckedListing:
     """services.RegionListing: one page in memory at a time, each checked on arrival."""
 
     def __init__(self, fetch: Fetch, first: Page, disk_size: int) -> None:

@@ -1,19 +1,24 @@
-"""Which certificate is good enough: Trust turned into what urllib3 connects with. No HTTP here."""
+"""Which certificate is good enough: Trust turned into what urllib3 connects with."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import ssl
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from urllib3 import HTTPSConnectionPool
 from urllib3.connection import HTTPSConnection
 
+from prism_client._answer import BoundedResponse
+
 if TYPE_CHECKING:
+    from prism_client._answer import AnswerLimit
     from prism_client.model import Trust
 
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+_WRONG_NAME = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH
 
 
 class NotPinned(ssl.SSLCertVerificationError):
@@ -24,6 +29,18 @@ class NotPinned(ssl.SSLCertVerificationError):
         self.seen = seen
 
 
+def advice(error: ssl.SSLCertVerificationError, trust: Trust) -> str:
+    """Return what an administrator can do about a certificate that does not verify."""
+    if error.verify_code in _WRONG_NAME:
+        return "connect by the name that is in the certificate, or give its fingerprint"
+    if trust.ca_file is None:
+        return "give its CA file or its fingerprint"
+    return (
+        f"check that {trust.ca_file} holds the CA that signed it, or give the fingerprint of the"
+        " certificate in place of the CA file"
+    )
+
+
 def pool_arguments(trust: Trust) -> dict[str, Any]:
     """Return the TLS arguments of a urllib3 pool. Raises ValueError for an unusable Trust."""
     if _checks_names(trust):
@@ -31,24 +48,34 @@ def pool_arguments(trust: Trust) -> dict[str, Any]:
     return {"ssl_context": _bare_context(), "cert_reqs": "CERT_NONE"}
 
 
-def pool_class(trust: Trust) -> type[HTTPSConnectionPool]:
-    """Return a pool whose connections are checked against the pinned fingerprints, if any."""
-    if _checks_names(trust):
-        return HTTPSConnectionPool
-    pins = None if trust.insecure else _fingerprints(trust.fingerprint or "")
+def pool_class(trust: Trust, limit: AnswerLimit, *, keeps: bool) -> type[HTTPSConnectionPool]:
+    """Return a pool whose answers obey a limit, and whose certificates have a pinned fingerprint.
 
-    class PinnedConnection(HTTPSConnection):
+    The second only where Trust gives fingerprints. keeps: whether a connection is used again.
+    """
+    pins = _fingerprints(trust.fingerprint) if trust.fingerprint is not None else None
+    is_checked = _checks_names(trust)
+
+    class Connection(HTTPSConnection):
+        response_class = staticmethod(partial(BoundedResponse, limit))  # type: ignore[assignment]  # it is only called
+
+        @property
+        def is_connected(self) -> bool:
+            """Whether it can take a request: urllib3 connects anew where it cannot."""
+            return keeps and super().is_connected
+
         def connect(self) -> None:
             super().connect()
             if pins is not None:
                 _check(self, pins)
-            # Pinned, or waived by the administrator: urllib3 need not warn on every request.
-            self.is_verified = True
+            if not is_checked:
+                # Pinned, or waived by the administrator: urllib3 need not warn on every request.
+                self.is_verified = True
 
-    class PinnedPool(HTTPSConnectionPool):
-        ConnectionCls = PinnedConnection  # type: ignore[mutable-override]  # how urllib3 wants it
+    class Pool(HTTPSConnectionPool):
+        ConnectionCls = Connection  # type: ignore[mutable-override]  # how urllib3 wants it
 
-    return PinnedPool
+    return Pool
 
 
 def _checks_names(trust: Trust) -> bool:
@@ -56,10 +83,19 @@ def _checks_names(trust: Trust) -> bool:
 
 
 def _verifying_context(trust: Trust) -> ssl.SSLContext:
+    """Return a context that verifies. A CA file need not obey RFC 5280 to the letter.
+
+    Python 3.13 refuses, for example, a CA without a key usage, and such CAs are common inside of
+    companies and on appliances. Who names a CA file has vouched for that very certificate, so the
+    form of its extensions adds nothing; the signature, the dates and the name are checked.
+    """
     try:
-        return ssl.create_default_context(cafile=trust.ca_file)
+        context = ssl.create_default_context(cafile=trust.ca_file)
     except OSError as exc:  # ssl.SSLError, for what is no PEM file, is one too
         raise ValueError(f"cannot use the CA file {trust.ca_file}: {exc}") from exc
+    if trust.ca_file is not None:
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
 
 
 def _bare_context() -> ssl.SSLContext:

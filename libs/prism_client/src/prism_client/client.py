@@ -12,11 +12,15 @@ if TYPE_CHECKING:
     from typing import Self
 
     from prism_client import services
+    from prism_client.unreadable import Unreadables
 
 
 @attrs.frozen
 class PrismClient:
-    """One Prism Central and the clusters behind it. Made by connect(); closes as a context."""
+    """One Prism Central and the clusters behind it. Made by connect(); closes as a context.
+
+    unreadable: the records that lists left out because they cannot be understood.
+    """
 
     clusters: services.Clusters
     vms: services.Vms
@@ -30,6 +34,7 @@ class PrismClient:
     images: services.Images
     tasks: services.Tasks
     protection_policies: services.ProtectionPolicies
+    unreadable: Unreadables
     _on_close: Callable[[], None] = attrs.field(repr=False)
 
     def close(self) -> None:

@@ -20,19 +20,31 @@ PrismError
 ├── IncompleteChangeList      gap, overlap, no progress or out of bounds: the list proves nothing
 └── Unsupported               this Prism does not offer what is needed
 
-Each message is one line for the administrator: what, where, what to do. The cause is chained.
+Each message is one printable line for the administrator: what, where, what to do. The cause is
+chained.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from prism_client._text import one_line
+
 if TYPE_CHECKING:
     from prism_client.model import Task
 
 
+_LONGEST = 2000  # characters of a message; what a server says in it may be endless
+
+
 class PrismError(Exception):
-    """Anything that went wrong between this library and Prism."""
+    """Anything that went wrong between this library and Prism.
+
+    A server's words may be part of the message: control characters in them become blanks.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message, _LONGEST))
 
 
 class TransportError(PrismError):
@@ -93,7 +105,14 @@ class ServerError(ApiError):
 
 
 class BadAnswer(PrismError):
-    """The answer is not what Prism answers: HTML, broken JSON, a missing or wrong field."""
+    """The answer is not what Prism answers: HTML, broken JSON, a missing or wrong field.
+
+    field: path of the field inside the record, such as "disks[0].backingInfo"; "" for none.
+    """
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class TaskFailed(PrismError):

@@ -11,23 +11,37 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from prism_client import _address
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
     from pathlib import Path
+    from typing import Self
 
 
 @attrs.frozen
 class Endpoint:
-    """Where Prism Central listens. The clusters behind it are expected on the same port."""
+    """Where Prism Central listens. The clusters behind it are expected on the same port.
 
-    host: str
+    host: a name, or an IPv4 or IPv6 address; anything else raises ValueError.
+    """
+
+    host: str = attrs.field(converter=_address.host)
     port: int = 9440
+
+    @classmethod
+    def parse(cls, text: str, default_port: int = 9440) -> Self:
+        """Read HOST, HOST:PORT, IPV6, [IPV6]:PORT, or https:// and one of them. Raises ValueError.
+
+        Blanks around it and a path behind it are left out, so that a browser's address will do.
+        """
+        return cls(*_address.host_and_port(text, default_port))
 
     @property
     def address(self) -> str:
         """Host and port as a URL has them."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = f"[{self.host.replace('%', '%25')}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
 
@@ -196,6 +210,28 @@ class DiskRecoveryPoint:
     disk_ext_id: str | None
 
 
+class PointKind(enum.Enum):
+    """What Prism makes of a VM: each kind has ids of its own, and calls of its own."""
+
+    RECOVERY_POINT = "recovery point"
+    VM_SNAPSHOT = "VM snapshot"
+
+
+@attrs.frozen
+class PointId:
+    """The id of a recovery point, together with its kind: without it, the id means nothing.
+
+    A Prism is used for one kind; RecoveryPoints.understands() says whether an id is of that kind.
+    """
+
+    kind: PointKind
+    value: str
+
+    def __str__(self) -> str:
+        """For messages: "recovery point 3f1c..."."""
+        return f"{self.kind.value} {self.value}"
+
+
 @attrs.frozen
 class RecoveryPoint:
     """A recovery point of one VM.
@@ -214,6 +250,12 @@ class RecoveryPoint:
     vm_recovery_point_ext_id: str
     vm_ext_id: str
     disks: tuple[DiskRecoveryPoint, ...]
+    kind: PointKind = PointKind.RECOVERY_POINT
+
+    @property
+    def id(self) -> PointId:
+        """The id together with its kind: what is to be recorded."""
+        return PointId(self.kind, self.ext_id)
 
     def disk_ref(self, disk: DiskRecoveryPoint) -> DiskSnapshotRef:
         """Return the three ids by which the changed regions of `disk` are asked for."""

@@ -22,11 +22,15 @@ from prism_client._v4 import compose as v4_services
 from prism_client._v4.api import Api as V4Api
 from prism_client.errors import ApiError, BadAnswer, Unsupported
 from prism_client.model import Endpoint, Trust
+from prism_client.unreadable import Unreadables
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from prism_client._clock import Clock
     from prism_client.client import PrismClient
     from prism_client.model import Credentials
+    from prism_client.unreadable import Unreadable
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +56,15 @@ def connect(
     timeout: float = 30.0,
     deadline: float = 600.0,
     clock: Clock | None = None,
+    on_unreadable: Callable[[Unreadable], None] | None = None,
 ) -> PrismClient:
     """Connect to a Prism Central, log in and find out which APIs and revisions it speaks.
 
     timeout: seconds to connect, and of silence in the middle of an answer.
     deadline: seconds a task (a recovery point, a volume group, ...) may take.
     clock: for tests.
+    on_unreadable: called once with each record that a list leaves out because it cannot be
+    understood, in the thread that reads the list. PrismClient.unreadable keeps them too.
     Raises TransportError, AuthFailed, Unsupported; ValueError for an unusable Trust.
     """
     trust = trust or Trust()
@@ -65,15 +72,16 @@ def connect(
     with ExitStack() as stack:
         https = _Connections(endpoint, credentials, trust, timeout, clock)
         stack.callback(https.close)
-        v4 = _served_v4(https.central)
-        v3 = V3Api(https.central, clock, deadline)
+        unreadable = Unreadables(on_unreadable)
+        v4 = _served_v4(https.central, unreadable)
+        v3 = V3Api(https.central, clock, deadline, unreadable)
         _log_in(v4, v3)
         client = _compose(v4, v3, https)
         stack.pop_all()
         return client
 
 
-def _served_v4(http: Http) -> dict[str, V4Api]:
+def _served_v4(http: Http, unreadable: Unreadables) -> dict[str, V4Api]:
     """Return the namespaces of v4 that the server has, each at its revision."""
     found = {name: _revision(http, name) for name in _NAMESPACES}
     log.info(
@@ -82,7 +90,7 @@ def _served_v4(http: Http) -> dict[str, V4Api]:
         ", ".join(f"{name} {revision or 'v3'}" for name, revision in found.items()),
     )
     return {
-        name: V4Api(http, name, revision)
+        name: V4Api(http, name, revision, unreadable)
         for name, revision in found.items()
         if revision is not None
     }
@@ -108,10 +116,15 @@ def _compose(v4: dict[str, V4Api], v3: V3Api, https: _Connections) -> PrismClien
     http, clock, deadline = v3.http, v3.clock, v3.deadline
 
     def at(host: str) -> Endpoint:
-        return Endpoint(host, http.endpoint.port)
+        try:
+            return Endpoint(host, http.endpoint.port)
+        except ValueError as exc:
+            raise BadAnswer(f"Prism gives a cluster's address that is none: {exc}") from exc
 
     client = v3_services.client(
-        v3, lambda host: V3Api(https.cluster(at(host)), clock, deadline), https.close
+        v3,
+        lambda host: V3Api(https.cluster(at(host)), clock, deadline, v3.unreadable),
+        https.close,
     )
     return v4_services.over(
         client, v4, Uploader(v3), lambda host: https.element(at(host)), clock, deadline

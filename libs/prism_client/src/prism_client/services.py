@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Consistency,
         DiskSnapshotRef,
         Image,
+        PointId,
         Project,
         RecoveryPoint,
         StorageContainer,
@@ -120,7 +121,7 @@ class Vms(Protocol):
     def shut_down(self, ext_id: str) -> None:
         """Ask the guest to shut down (ACPI), unless it is off already. Raises NotFound.
 
-        The guest may take its time, or not heed it: look at power_state.
+        The guest may take its time, or ignore it: look at power_state.
         """
         ...
 
@@ -134,7 +135,14 @@ class RecoveryPoints(Protocol):
 
     @property
     def generation(self) -> str:
-        """ "v4", or "v3" for VM snapshots: an id of one kind means nothing to the other."""
+        """ "v4", or "v3" for VM snapshots: for messages; see understands()."""
+        ...
+
+    def understands(self, point: PointId) -> bool:
+        """Say whether these calls take an id of this kind. A Prism may be used the other way later.
+
+        An id of the other kind is not gone: nothing can be said about it, and nothing done.
+        """
         ...
 
     def create(
@@ -271,7 +279,9 @@ class Images(Protocol):
     ) -> Image:
         """Stream a file into a new disk image.
 
-        sha256: hex digest which the server checks. progress: called with the bytes sent so far.
+        sha256: hex digest which the server checks.
+        progress: called with the number of bytes that were sent since its last call. What is sent
+        again after a broken connection does not count again: the sum is the size of the file.
         """
         ...
 

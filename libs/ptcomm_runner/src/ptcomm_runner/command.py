@@ -10,6 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import attrs
+from command_line import arguments, terminal
+from command_line.text import printable
 from ptcomm import Level, Phase, Replace, Severity
 
 from ptcomm_runner import display, jobs
@@ -18,11 +20,9 @@ from ptcomm_runner.errors import RunnerError
 from ptcomm_runner.process import Cancellation
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
+    from command_line.arguments import Subparsers
 
     from ptcomm_runner.jobs import Result
-
-    Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse offers no public name for it
 
 LEVELS = {level.name.lower(): level for level in Level}
 REPLACE = {
@@ -73,14 +73,11 @@ def add_parser(subparsers: Subparsers, own: OwnBackend) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run a `job` command line; return 0 for a good job (T, W), 1 for any other."""
-    try:
-        if args.action == "list":
-            return _list(args)
-        return _job(args)
-    except (RunnerError, OSError) as error:
-        sys.stderr.write(f"{display.printable(str(error))}\n")
-        return 1
+    """Run a `job` command line; return 0 for a good job (T, W), 1 for any other.
+
+    Raises RunnerError and OSError.
+    """
+    return _list(args) if args.action == "list" else _job(args)
 
 
 def _add(
@@ -93,10 +90,14 @@ def _add(
     parser.add_argument("--backend", help="program to run as the backend; default: this one")
     parser.add_argument("--working-dir", type=Path, help="default: working in the store")
     parser.add_argument(
-        "--timeout", type=_seconds, default=DEFAULT_TIMEOUT, help="longest silence, in seconds"
+        "--timeout",
+        type=arguments.seconds(least=0.001),
+        default=DEFAULT_TIMEOUT,
+        metavar="TIME",
+        help="longest silence: 90 (seconds), 10m; default: %(default)s",
     )
     _add_json(parser)
-    parser.add_argument("parameters", nargs="*", type=pair, metavar="KEY=VALUE")
+    parser.add_argument("parameters", nargs="*", type=arguments.pair, metavar="KEY=VALUE")
     return parser
 
 
@@ -108,29 +109,11 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def pair(text: str) -> tuple[str, str]:
-    """Read a parameter KEY=VALUE; raise ArgumentTypeError."""
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
-    return key, value
-
-
 def _job_name(text: str) -> str:
     try:
         return check_job_name(text)
     except RunnerError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds between 0 and 1000000")
-    return seconds
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -140,7 +123,7 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(display.jobs_json(found) + "\n")
     else:
-        display.console().print(display.job_table(found))
+        terminal.console().print(display.job_table(found))
     return 0
 
 
@@ -212,11 +195,11 @@ def _show(args: argparse.Namespace, result: Result) -> None:
         sys.stdout.write(display.result_json(result) + "\n")
         for message in result.log:
             if message.severity is Severity.FATAL:
-                sys.stderr.write(f"{display.printable(message.text)}\n")
+                terminal.complain(message.text)
         return
-    screen = display.console()
+    screen = terminal.console()
     if args.action in {"estimate", "listing"}:
         screen.print(display.file_table(result))
     for row in result.rows:
-        sys.stdout.write(f"{display.printable(row)}\n")
+        sys.stdout.write(f"{printable(row)}\n")
     screen.print(display.summary(result))

@@ -203,7 +203,7 @@ def run_restore(
     objects: Sequence[ObjectItem],
     files: Sequence[FileItem],
 ) -> None:
-    """Hand all objects, then all files to a backend, and heed its answers."""
+    """Hand all objects, then all files to a backend, and follow its answers."""
     _prologue(talk, job, parameters, Phase.RESTORE)
     for item in objects:
         _give_object(talk, item)

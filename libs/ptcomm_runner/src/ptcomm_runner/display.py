@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from datetime import datetime
 from typing import TYPE_CHECKING
 
+from command_line.terminal import console, plain
+from command_line.text import local_time
 from ptcomm import Severity
-from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
@@ -32,13 +32,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ptcomm import Message
+    from rich.console import Console
 
     from ptcomm_runner.catalog import Job
     from ptcomm_runner.joblog import Watcher
     from ptcomm_runner.jobs import Result
 
-PIPED_WIDTH = 200
-"""Columns of output that goes into a file or another program."""
 BAR_STEP = 4_194_304
 """Bytes between two movements of the progress bar: moving it costs more than a packet does."""
 STATUS_WORDS = {
@@ -54,17 +53,6 @@ _STYLES = {
     Severity.ERROR: "red",
     Severity.FATAL: "bold red",
 }
-
-
-def console(*, stderr: bool = False) -> Console:
-    """A console that is wide enough not to fold lines when nobody looks."""
-    screen = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-    return screen if screen.is_terminal else Console(file=screen.file, width=PIPED_WIDTH)
-
-
-def printable(text: str) -> str:
-    """The text without anything a terminal would obey."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 # -- while a job runs -----------------------------------------------------------------------------
@@ -91,12 +79,12 @@ class Lines:
 
     def message(self, message: Message) -> None:
         """Write `<severity letter> <text>`."""
-        line = f"{message.severity.value} {printable(message.text)}"
+        line = f"{message.severity.value} {plain(message.text)}"
         self._screen.print(Text(line, _STYLES.get(message.severity, "")), soft_wrap=True)
 
     def file(self, name: str, size: int) -> None:
         """Write name and size as an information line."""
-        line = f"{Severity.INFO.value} {printable(name)}, {decimal(size)}"
+        line = f"{Severity.INFO.value} {plain(name)}, {decimal(size)}"
         self._screen.print(Text(line, "dim"), soft_wrap=True)
 
     def data(self, count: int) -> None:
@@ -118,7 +106,7 @@ class Bars(Lines):
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._waiting = 0
-        self._task = self._progress.add_task(printable(name.rpartition("/")[2]), total=size)
+        self._task = self._progress.add_task(plain(name.rpartition("/")[2]), total=size)
 
     def data(self, count: int) -> None:
         """Move the bar, in steps."""
@@ -167,7 +155,7 @@ def summary(result: Result) -> Table:
         ("bytes", f"{result.data_bytes} ({decimal(result.data_bytes)})"),
     ]
     for name, text in rows:
-        table.add_row(name, Text(text))
+        table.add_row(name, Text(plain(text)))
     return table
 
 
@@ -175,8 +163,8 @@ def file_table(result: Result) -> Table:
     """The files of an estimate or a listing."""
     table = Table("type", "bytes", "modified", "name")
     for file in result.files:
-        size, when = str(file.size), _when(file.times.mtime)
-        name = Text(printable(file.name), overflow="fold")
+        size, when = str(file.size), local_time(file.times.mtime)
+        name = Text(plain(file.name), overflow="fold")
         table.add_row(file.stat.type.value, size, when, name)
     return table
 
@@ -187,10 +175,10 @@ def job_table(jobs: Iterable[Job]) -> Table:
     for job in jobs:
         table.add_row(
             str(job.job_id),
-            Text(job.name),
+            Text(plain(job.name)),
             job.level.name.lower() if job.level else "restore",
             f"{job.status.value} ({STATUS_WORDS[job.status]})",
-            _when(job.started),
+            local_time(job.started),
             str(len(job.files)),
             str(job.data_bytes),
         )
@@ -233,10 +221,3 @@ def jobs_json(jobs: Iterable[Job]) -> str:
             for job in jobs
         ]
     )
-
-
-def _when(seconds: int) -> str:
-    try:
-        return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S}"
-    except (OverflowError, ValueError, OSError):  # a time from outside that no calendar has
-        return str(seconds)

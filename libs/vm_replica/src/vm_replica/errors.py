@@ -2,12 +2,14 @@
 
 ReplicationError           base of everything here
     ├── CycleRefused       the receiver does not take this cycle; it says what it needs instead
-    ├── ProtocolBroken     the peer says something that is not the protocol, or not now
-    ├── PeerFailed         the peer gave the session up, and says why
+    ├── ProtocolBroken     the peer sent something that is malformed, or out of order
+    ├── PeerFailed         the peer ended the session, and gave a reason
     ├── PeerLost           the connection broke, or nothing came in time
-    ├── PeerRefused        the peer is not who was paired, or we are not
+    ├── PeerRefused        the peer is not the paired one, or does not accept us
     ├── IdentityError      our key, certificate or list of peers cannot be used
     ├── StoreError         the store cannot be read or written
+    ├── NoSuchReplica      the store has no replica, or several, of the VM that was asked for
+    ├── WrongUser          the store or the identity belongs to another user
     └── ReplicaDamaged     what is stored is not what was committed
 """
 
@@ -72,6 +74,14 @@ class IdentityError(ReplicationError):
 
 class StoreError(ReplicationError):
     """The store cannot be read or written."""
+
+
+class NoSuchReplica(ReplicationError):
+    """The store has no replica, or several, of the VM that was asked for."""
+
+
+class WrongUser(ReplicationError):
+    """The store or the identity belongs to another user than the one who runs this."""
 
 
 class ReplicaDamaged(ReplicationError):

@@ -238,7 +238,7 @@ class Session:
             raise CycleRefused(
                 Code.NOT_ALLOWED,
                 f"certificate {self._source} may not write the replica {cluster}/{vm}: see "
-                "podheitor-nutanix-backend receiver allow",
+                "podheitor-receiver allow",
             )
         try:
             replica = self._store.replica(cluster, vm)

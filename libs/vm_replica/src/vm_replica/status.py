@@ -1,4 +1,4 @@
-"""How the replicas of a store stand: what `receiver status` shows and what monitoring judges."""
+"""How the replicas of a store stand: what `status` shows and what monitoring judges."""
 
 from __future__ import annotations
 
@@ -125,8 +125,9 @@ def _status(replica: Replica, now: float, rpo: int) -> Status:
     if current:
         found = _with_generation(found, current, now)
     why, level = _judge(found, takes_cycles=state.role is Role.REPLICA)
-    if ledger.broke_off(replica.files.path, failover):
-        why, level = f"{failover.doing} broke off: failover recover", Level.CRITICAL
+    if ledger.is_interrupted(replica.files.path, failover):
+        why = f"failover {failover.doing} was interrupted: run failover recover"
+        level = Level.CRITICAL
     if state.applying:
         why, level = f"generation {state.applying.number} is only half applied", Level.CRITICAL
     return attrs.evolve(found, why=why, level=level)

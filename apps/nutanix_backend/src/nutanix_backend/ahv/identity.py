@@ -71,8 +71,8 @@ def _state_of_source(site: Site, origin: Origin, source: Settings | None) -> Sou
         return SourceState.EXISTS
     if not origin.cluster_id:  # of another hypervisor, which we cannot ask
         return SourceState.UNKNOWN
-    if source is None:
-        return SourceState.GONE
+    if source is None:  # Prism may list a VM whose record, with its id, cannot be read
+        return SourceState.UNKNOWN if "" in site.vm_ids else SourceState.GONE
     try:
         with inventory.connect(source) as client:
             client.vms.get(origin.vm_id)

@@ -100,14 +100,15 @@ def inspect_target(
     containers = [c for c in client.storage_containers.list() if c.cluster_ext_id in here]
     subnets = [s for s in client.subnets.list() if s.cluster_ext_id in here]
     vms = list(client.vms.list())
+    odd = client.unreadable.of("VM")
     return Site(
         client=client,
         cluster=chosen,
         containers=tuple(containers),
         container=_container(settings.storage_container, chosen, containers),
         networks=networks.read(settings.network_map, subnets),
-        vm_ids=frozenset(vm.ext_id for vm in vms),
-        names=frozenset(vm.name for vm in vms),
+        vm_ids=frozenset(vm.ext_id for vm in vms) | {vm.ext_id for vm in odd},
+        names=frozenset(vm.name for vm in vms) | {vm.name for vm in odd},
         owners={nic.mac.lower(): vm.name for vm in vms for nic in vm.nics},
     )
 

@@ -10,7 +10,7 @@ import qemu_img
 from command_line.text import size
 
 from nutanix_backend.cluster.guards import ImageGuard
-from nutanix_backend.disks.targets import DiskTarget, ImageFile
+from nutanix_backend.disks.targets import DiskTarget, ImageTarget
 from nutanix_backend.errors import RestoreFailed
 from nutanix_backend.names import OURS
 from nutanix_backend.progress import Progress
@@ -55,12 +55,12 @@ class ImageUpload(UploadMethod):
 
     def target(self, origin: Origin, disk: NewDisk) -> DiskTarget:
         """Return a file in the staging folder."""
-        return ImageFile(self._staging() / origin.folder / f"{disk.disk_id}.raw")
+        return ImageTarget(self._staging() / origin.folder / f"{disk.disk_id}.raw")
 
     def source(self, stack: ExitStack, written: WrittenDisk) -> str:
         """Upload a disk as an image; no copy of it stays here."""
         disk, target = written.disk, written.target
-        if not isinstance(target, ImageFile):
+        if not isinstance(target, ImageTarget):
             raise RestoreFailed(f"{target.label} is not a staged file")
         qcow2 = target.path.with_suffix(".qcow2")
         qemu_img.convert_to_qcow2(target.path, qcow2)

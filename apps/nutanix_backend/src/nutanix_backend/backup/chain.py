@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prism_client import NotFound, PrismError
 from ptcomm import Level
 
 from nutanix_backend.errors import ChainError, StateError
 from nutanix_backend.references import state
+from nutanix_backend.references.points import ReferencePoints
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,15 +24,12 @@ class Chain:
     def __init__(self, job: JobContext, client: PrismClient, file: state.StateFile) -> None:
         """Load what is recorded in `file`."""
         self._job = job
-        self._client = client
         self._file = file
         self._state, self._problem = file.load()
         self._level = job.info.level or Level.FULL
+        self._series = state.series_of(job.info.name)
+        self._points = ReferencePoints(client, job.warn)
         self._kept = {reference.point for reference in self._state.references()}
-
-    @property
-    def _generation(self) -> str:
-        return self._client.recovery_points.generation
 
     def base(self, vm_name: str) -> state.Reference | None:
         """The reference to compare with, still on the cluster; None for a full.
@@ -43,7 +40,8 @@ class Chain:
             return None
         found = state.find_base(self._state, self._level.value, self._job.info.prev_job_name)
         if found.reference:
-            found = self._still_usable(found.reference)
+            self._state = self._state.with_proof(found.reference)
+            found = self._points.usable(found.reference)
         if found.reference is None:
             self.fall_back(vm_name, self._problem or found.reason)
         return found.reference
@@ -58,49 +56,37 @@ class Chain:
         self._job.warn(f"VM {vm_name} is backed up in full: {reason}")
 
     def drop_obsolete(self, base: state.Reference | None) -> None:
-        """Delete the references that no later job can ask for.
+        """Delete the references that no later job of this name can ask for.
 
-        An incremental on `base` proves that the Director holds the job of `base`. Any other job
-        proves nothing, so the newest reference stays as well: the job may yet fail. With each stays
-        that of its full, on which a differential would stand. What cannot be deleted now stays
-        recorded, for the next job to try.
+        Jobs of other names have chains of their own, whose references stay. An incremental on
+        `base` proves that the Director holds the job of `base`. Any other job proves nothing, so
+        the newest reference stays as well: the job may yet fail. With each stays that of its full,
+        on which a differential would stand; the newest full that is proven and the two newest fulls
+        stay in any case, because a full that failed later must not cost the good one before it.
+        What cannot be deleted now stays recorded, for the next job to try.
         """
-        recorded = self._state.references()
+        recorded = self._state.references(self._series)
         kept = [base] if base else []
         if self._level is not Level.INCREMENTAL or not base:
             kept += recorded[-1:]
         if not self._job.settings.is_lean:
             fulls = [full for end in kept if (full := self._state.full_behind(end))]
-            kept += [full for full in fulls if full.generation == self._generation]
+            if self._level is Level.FULL:
+                fulls += self._state.fulls(self._series, proven=True)[-1:]
+                fulls += self._state.fulls(self._series, proven=False)[-2:]
+            kept += [full for full in fulls if self._points.understands(full)]
         self._drop_all_but(kept)
 
     def keep_only_newest(self) -> None:
         """Delete every reference but the newest, without waiting for the proof that it counts."""
-        self._drop_all_but(self._state.references()[-1:])
+        self._drop_all_but(self._state.references(self._series)[-1:])
         self._file.save(self._state.with_only(self._kept))
 
     def _drop_all_but(self, kept: Sequence[state.Reference]) -> None:
         needed = {reference.point for reference in kept}
-        for reference in self._state.references():
-            if reference.point not in needed:
-                self._drop(reference)
-
-    def _drop(self, reference: state.Reference) -> None:
-        if reference.generation != self._generation:
-            self._job.warn(
-                f"{reference.generation} recovery point {reference.point} is not needed, but Prism "
-                f"is used over {self._generation} now: delete it there, or let it expire"
-            )
-            self._kept.discard(reference.point)
-            return
-        try:
-            self._client.recovery_points.delete(reference.point)
-        except PrismError as error:
-            self._job.warn(
-                f"recovery point {reference.point} is not needed, but stays for now: {error}"
-            )
-        else:
-            self._kept.discard(reference.point)
+        for reference in self._state.references(self._series):
+            if reference.point not in needed and self._points.drop(reference):
+                self._kept.discard(reference.point)
 
     def record(self, reference: state.Reference | None) -> None:
         """Add this job, durably: with the reference it leaves, or as one in which the VM failed."""
@@ -121,17 +107,3 @@ class Chain:
             self.record(None)
         except StateError as second:  # costs a full, which will say so
             error.add_note(f"then: {second}")
-
-    def _still_usable(self, reference: state.Reference) -> state.Base:
-        """The reference as a base, or why it is none any more."""
-        if reference.generation != self._generation:
-            return state.Base(
-                None,
-                f"Prism is used over its API {self._generation} now, which cannot compare with "
-                f"what the previous job left over {reference.generation}",
-            )
-        try:
-            self._client.recovery_points.get(reference.point)
-        except NotFound:
-            return state.Base(None, "the reference of the previous job is gone from the cluster")
-        return state.Base(reference)

@@ -35,11 +35,12 @@ from nutanix_backend.cluster.guards import SnapshotGuard
 from nutanix_backend.disks.attach import Route, open_disks, reference
 from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
 from nutanix_backend.disks.streams import StreamSender, delta_pieces, image_pieces
-from nutanix_backend.errors import BackendError, SourceError, StateError
+from nutanix_backend.errors import BackendError, SelectionError, SourceError, StateError
 from nutanix_backend.manifest import SCHEMA, DiskEntry, Manifest
 from nutanix_backend.names import OURS
 from nutanix_backend.progress import Progress
 from nutanix_backend.references import state
+from nutanix_backend.references.point_fields import point_fields
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -60,9 +61,12 @@ def run(job: JobContext) -> None:
     """Back up every VM asked for; one that fails is reported, and fails the job if all do."""
     chosen = transport.choose(job.settings.transport)
     job.say(str(chosen))
-    with inventory.connect(job.settings) as client, job.journal() as journal:
+    with inventory.connect(job.settings, job.warn) as client, job.journal() as journal:
         sweep.before_job(job, client, job.settings)
-        sources = inventory.select(client, job.settings)
+        selected = inventory.select(client, job.settings)
+        for missing in selected.missing:
+            _report_missing(job, missing)
+        sources = list(selected.sources)
         failures = [
             error
             for source in sources
@@ -95,6 +99,13 @@ def state_file(job: JobContext, source: inventory.Source) -> state.StateFile:
     """Where the chain of a VM is recorded."""
     folder = job.settings.state_dir / state.BACKUP / source.folder.cluster
     return state.StateFile(folder / f"{source.vm.ext_id}.json", source.vm.ext_id)
+
+
+def _report_missing(job: JobContext, missing: inventory.Missing) -> None:
+    """Report a value that selects no VM; raise SelectionError where one error ends the job."""
+    if job.settings.abort_on_error:
+        raise SelectionError(missing.reason)
+    job.report(f"{missing.wanted} is not backed up: {missing.reason}")
 
 
 def _attempt(job: JobContext, backup: VmBackup) -> Exception | None:
@@ -133,10 +144,6 @@ class VmBackup:
         self._complete = False
 
     @property
-    def _is_v3(self) -> bool:
-        return self._client.recovery_points.generation == "v3"
-
-    @property
     def spoils_the_job(self) -> bool:
         """Whether a failure now must fail the job, because of what was sent already.
 
@@ -162,7 +169,8 @@ class VmBackup:
                     chain.record_failure(error)
                     raise
                 self._job.report(
-                    f"VM {vm.name} is backed up, but something is left of it: {with_notes(error)}"
+                    f"VM {vm.name} is backed up, but temporary objects could not be removed: "
+                    f"{with_notes(error)}"
                 )
 
     def _warn_of_a_policy(self) -> None:
@@ -170,7 +178,8 @@ class VmBackup:
         if policy is not None:
             self._job.warn(
                 f"VM {self.source.vm.name} is also under a protection policy of Prism ({policy}): "
-                "its recovery points and ours share the cluster's space, and its limits"
+                "its recovery points and those of this job share the space and the limits "
+                "of the cluster"
             )
 
     def _back_up(self, chain: Chain, base: state.Reference | None) -> None:
@@ -185,7 +194,7 @@ class VmBackup:
             entries = tuple(self._send_disk(plan, devices.get(plan.index)) for plan in plans)
             manifest = self._manifest(snapshot.recovery_point, entries, config)
             snapshot.prolong()
-            chain.record(reference(self._client, snapshot.recovery_point, plans, manifest.digest()))
+            chain.record(reference(snapshot.recovery_point, plans, manifest.digest()))
             snapshot.keep()
             self._send_manifest(manifest)
             self._complete = True
@@ -223,7 +232,7 @@ class VmBackup:
             try:
                 return plan_disks(self._client, vm.disks, point, base, self._job.warn)
             except CHANGES_UNAVAILABLE as error:
-                chain.fall_back(vm.name, f"its changes cannot be had: {error}")
+                chain.fall_back(vm.name, f"Prism cannot list its changes: {error}")
         return plan_disks(self._client, vm.disks, point, None, self._job.warn)
 
     # --- the files
@@ -268,7 +277,7 @@ class VmBackup:
         send(File(name, Stat(FileType.REGULAR, length), Times(now, now, now)), DataStart())
         with closing(pieces):
             for piece in pieces:
-                self._job.heed_the_daemon()
+                self._job.check_cancelled()
                 sender.put(piece)
                 progress.advance(memoryview(piece).nbytes)
         digest = sender.finish()
@@ -288,7 +297,7 @@ class VmBackup:
         disks: tuple[DiskEntry, ...],
         config: ahv_record.VmConfig,
     ) -> Manifest:
-        info = self._job.info
+        info, fields = self._job.info, point_fields(point.id)
         return Manifest(
             schema=SCHEMA,
             job=info.name,
@@ -300,9 +309,9 @@ class VmBackup:
             vm_name=self.source.vm.name,
             consistency_asked=self._job.settings.consistency,
             consistency_got=point.consistency.value,
-            recovery_point="" if self._is_v3 else point.ext_id,
+            recovery_point=fields["reference_recovery_point_ext_id"],
             disks=disks,
-            snapshot_uuid=point.ext_id if self._is_v3 else "",
+            snapshot_uuid=fields["snapshot_uuid"],
             configuration=attrs.evolve(config, prism={}).encode().decode(),
         )
 

@@ -25,7 +25,7 @@ import iscsi_attach
 import prism_client
 from command_line.cancel import Cancelled
 
-from nutanix_backend.cluster.journal import Kind
+from nutanix_backend.cluster.journal import ObjectKind
 from nutanix_backend.cluster.objects import OBJECTS
 from nutanix_backend.cluster.transport import is_target
 from nutanix_backend.errors import SourceError
@@ -93,7 +93,7 @@ class Guard(ABC):
     `_undo` copes with a half-done `_acquire`, and tells whether there was something to undo.
     """
 
-    kind: Kind
+    kind: ObjectKind
     name: str
     journal: Journal
     is_open = False
@@ -184,7 +184,7 @@ class ClusterGuard(PrismGuard):
 class SnapshotGuard(ClusterGuard):
     """A recovery point of a VM; deleted at the end unless it became the new reference."""
 
-    kind = Kind.RECOVERY_POINT
+    kind = ObjectKind.RECOVERY_POINT
     recovery_point: prism_client.RecoveryPoint
 
     def __init__(
@@ -251,7 +251,7 @@ def new_secret(*, chap: bool) -> str | None:
 class OfferGuard(ClusterGuard):
     """A volume group that is open to one initiator."""
 
-    kind = Kind.VOLUME_GROUP
+    kind = ObjectKind.VOLUME_GROUP
     volume_group: prism_client.VolumeGroup
 
     def __init__(
@@ -350,7 +350,7 @@ class NewDiskGuard(OfferGuard):
 class IscsiSessionGuard(Guard):
     """An iSCSI session to the target of a volume group."""
 
-    kind = Kind.SESSION
+    kind = ObjectKind.SESSION
 
     def __init__(
         self, group: OfferGuard, portal: iscsi_attach.Portal, transport: Transport
@@ -392,7 +392,7 @@ class IscsiSessionGuard(Guard):
 class ImageGuard(PrismGuard):
     """An image that carries a disk to a new VM, which has copied it when it is made."""
 
-    kind = Kind.IMAGE
+    kind = ObjectKind.IMAGE
     image: prism_client.Image
 
     def __init__(
@@ -419,7 +419,7 @@ class VmGuard(ClusterGuard):
     Its name is the user's choice and need not be unique: a VM is ours by its description.
     """
 
-    kind = Kind.VM
+    kind = ObjectKind.VM
     vm: prism_client.Vm
 
     def __init__(
@@ -453,7 +453,7 @@ class VmGuard(ClusterGuard):
 class FolderGuard(Guard):
     """A folder for what is only on its way."""
 
-    kind = Kind.FOLDER
+    kind = ObjectKind.FOLDER
 
     def __init__(self, journal: Journal, path: Path) -> None:
         """Prepare to make a folder that is not there."""

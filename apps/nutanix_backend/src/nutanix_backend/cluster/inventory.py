@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import attrs
 import prism_client
@@ -11,12 +11,25 @@ from durable.names import component
 
 from nutanix_backend import names
 from nutanix_backend.errors import ParameterError, SelectionError
-from nutanix_backend.settings.parameters import require_connection
+from nutanix_backend.settings.parameters import prism_endpoint, require_connection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from nutanix_backend.settings.parameters import Settings
+
+
+class NamedEntity(Protocol):
+    """Anything with a name and an id."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def ext_id(self) -> str: ...
+
+
+E = TypeVar("E", bound=NamedEntity)
 
 
 @attrs.frozen
@@ -32,12 +45,14 @@ class Source:
         return names.VmFolder(component(self.cluster.name), self.vm.ext_id)
 
 
-def connect(settings: Settings) -> prism_client.PrismClient:
-    """Connect to Prism as the settings say; raise ParameterError or PrismError."""
+def connect(
+    settings: Settings, warn: Callable[[str], None] | None = None
+) -> prism_client.PrismClient:
+    """Connect to Prism as the settings say; raise ParameterError or PrismError.
+
+    `warn` gets a line for each record of Prism that cannot be read, once.
+    """
     require_connection(settings)
-    host, _, port = settings.prism.partition(":")
-    if port and not port.isdecimal():
-        raise ParameterError(f"prism={settings.prism} is not host or host:port")
     credentials = (
         prism_client.ApiKey(settings.api_key)
         if settings.api_key
@@ -48,33 +63,126 @@ def connect(settings: Settings) -> prism_client.PrismClient:
         fingerprint=settings.fingerprint or None,
         insecure=settings.prism_insecure,
     )
-    endpoint = prism_client.Endpoint(host, int(port or 9440))
-    return prism_client.connect(endpoint, credentials, trust, timeout=settings.timeout)
+
+    def tell(entry: prism_client.Unreadable) -> None:
+        if warn is not None:
+            warn(f"{entry}: it is skipped; jobs that need it fail")
+
+    return prism_client.connect(
+        prism_endpoint(settings),
+        credentials,
+        trust,
+        timeout=settings.timeout,
+        on_unreadable=tell,
+    )
 
 
-def select(client: prism_client.PrismClient, settings: Settings) -> list[Source]:
-    """The VMs that `vm=` and `exclude_vm=` ask for, by name.
+@attrs.frozen
+class Missing:
+    """A value of `vm=` that selects no VM, or a VM that cannot be used, and why."""
 
-    Raises SelectionError for one that is not there, or for a plain name that two VMs share.
+    wanted: str
+    reason: str
+
+
+@attrs.frozen
+class Selection:
+    """The VMs of a job in the order of their names, and what was asked for in vain."""
+
+    sources: tuple[Source, ...]
+    missing: tuple[Missing, ...] = ()
+
+
+def select(client: prism_client.PrismClient, settings: Settings) -> Selection:
+    """Find the VMs that `vm=` and `exclude_vm=` ask for.
+
+    A value that selects nothing costs the others nothing. Raises SelectionError when no VM is left.
     """
     if not settings.vm:
         raise ParameterError("parameter vm is missing: name a VM, or use vm=* for all")
     sources = every_vm(client, settings.cluster)
     vms = [source.vm for source in sources]
-    chosen = {vm.ext_id for wanted in settings.vm for vm in _matching(wanted, vms)}
-    named = [source for source in sources if source.vm.ext_id in chosen]
-    kept = [source for source in named if not _is_any_of(source.vm, settings.exclude_vm)]
+    unreadable = client.unreadable.of("VM")
+    excluded = {vm.ext_id for value in settings.exclude_vm for vm in matching(value, vms)}
+    chosen: set[str] = set()
+    missing: list[Missing] = []
+    for value in settings.vm:
+        found, why = _selected_by(value, vms, unreadable)
+        chosen |= found
+        missing += why
+    kept = [s for s in sources if s.vm.ext_id in chosen - excluded]
+    lost = tuple(item for item in missing if not _is_excluded(item, settings.exclude_vm))
     if not kept:
-        raise SelectionError("no VM is left to back up: exclude_vm leaves out all that vm names")
-    return kept
+        raise SelectionError(
+            "; ".join(item.reason for item in lost)
+            or "no VM is left to back up: exclude_vm leaves out all that vm names"
+        )
+    return Selection(tuple(kept), lost)
+
+
+def _selected_by(
+    value: str,
+    vms: Sequence[prism_client.Vm],
+    unreadable: Sequence[prism_client.Unreadable],
+) -> tuple[set[str], list[Missing]]:
+    """The ids of the VMs that one value selects, and what of it cannot be had."""
+    found = matching(value, vms)
+    lost = matching(value, unreadable)
+    if not found and not lost:
+        reason = f"no VM is called {value}: check vm= against the names in Prism"
+        return set(), [Missing(f"vm={value}", reason)]
+    if len(found) > 1 and not is_pattern(value):
+        ids = ", ".join(sorted(vm.ext_id for vm in found))
+        reason = f"{len(found)} VMs are called {value}: use the UUID, one of {ids}"
+        return set(), [Missing(f"vm={value}", reason)]
+    return {vm.ext_id for vm in found}, [
+        Missing(f"VM {vm.name or vm.ext_id}", str(vm)) for vm in lost
+    ]
+
+
+def _is_excluded(item: Missing, excluded: Sequence[str]) -> bool:
+    """Whether a VM that cannot be read is one that nobody wants."""
+    name = item.wanted.removeprefix("VM ")
+    return item.wanted.startswith("VM ") and any(_fits(value, name) for value in excluded)
+
+
+def is_pattern(value: str) -> bool:
+    """Whether a value stands for several names: only `*` and `?` are special."""
+    return "*" in value or "?" in value
+
+
+def matching(value: str, entities: Iterable[E]) -> list[E]:
+    """The entities of this id or name, or, if there are none, those whose name fits the pattern."""
+    listed = list(entities)
+    exact = [entity for entity in listed if value in {entity.name, entity.ext_id}]
+    return exact or [entity for entity in listed if _fits(value, entity.name)]
+
+
+def _fits(value: str, name: str) -> bool:
+    parts = {"*": ".*", "?": "."}
+    expression = "".join(parts.get(letter) or re.escape(letter) for letter in value)
+    return re.fullmatch(expression, name, re.DOTALL) is not None
 
 
 def every_vm(client: prism_client.PrismClient, wanted_cluster: str = "") -> list[Source]:
     """The VMs of all clusters, or of the one of that name or id, in the order of their names."""
     clusters = data_clusters(client, wanted_cluster)
-    vms = [vm for vm in client.vms.list() if vm.cluster_ext_id in clusters]
+    everywhere = list(client.vms.list())
+    _note_lost_clusters(client, everywhere)
+    vms = [vm for vm in everywhere if vm.cluster_ext_id in clusters]
     vms.sort(key=lambda vm: (vm.name, vm.ext_id))
     return [Source(vm, clusters[vm.cluster_ext_id]) for vm in vms]
+
+
+def _note_lost_clusters(client: prism_client.PrismClient, vms: list[prism_client.Vm]) -> None:
+    """Count the VMs of a cluster that cannot be read as unreadable themselves."""
+    lost = {cluster.ext_id for cluster in client.unreadable.of("cluster")}
+    for vm in vms:
+        if vm.cluster_ext_id in lost:
+            problem = f"its cluster {vm.cluster_ext_id} cannot be read"
+            client.unreadable.add(
+                prism_client.Unreadable("VM", vm.name, vm.ext_id, "cluster", problem)
+            )
 
 
 def data_clusters(
@@ -84,6 +192,9 @@ def data_clusters(
     clusters = [cluster for cluster in client.clusters.list() if not cluster.is_prism_central]
     chosen = {c.ext_id: c for c in clusters if not wanted or wanted in {c.name, c.ext_id}}
     if not chosen:
+        for odd in client.unreadable.of("cluster"):
+            if not wanted or wanted in {odd.name, odd.ext_id}:
+                odd.refuse()
         seen = ", ".join(sorted(cluster.name for cluster in clusters)) or "none"
         raise SelectionError(f"cluster {wanted or '(any)'} is not known to Prism: it has {seen}")
     return chosen
@@ -93,18 +204,3 @@ def names_by_id(client: prism_client.PrismClient) -> dict[str, str]:
     """The names of subnets and categories ("key/value"), by id."""
     subnets = {subnet.ext_id: subnet.name for subnet in client.subnets.list()}
     return subnets | {c.ext_id: f"{c.key}/{c.value}" for c in client.categories.list()}
-
-
-def _matching(wanted: str, vms: Iterable[prism_client.Vm]) -> list[prism_client.Vm]:
-    found = [vm for vm in vms if _is_any_of(vm, (wanted,))]
-    if not found:
-        raise SelectionError(f"no VM is called {wanted}: check vm= against the names in Prism")
-    is_name = not any(mark in wanted for mark in "*?[")
-    if is_name and len(found) > 1:
-        ids = ", ".join(sorted(vm.ext_id for vm in found))
-        raise SelectionError(f"{len(found)} VMs are called {wanted}: use the UUID, one of {ids}")
-    return found
-
-
-def _is_any_of(vm: prism_client.Vm, wanted: Iterable[str]) -> bool:
-    return any(w in {vm.name, vm.ext_id} or fnmatchcase(vm.name, w) for w in wanted)

@@ -36,7 +36,7 @@ SCHEMA = 1
 SUFFIX = ".journal"
 
 
-class Kind(Enum):
+class ObjectKind(Enum):
     """What a job makes; in the order in which it is removed."""
 
     SESSION = "iSCSI session"
@@ -64,7 +64,7 @@ class Intent:
     """
 
     number: int
-    kind: Kind
+    kind: ObjectKind
     name: str
     key: str
     vm_id: str
@@ -117,7 +117,7 @@ class Journal:
         """Write down whose journal it is; raise StateError."""
         self._append(Header(SCHEMA, job, prism))
 
-    def intend(self, kind: Kind, name: str, *, vm_id: str = "", initiator: str = "") -> Entry:
+    def intend(self, kind: ObjectKind, name: str, *, vm_id: str = "", initiator: str = "") -> Entry:
         """Write down, durably, what is about to be made; raise StateError and make nothing."""
         self._count += 1
         since = int(time.time())
@@ -228,7 +228,7 @@ def _remove(path: Path) -> None:
 
 def _unusable(path: Path, error: OSError) -> StateError:
     return StateError(
-        f"the journal {path} cannot be written: {error.strerror}: free space, rights?"
+        f"the journal {path} cannot be written: {error.strerror}: check free space and permissions"
     )
 
 
@@ -238,14 +238,14 @@ def _read(path: Path) -> Found | None:
     try:
         header = records.load(lines[0], Header, schema=SCHEMA) if lines else Header(SCHEMA, "", "")
     except records.OtherSchema as error:
-        log.warning("the journal %s is left alone: %s", path, error)
+        log.warning("the journal %s is ignored: %s", path, error)
         return None
     except records.RecordError:  # torn off: nothing was made before it was whole
         header = Header(SCHEMA, "", "")
     pending: dict[int, Pending] = {}
     for line in lines[1:]:
         _note(pending, line)
-    order = list(Kind)
+    order = list(ObjectKind)
     ordered = sorted(pending.values(), key=lambda item: order.index(item.intent.kind))
     return Found(path, header, tuple(ordered))
 
@@ -262,7 +262,7 @@ def _note(pending: dict[int, Pending], line: bytes) -> None:
     try:
         outcome = records.load(line, Outcome)
     except records.RecordError:
-        log.warning("a damaged line in a journal is passed by: %r", line[:200])
+        log.warning("a damaged line in a journal is ignored: %r", line[:200])
         return
     if outcome.closed:
         pending.pop(outcome.number, None)

@@ -15,7 +15,7 @@ import attrs
 from prism_client import NotFound
 
 from nutanix_backend.cluster import transport
-from nutanix_backend.cluster.journal import Kind
+from nutanix_backend.cluster.journal import ObjectKind
 from nutanix_backend.names import OURS, STAGING
 
 if TYPE_CHECKING:
@@ -189,13 +189,13 @@ class Folders(Object):
         shutil.rmtree(ext_id)
 
 
-OBJECTS: Mapping[Kind, Object] = {
-    Kind.SESSION: Sessions(),
-    Kind.VOLUME_GROUP: VolumeGroups(),
-    Kind.RECOVERY_POINT: RecoveryPoints(),
-    Kind.VM: Vms(),
-    Kind.IMAGE: Images(),
-    Kind.FOLDER: Folders(),
+OBJECTS: Mapping[ObjectKind, Object] = {
+    ObjectKind.SESSION: Sessions(),
+    ObjectKind.VOLUME_GROUP: VolumeGroups(),
+    ObjectKind.RECOVERY_POINT: RecoveryPoints(),
+    ObjectKind.VM: Vms(),
+    ObjectKind.IMAGE: Images(),
+    ObjectKind.FOLDER: Folders(),
 }
 
 

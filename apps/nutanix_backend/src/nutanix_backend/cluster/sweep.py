@@ -7,6 +7,7 @@ journal says: the state is written before a job counts.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,12 @@ import attrs
 from prism_client import PrismError
 
 from nutanix_backend.cluster import journal
-from nutanix_backend.cluster.journal import Kind
+from nutanix_backend.cluster.journal import ObjectKind
 from nutanix_backend.cluster.objects import OBJECTS
 from nutanix_backend.errors import BackendError
 from nutanix_backend.names import OURS
 from nutanix_backend.references import state
+from nutanix_backend.references.points import ReferencePoints
 from nutanix_backend.settings.parameters import prism_address
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from nutanix_backend.report import Report
     from nutanix_backend.settings.parameters import Settings
 
+log = logging.getLogger(__name__)
+
 SETTLING = 3600
 """Seconds for which a create without an answer may still come true on the server."""
 
@@ -39,19 +43,20 @@ class Removed:
     """A thing that a killed job left, and what was done about it."""
 
     job: str
-    kind: Kind
+    kind: ObjectKind
     name: str
     done: str
+    why: str = ", which was killed"
 
     def __str__(self) -> str:
-        return f"{self.done}: {self.kind.value} {self.name} of job {self.job}, which was killed"
+        return f"{self.done}: {self.kind.value} {self.name} of job {self.job}{self.why}"
 
 
 @attrs.frozen
 class Leftover:
     """A thing of ours on a cluster, and whose it is."""
 
-    kind: Kind
+    kind: ObjectKind
     name: str
     ext_id: str
     owner: str
@@ -70,7 +75,9 @@ def before_job(report: Report, client: PrismClient, settings: Settings) -> None:
 
 
 def sweep(client: PrismClient, settings: Settings, *, dry_run: bool = False) -> Iterator[Removed]:
-    """Remove what killed jobs left on this Prism; raises PrismError, StateError and OSError.
+    """Remove what killed jobs left on this Prism, and references that nobody needs any more.
+
+    Raises PrismError, StateError and OSError.
 
     A dry run only says what it would do.
     """
@@ -83,6 +90,28 @@ def sweep(client: PrismClient, settings: Settings, *, dry_run: bool = False) -> 
             yield from removed
         if not dry_run and not waiting:
             journal.forget(found)
+    yield from _sweep_stale(client, settings, dry_run=dry_run)
+
+
+_STALE = f": no job has saved its VM for {state.STALE // 86_400} days"
+
+
+def _sweep_stale(client: PrismClient, settings: Settings, *, dry_run: bool) -> Iterator[Removed]:
+    """Give up the references of VMs for which no job has run for a long time."""
+    points = ReferencePoints(client, log.warning)
+    for file in state.stale_files(settings.state_dir):
+        known, _ = file.load()
+        dropped = 0
+        for record in known.jobs:
+            reference = record.reference
+            if reference is None or not points.usable(reference).reference:
+                continue  # it may be on another Prism
+            if not dry_run:
+                dropped += points.drop(reference)
+            done = "found" if dry_run else "removed"
+            yield Removed(record.job, ObjectKind.RECOVERY_POINT, reference.point, done, _STALE)
+        if dropped and dropped == len(known.references()):
+            file.remove()
 
 
 def _of_this_prism(all_found: Iterator[Found], settings: Settings) -> Iterator[Found]:
@@ -114,7 +143,7 @@ class Sweeper:
         for ext_id in kind.existing(self._client, pending):
             if ext_id in self._references:
                 continue
-            is_a_restored_vm = intent.kind is Kind.VM and not intent.name.startswith(OURS)
+            is_a_restored_vm = intent.kind is ObjectKind.VM and not intent.name.startswith(OURS)
             if self._dry_run or is_a_restored_vm:
                 yield Removed(job, intent.kind, intent.name, "found")
             else:
@@ -145,7 +174,7 @@ class _Owners:
         killed = _names(_of_this_prism(journal.abandoned(folder), settings))
         return cls(state.recorded_points(folder), running, killed)
 
-    def leftover(self, kind: Kind, name: str, ext_id: str, more: str = "") -> Leftover:
+    def leftover(self, kind: ObjectKind, name: str, ext_id: str, more: str = "") -> Leftover:
         if ext_id in self.references:
             owner = f"reference of job {self.references[ext_id]}"
         elif name in self.running:

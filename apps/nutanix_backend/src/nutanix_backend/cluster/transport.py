@@ -46,7 +46,9 @@ def choose(wanted: str, unavailable: Callable[[], str] = kernel.unavailable) -> 
         return _by_the_kernel(f"by the kernel (open-iscsi), transport={wanted}")
     if wanted == "kernel":
         raise ParameterError(f"transport=kernel cannot be used: {why_not}")
-    return _in_user_space(f"in user space: the kernel cannot, {why_not}")
+    return _in_user_space(
+        f"in user space (libiscsi); the kernel initiator cannot be used: {why_not}"
+    )
 
 
 def portal(

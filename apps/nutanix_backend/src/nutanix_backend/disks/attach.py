@@ -13,6 +13,7 @@ from nutanix_backend.cluster import transport
 from nutanix_backend.cluster.guards import IscsiSessionGuard, VolumeGroupGuard
 from nutanix_backend.errors import SourceError
 from nutanix_backend.references import state
+from nutanix_backend.references.point_fields import point_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -68,22 +69,19 @@ def _devices(
         if lun.size != plan.disk.size:
             raise SourceError(
                 f"disk {plan.disk.bus}.{plan.disk.index} has {plan.disk.size} bytes, its snapshot "
-                f"{lun.size}: was it grown just now? Run the job again"
+                f"{lun.size}: it was probably resized just now: run the job again"
             )
         yield plan.index, attachment.open(lun.lun)
 
 
 def reference(
-    client: prism_client.PrismClient,
     point: prism_client.RecoveryPoint,
     plans: Iterable[DiskPlan],
     manifest: str,
 ) -> state.Reference:
     """A recovery point as what later changes are compared with; `manifest` is a digest."""
-    is_v3 = client.recovery_points.generation == "v3"
     return state.Reference(
-        reference_recovery_point_ext_id="" if is_v3 else point.ext_id,
-        snapshot_uuid=point.ext_id if is_v3 else "",
+        **point_fields(point.id),
         vm_recovery_point=point.vm_recovery_point_ext_id,
         manifest=manifest,
         disks=tuple(

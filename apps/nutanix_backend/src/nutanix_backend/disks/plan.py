@@ -34,11 +34,6 @@ class DiskPlan:
     regions: RegionList
     base: str = ""
 
-    @property
-    def is_delta(self) -> bool:
-        """Whether only changes are saved."""
-        return bool(self.base)
-
 
 def plan_disks(
     client: PrismClient,
@@ -49,14 +44,20 @@ def plan_disks(
 ) -> list[DiskPlan]:
     """Plan every data disk of a VM in the order of its bus addresses.
 
-    A disk without a counterpart in `base` is planned whole. Raises ChangeTrackingUnavailable or
-    NotFound when the changes since `base` cannot be had.
+    A disk without a counterpart in `base`, or that became smaller, is planned whole. Raises
+    ChangeTrackingUnavailable or NotFound when Prism cannot list the changes since `base`.
     """
     known = {reference.disk_id: reference for reference in base.disks} if base else {}
     plans = []
     for index, disk in enumerate(in_bus_order(disks)):
         snapshot = _snapshot_of(disk, point)
         old = known.get(disk.disk_ext_id)
+        if base and old and disk.size < old.size:
+            warn(
+                f"disk {disk.bus}.{disk.index} became smaller ({old.size} to {disk.size} bytes): "
+                "it is saved whole"
+            )
+            old = None
         if base and old:
             regions = _changed(client, disk, snapshot, base, old)
             plans.append(DiskPlan(index, disk, snapshot, regions, base.manifest))
@@ -68,7 +69,7 @@ def plan_disks(
 def _snapshot_of(disk: VmDisk, point: RecoveryPoint) -> DiskSnapshotRef:
     for candidate in point.disks:
         if candidate.disk_ext_id in {disk.disk_ext_id, disk.ext_id}:
-            return DiskSnapshotRef(point.ext_id, point.vm_recovery_point_ext_id, candidate.ext_id)
+            return point.disk_ref(candidate)
     raise SourceError(
         f"disk {disk.bus}.{disk.index} is not in the recovery point: was it added just now? "
         "Run the job again"
@@ -102,11 +103,6 @@ def _changed(
 ) -> RegionList:
     """What changed since the base. A grown disk: changes up to its old end, then what is allocated
     behind it; the rest of the new part is zero, and growing makes it so."""
-    if disk.size < old.size:
-        raise SourceError(
-            f"disk {disk.bus}.{disk.index} shrank from {old.size} to {disk.size} bytes: "
-            "run a full backup"
-        )
     reference = DiskSnapshotRef(base.point, base.vm_recovery_point, old.disk_recovery_point)
     changes = RegionList(disk.size, _listed(client, disk, snapshot, reference))
     if disk.size == old.size:

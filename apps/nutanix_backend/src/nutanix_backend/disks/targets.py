@@ -106,7 +106,7 @@ class PathTarget(DiskTarget):
             self._disk.close()
 
 
-class ImageFile(PathTarget):
+class ImageTarget(PathTarget):
     """A raw image with holes. It has its name when it is complete: what looks whole is whole."""
 
     def __init__(self, path: Path) -> None:
@@ -134,7 +134,7 @@ class ImageFile(PathTarget):
 
 def at_path(path: Path) -> PathTarget:
     """The target for a path: a block device as it is, anything else as a file."""
-    return PathTarget(path) if path.is_block_device() else ImageFile(path)
+    return PathTarget(path) if path.is_block_device() else ImageTarget(path)
 
 
 def partial_of(path: Path) -> Path:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptcomm_runner.command import pair
-from ptcomm_runner.display import printable
+from command_line import arguments, terminal
 
 from nutanix_backend.doctor import daemon, host, prism
 from nutanix_backend.doctor.finding import Finding, State
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from ptcomm_runner.command import Subparsers
+    from command_line.arguments import Subparsers
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -26,7 +24,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("doctor", help="check this installation, as bacula-fd's user")
     parser.add_argument("--fd", type=Path, help="path of bacula-fd; default: the one that runs")
     parser.add_argument("--fd-config", type=Path, help="its configuration file")
-    parser.add_argument("parameters", nargs="*", type=pair, metavar="KEY=VALUE")
+    parser.add_argument("parameters", nargs="*", type=arguments.pair, metavar="KEY=VALUE")
     parser.set_defaults(run=run)
 
 
@@ -34,9 +32,8 @@ def run(args: argparse.Namespace) -> int:
     """Print a line for each check; return 0 unless something stands in the way of a backup."""
     bad = 0
     for finding in _findings(args):
-        line = f"{finding.state.value:<5}{finding.topic:<15}{printable(finding.text)}\n"
-        sys.stdout.write(line)
-        sys.stdout.flush()
+        text = terminal.plain(finding.text)
+        terminal.say(f"{finding.state.value:<5}{finding.topic:<15}{text}")
         bad += finding.state is State.BAD
     return 1 if bad else 0
 

@@ -95,7 +95,7 @@ def _program(daemon: Daemon) -> Finding:
     if not daemon.program.is_absolute():
         return Finding.bad(
             "daemon",
-            f"{daemon.program} was started without its path, so that it does not find backends: "
+            f"{daemon.program} was started without its path, and therefore finds no backends: "
             "start it as /usr/sbin/bacula-fd",
         )
     if not daemon.program.is_file():
@@ -158,4 +158,4 @@ def _greet(path: Path) -> None:
         if isinstance(backend.receive(), BackendHello):
             return
     words = "; ".join(message.text for message in log.messages[:3])
-    raise RunnerError(f"it does not say Hello; {words or 'it says nothing'}")
+    raise RunnerError(f"it does not answer with Hello; {words or 'it says nothing'}")

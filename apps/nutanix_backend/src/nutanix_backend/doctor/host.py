@@ -81,7 +81,9 @@ def _previous_jobs(folder: Path) -> Finding:
             f"job {newest.job} was given no previous job and can only be a full: is the plugin "
             "(.so) the one of this package, and the Director 15?",
         )
-    return Finding.ok("chain", f"job {newest.job} was told of {newest.predecessor}")
+    return Finding.ok(
+        "chain", f"job {newest.job} received the name of the previous job ({newest.predecessor})"
+    )
 
 
 def _jobs(file: Path) -> tuple[JobRecord, ...]:

@@ -66,8 +66,8 @@ def _trust(settings: Settings) -> Finding:
         )
     if settings.fingerprint:
         return Finding.ok("certificate", "it is the one that fingerprint= pins")
-    by = f"the authority in {settings.ca}" if settings.ca else "an authority that this host trusts"
-    return Finding.ok("certificate", f"vouched for by {by}")
+    by = f"the CA in {settings.ca}" if settings.ca else "a CA that this host trusts"
+    return Finding.ok("certificate", f"signed by {by}")
 
 
 def _account(settings: Settings) -> Finding:
@@ -125,14 +125,17 @@ def _portal(name: str, address: str | None, timeout: float) -> Finding:
         return Finding.bad(
             "data services",
             f"{address} of cluster {name} does not answer on TCP {portal.port}: "
-            f"{error.strerror or error}: open the way from this host, or give dsip=",
+            f"{error.strerror or error}: open the firewall for this host, or give dsip=",
         )
     return Finding.ok("data services", f"{address} of cluster {name} answers")
 
 
 def _selection(client: PrismClient, settings: Settings) -> Finding:
     try:
-        sources = inventory.select(client, settings)
+        selected = inventory.select(client, settings)
     except (SelectionError, prism_client.PrismError) as error:
         return Finding.bad("vm", str(error))
+    if selected.missing:
+        return Finding.bad("vm", "; ".join(missing.reason for missing in selected.missing))
+    sources = selected.sources
     return Finding.ok("vm", f"{len(sources)} VMs: {', '.join(s.vm.name for s in sources[:10])}")

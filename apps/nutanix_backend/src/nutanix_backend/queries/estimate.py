@@ -24,8 +24,8 @@ def run(job: JobContext) -> None:
     counts with its whole size.
     """
     now = int(time.time())
-    with inventory.connect(job.settings) as client:
-        for source in inventory.select(client, job.settings):
+    with inventory.connect(job.settings, job.warn) as client:
+        for source in inventory.select(client, job.settings).sources:
             for name, size in _files(source):
                 job.endpoint.send(File(name, Stat(FileType.REGULAR, size), Times(now, now, now)))
     job.endpoint.send(NoMoreFiles())

@@ -27,7 +27,7 @@ FOLDER = Stat(FileType.DIRECTORY, 0, mode=0o040700)
 def run(job: JobContext) -> None:
     """Announce what is below the path `listing=`: /, /CLUSTER or /CLUSTER/VM."""
     now = int(time.time())
-    with inventory.connect(job.settings) as client:
+    with inventory.connect(job.settings, job.warn) as client:
         for name, stat in _entries(client, job.settings.listing, job.settings.cluster):
             job.endpoint.send(File(name, stat, Times(now, now, now)))
     job.endpoint.send(NoMoreFiles())

@@ -25,7 +25,7 @@ def run(job: JobContext) -> None:
     wanted = job.settings.query
     if not wanted:
         raise ParameterError(f"parameter query is missing: one of {', '.join(QUERIES)}")
-    with inventory.connect(job.settings) as client:
+    with inventory.connect(job.settings, job.warn) as client:
         for row in QUERIES[wanted](client, job.settings.cluster):
             job.endpoint.send(QueryRow(_text(row)))
     job.endpoint.send(NoMoreFiles())

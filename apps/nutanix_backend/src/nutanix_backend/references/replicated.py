@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import attrs
-from prism_client import NotFound, PrismError
 
 from nutanix_backend.references import state
+from nutanix_backend.references.points import ReferencePoints
 from nutanix_backend.references.state import JobRecord, Reference
 
 if TYPE_CHECKING:
@@ -30,9 +30,8 @@ class References:
         self, client: PrismClient, file: state.StateFile, warn: Callable[[str], object]
     ) -> None:
         """Load what is recorded in `file`; `warn` hears of what stays behind."""
-        self._client = client
+        self._points = ReferencePoints(client, warn)
         self._file = file
-        self._warn = warn
         self._state, self._problem = file.load()
 
     def find(self, manifest: str) -> state.Base:
@@ -41,14 +40,7 @@ class References:
         if found is None:
             reason = self._problem or "no reference of this host has its state"
             return state.Base(None, reason)
-        points = self._client.recovery_points
-        if found.generation != points.generation:
-            return state.Base(None, f"Prism is used over its API {points.generation} now")
-        try:
-            points.get(found.point)
-        except NotFound:
-            return state.Base(None, "the reference of the last cycle is gone from the cluster")
-        return state.Base(found)
+        return self._points.usable(found)
 
     def record(self, reference: Reference, base: str) -> None:
         """Add the reference of a cycle on `base`, durably; raise StateError."""
@@ -66,25 +58,8 @@ class References:
 
     def _stays(self, reference: Reference | None, manifests: tuple[str, ...]) -> bool:
         return reference is not None and (
-            reference.manifest in manifests or not self._delete(reference)
+            reference.manifest in manifests or not self._points.drop(reference)
         )
-
-    def _delete(self, reference: Reference) -> bool:
-        points = self._client.recovery_points
-        if reference.generation != points.generation:
-            self._warn(
-                f"{reference.generation} recovery point {reference.point} is not needed, but Prism "
-                f"is used over {points.generation} now: delete it there, or let it expire"
-            )
-            return True
-        try:
-            points.delete(reference.point)
-        except PrismError as error:
-            self._warn(
-                f"recovery point {reference.point} is not needed, but stays for now: {error}"
-            )
-            return False
-        return True
 
     def _save(self, jobs: tuple[JobRecord, ...]) -> None:
         self._state = attrs.evolve(self._state, jobs=jobs)

@@ -8,6 +8,7 @@ lost or damaged costs a full backup, and says so.
 from __future__ import annotations
 
 import os
+import re
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import attrs
 import durable
 from durable import records
+from prism_client import PointId, PointKind
 
 from nutanix_backend.errors import StateError
 from nutanix_backend.references.point_fields import one_kind
@@ -62,14 +64,19 @@ class Reference:
         return self.snapshot_uuid or self.reference_recovery_point_ext_id
 
     @property
-    def generation(self) -> str:
-        """Which Prism API knows the recovery point: "v3" or "v4"."""
-        return "v3" if self.snapshot_uuid else "v4"
+    def point_id(self) -> PointId:
+        """The recovery point with its kind."""
+        kind = PointKind.VM_SNAPSHOT if self.snapshot_uuid else PointKind.RECOVERY_POINT
+        return PointId(kind, self.point)
 
 
 @attrs.frozen
 class JobRecord:
-    """One job: its name, what the Director said came before, and what it left."""
+    """One job: its name, what the Director said came before, and what it left.
+
+    `proven` says that a later job named it, or a job on top of it, as its predecessor: the Director
+    holds it. Records of version 0.1 do not have it.
+    """
 
     job: str
     job_id: int
@@ -77,6 +84,12 @@ class JobRecord:
     predecessor: str
     outcome: str
     reference: Reference | None
+    proven: bool = False
+
+    @property
+    def series(self) -> str:
+        """The name of the job resource: the jobs of one name are one chain."""
+        return series_of(self.job)
 
 
 @attrs.frozen
@@ -87,19 +100,45 @@ class VmState:
     vm_id: str
     jobs: tuple[JobRecord, ...]
 
-    def references(self) -> list[Reference]:
-        """Every reference that is recorded, oldest first."""
-        return [record.reference for record in self.jobs if record.reference]
+    def references(self, series: str | None = None) -> list[Reference]:
+        """Every reference that is recorded, or those of one series of jobs, oldest first."""
+        return [
+            record.reference
+            for record in self.jobs
+            if record.reference and series in {None, record.series}
+        ]
+
+    def fulls(self, series: str, *, proven: bool) -> list[Reference]:
+        """The references of the fulls of a series, or only of the proven ones, oldest first."""
+        return [
+            r.reference
+            for r in self.jobs
+            if r.reference and r.level == "F" and r.series == series and (r.proven or not proven)
+        ]
 
     def full_behind(self, reference: Reference) -> Reference | None:
         """The reference of the full that a recorded one goes back to, if that is recorded too."""
+        record = self._full_record(reference)
+        return record.reference if record else None
+
+    def with_proof(self, reference: Reference) -> VmState:
+        """The state once the Director has named the job of this reference: it holds that job."""
+        full = self._full_record(reference)
+        jobs = tuple(
+            attrs.evolve(r, proven=True) if r.reference == reference or r == full else r
+            for r in self.jobs
+        )
+        return attrs.evolve(self, jobs=jobs)
+
+    def _full_record(self, reference: Reference) -> JobRecord | None:
         at = next(i for i, r in enumerate(self.jobs) if r.reference == reference)
         record = self.jobs[at]
+        older = [r for r in self.jobs[:at] if r.series == record.series]
         if record.level == "I":
-            record = next((r for r in reversed(self.jobs[:at]) if r.level != "I"), record)
+            record = next((r for r in reversed(older) if r.level != "I"), record)
         if record.level == "D":
-            record = next((r for r in self.jobs[:at] if r.job == record.predecessor), record)
-        return record.reference if record.level == "F" else None
+            record = next((r for r in older if r.job == record.predecessor), record)
+        return record if record.level == "F" else None
 
     def with_job(self, record: JobRecord, keep: set[str]) -> VmState:
         """The state after a job: its record, and of older ones those whose reference is kept.
@@ -114,6 +153,15 @@ class VmState:
         kept = [r for r in self.jobs if r.reference is None or r.reference.point in keep]
         first = next((i for i, r in enumerate(kept) if r.reference), len(kept))
         return attrs.evolve(self, jobs=tuple(kept[first:]))
+
+
+_RUN = re.compile(r"\.[0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{2}\.[0-9]{2}\.[0-9]{2}_[0-9]+$")
+"""What the Director adds to the name of a job resource: date, time and a number."""
+
+
+def series_of(job: str) -> str:
+    """The name of the job resource that a job ran for."""
+    return _RUN.sub("", job)
 
 
 @attrs.frozen
@@ -166,7 +214,9 @@ class StateFile:
             durable.make_folder(self._path.parent)
             descriptor = durable.open_locked(self._path.with_suffix(".lock"))
         except BlockingIOError as error:
-            raise StateError(f"another job is at work on VM {self._vm_id}: wait for it") from error
+            raise StateError(
+                f"another job is processing VM {self._vm_id}: run this job again when it has ended"
+            ) from error
         except OSError as error:
             raise StateError(
                 f"state_dir is not usable: {error}: check its path and rights"
@@ -203,14 +253,42 @@ class StateFile:
             time.sleep(_SECOND - age)
         return datetime.now(UTC)
 
+    def remove(self) -> None:
+        """Forget the VM; raise StateError."""
+        try:
+            durable.remove(self._path)
+        except OSError as error:
+            raise StateError(f"{self._path} cannot be removed: {error.strerror}") from error
+
     def save(self, state: VmState) -> None:
         """Replace the state, durable before this returns; raise StateError."""
         try:
             durable.replace(self._path, records.dump(state))
         except OSError as error:
             raise StateError(
-                f"the state of the VM cannot be saved: {error}: free space?"
+                f"the state of the VM cannot be saved: {error}: check free space"
             ) from error
+
+
+STALE = 90 * 86_400
+"""Seconds without a job after which the references of a VM are given up."""
+
+
+def stale_files(state_dir: Path) -> Iterator[StateFile]:
+    """The state of each VM that no job has saved for a long time, locked while it is handed out.
+
+    Such a VM was deleted, has left the FileSet, or its cluster was renamed.
+    """
+    for kind in (BACKUP, REPLICATION):
+        for path in sorted((state_dir / kind).glob("*/*.json")):
+            file = StateFile(path, path.stem)
+            if time.time() - path.stat().st_mtime < STALE:
+                continue
+            try:
+                with file.locked():
+                    yield file
+            except StateError:  # a job of this VM runs now
+                continue
 
 
 def recorded_points(state_dir: Path) -> dict[str, str]:

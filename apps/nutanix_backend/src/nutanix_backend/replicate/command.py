@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from command_line import arguments, terminal
 from command_line.cancel import Cancelled
 from command_line.text import with_notes
 
-from nutanix_backend.errors import BackendError
 from nutanix_backend.replicate.cycles import Work
 from nutanix_backend.replicate.source import VM_ERRORS
 from nutanix_backend.settings import parameters
 
 if TYPE_CHECKING:
     import argparse
-    from typing import TypeAlias
 
-    Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse offers no public name for it
+    from command_line.arguments import Subparsers
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -28,11 +26,15 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("replicate", help="bring replicas on a receiver up to date")
     parser.add_argument("--to", metavar="HOST:PORT", help="the receiver; or replicate_to=")
     parser.add_argument(
-        "--every", type=float, metavar="SECONDS", help="go on for ever; default: once"
+        "--every",
+        type=arguments.seconds(least=1),
+        metavar="TIME",
+        help="repeat for ever, at this interval: 300 (seconds), 15m, 1h; default: once",
     )
     parser.add_argument(
         "words",
         nargs="+",
+        type=arguments.typed,
         metavar="KEY=VALUE|VM",
         help="parameters as in a FileSet (config_file=PATH), and the VMs: name, UUID or pattern",
     )
@@ -40,20 +42,19 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replicate; return 0 when all went well, or when we were told to stop."""
-    terminal = Terminal()
+    """Replicate; return 0 when every VM was replicated, or when --every was told to stop.
+
+    Raises one of VM_ERRORS when no VM can be replicated.
+    """
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
         settings = parameters.parse(_items(args))
-        return _work(args, Work(settings, terminal, _rpo(args, settings), stop))
+        return _work(args, Work(settings, Terminal(), _rpo(args, settings), stop))
     except Cancelled:
         terminal.say("stopped")
         return 0 if args.every else 1
-    except VM_ERRORS as error:
-        terminal.report(with_notes(error))
-        return 1
 
 
 def _items(args: argparse.Namespace) -> list[tuple[str, str]]:
@@ -70,14 +71,14 @@ def _rpo(args: argparse.Namespace, settings: parameters.Settings) -> int:
 
 
 def _work(args: argparse.Namespace, work: Work) -> int:
-    def heed() -> None:
+    def check_cancelled() -> None:
         if work.stop.is_set():
             raise Cancelled("told to stop")
 
-    if args.every is not None and not args.every >= 1:
-        raise BackendError(f"--every {args.every} is not a second or more")
     failed = 0
-    with closing(work.every(args.every, heed) if args.every else work.once(heed)) as ended:
+    with closing(
+        work.every(args.every, check_cancelled) if args.every else work.once(check_cancelled)
+    ) as ended:
         for done in ended:
             if done.result:
                 work.listener.say(str(done.result))
@@ -90,17 +91,16 @@ def _work(args: argparse.Namespace, work: Work) -> int:
 
 
 class Terminal:
-    """Says things on standard output and standard error, line by line."""
+    """A Report on standard output and standard error, line by line."""
 
     def say(self, text: str) -> None:
-        """An information line."""
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
+        """Write an information line."""
+        terminal.say(terminal.plain(text))
 
     def warn(self, text: str) -> None:
-        """A warning."""
-        sys.stderr.write(f"warning: {text}\n")
+        """Write a warning."""
+        terminal.complain(f"warning: {text}")
 
     def report(self, text: str) -> None:
-        """An error."""
-        sys.stderr.write(f"error: {text}\n")
+        """Write an error."""
+        terminal.complain(f"error: {text}")

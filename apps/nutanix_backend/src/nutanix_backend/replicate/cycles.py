@@ -16,7 +16,7 @@ from nutanix_backend.cluster import inventory, sweep, transport
 from nutanix_backend.errors import ParameterError
 from nutanix_backend.replicate.source import VM_ERRORS, Link, Replication, Result
 from nutanix_backend.replicate.throttle import Throttle
-from nutanix_backend.replicate.workers import Crew, Done
+from nutanix_backend.replicate.workers import Done, Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -44,10 +44,10 @@ class Work:
     stop: threading.Event = attrs.field(factory=threading.Event)
     _open: weakref.WeakSet[channel.Channel] = attrs.field(factory=weakref.WeakSet, init=False)
 
-    def once(self, heed: Callable[[], None]) -> Generator[Done]:
+    def once(self, check_cancelled: Callable[[], None]) -> Generator[Done]:
         """Replicate every VM once; yields what ends, as it does. Close what is returned.
 
-        `heed` is called several times a second, and may raise to end it all.
+        `check_cancelled` is called several times a second, and may raise to end it all.
         """
         link = self._link()
         sources = self._sources()
@@ -55,14 +55,14 @@ class Work:
             for source in sources:
                 crew.start(source.vm.name, self._task(source, link, crew))
             while crew.names():
-                yield from crew.wait(RETRY, heed)
+                yield from crew.wait(RETRY, check_cancelled)
 
-    def every(self, seconds: float, heed: Callable[[], None]) -> Generator[Done]:
+    def every(self, seconds: float, check_cancelled: Callable[[], None]) -> Generator[Done]:
         """Begin a cycle of each VM every so many seconds, or as soon as its last one has ended.
 
         VMs that come or go are noticed at the same pace. Close what is returned.
         """
-        link, rota = self._link(), Rota(seconds)
+        link, rota = self._link(), Schedule(seconds)
         with self._crew() as crew:
             while True:
                 if rota.look <= time.monotonic():
@@ -70,11 +70,11 @@ class Work:
                 for source in rota.begin(crew.names()):
                     crew.start(source.vm.ext_id, self._task(source, link, crew))
                 pause = rota.next(crew.names()) - time.monotonic()
-                for done in crew.wait(pause, heed):
+                for done in crew.wait(pause, check_cancelled):
                     yield attrs.evolve(done, name=rota.end(done.name, failed=bool(done.error)))
 
-    def _crew(self) -> Crew:
-        return Crew(self.settings.replicate_parallel, self._end, self.listener)
+    def _crew(self) -> Workers:
+        return Workers(self.settings.replicate_parallel, self._end, self.listener)
 
     def _end(self) -> None:
         """Let nobody begin anything, nor wait for the receiver."""
@@ -89,15 +89,18 @@ class Work:
         return Link(partial(self._connect, throttle), chosen, throttle, self.rpo)
 
     def _connect(self, throttle: Throttle) -> channel.Channel:
-        throttle.heed()
+        throttle.check_cancelled()
         connected = connect(self.settings, throttle)
         self._open.add(connected)
         return connected
 
     def _sources(self) -> list[inventory.Source]:
-        with inventory.connect(self.settings) as client:
+        with inventory.connect(self.settings, self.listener.warn) as client:
             sweep.before_job(self.listener, client, self.settings)
-            return inventory.select(client, self.settings)
+            selected = inventory.select(client, self.settings)
+        for missing in selected.missing:
+            self.listener.report(f"{missing.wanted} is not replicated: {missing.reason}")
+        return list(selected.sources)
 
     def _sources_or(self, known: list[inventory.Source]) -> list[inventory.Source]:
         """The VMs there are now, or those we know if Prism does not say."""
@@ -107,12 +110,12 @@ class Work:
             self.listener.report(f"the VMs to replicate cannot be listed now: {with_notes(error)}")
             return known
 
-    def _task(self, source: inventory.Source, link: Link, crew: Crew) -> Callable[[], Result]:
+    def _task(self, source: inventory.Source, link: Link, crew: Workers) -> Callable[[], Result]:
         return partial(replicate, self.settings, source, link, crew.voice)
 
 
 @attrs.define
-class Rota:
+class Schedule:
     """Whose turn it is: a turn of each VM every `pace` seconds. Times are of time.monotonic."""
 
     pace: float

@@ -29,7 +29,7 @@ def run(job: JobContext) -> None:
     results: list[Result] = []
     failures: dict[str, Exception] = {}
     work = Work(job.settings, job, int(job.settings.replicate_rpo))
-    with closing(work.once(job.heed_the_daemon)) as ended:
+    with closing(work.once(job.check_cancelled)) as ended:
         for done in ended:
             if done.result:
                 results.append(done.result)

@@ -201,7 +201,8 @@ class Replication:
             if result is None:
                 raise
             self._listener.report(
-                f"VM {self._source.vm.name} is replicated, but something is left of it: "
+                f"VM {self._source.vm.name} is replicated, but temporary objects could not "
+                f"be removed: "
                 f"{with_notes(error)}"
             )
         return attrs.evolve(result, seconds=time.monotonic() - began)
@@ -233,7 +234,7 @@ class Replication:
         plans = self._plan(client, vm, snapshot.recovery_point, base)
         manifest = self._manifest(vm, snapshot.recovery_point, plans)
         cycle = Cycle(snapshot, manifest, plans)
-        new = reference(client, snapshot.recovery_point, plans, manifest.digest())
+        new = reference(snapshot.recovery_point, plans, manifest.digest())
         self._record(references, cycle, new)
         snapshot.keep()
         return cycle
@@ -301,7 +302,7 @@ class Replication:
             durable.replace(self._in_flight, records.dump(in_flight))
         except OSError as error:
             raise StateError(
-                f"the cycle of the VM cannot be recorded: {error}: free space?"
+                f"the cycle of the VM cannot be recorded: {error}: check free space"
             ) from error
         references.record(new, cycle.manifest.base)
 
@@ -311,7 +312,11 @@ class Replication:
         except FileNotFoundError:
             return None
         except (OSError, records.RecordError) as error:
-            log.warning("%s cannot be used, so its cycle begins anew: %s", self._in_flight, error)
+            log.warning(
+                "%s cannot be used, so its cycle starts from the beginning: %s",
+                self._in_flight,
+                error,
+            )
             return None
 
     def _resume(
@@ -335,10 +340,10 @@ class Replication:
         try:
             plans = plan_disks(client, vm.disks, point, base, self._listener.warn)
         except (SourceError, *CHANGES_UNAVAILABLE) as error:
-            log.warning("the cycle of VM %s begins anew: %s", vm.name, error)
+            log.warning("the cycle of VM %s starts from the beginning: %s", vm.name, error)
             return None
         if _disks(plans) != manifest.disks or _regions(plans) != in_flight.regions:
-            log.warning("the cycle of VM %s begins anew: its regions are not the same", vm.name)
+            log.warning("the cycle of VM %s starts from the beginning: its regions differ", vm.name)
             return None
         return Cycle(HeldSnapshot(client, intents, vm, point), manifest, plans)
 
@@ -393,7 +398,7 @@ class Replication:
             except CycleRefused as refused:
                 if refused.code is not Code.BUSY or time.monotonic() > deadline:
                     raise
-                self._link.throttle.heed(0.5)
+                self._link.throttle.check_cancelled(0.5)
             else:
                 return
 
@@ -410,7 +415,7 @@ class Replication:
         progress = Progress(self._listener.say, name, total - start)
 
         def tick(count: int) -> None:
-            self._link.throttle.heed()
+            self._link.throttle.check_cancelled()
             progress.advance(count)
 
         channel.send(wire.Disk(plan.disk.disk_ext_id, start))

@@ -48,23 +48,23 @@ class PrismSource:
         try:
             self.client.vms.get(self.vm_id)
         except prism_client.NotFound as error:
-            raise FailoverRefused(f"VM {self.vm_id} is not known there: {error}") from error
+            raise FailoverRefused(f"Prism does not know VM {self.vm_id}: {error}") from error
 
     def is_on(self) -> bool:
         """Whether the VM is not off."""
         return self.client.vms.get(self.vm_id).power_state != "OFF"
 
     def shut_down(self) -> None:
-        """Shut the guest down; raise FailoverFailed when it does not heed that."""
+        """Shut the guest down; raise FailoverFailed when it does not check_cancelled that."""
         self.client.vms.shut_down(self.vm_id)
         if self._is_off_within(self.grace):
             return
         if not self.force:
             raise FailoverFailed(
                 f"the guest has not shut down within {self.grace:.0f} s: shut it down from inside, "
-                "or say --force to cut its power"
+                "or use --force to switch it off"
             )
-        self.say("the guest does not shut down: its power is cut")
+        self.say("the guest did not shut down: it is switched off now")
         self.client.vms.power_off(self.vm_id)
 
     def last_cycle(self) -> None:
@@ -106,28 +106,3 @@ class PrismSource:
         )
         points.delete(point.ext_id)
         return int(point.created.timestamp())
-
-
-@attrs.frozen
-class NoSource:
-    """In place of a source of which we know no Prism."""
-
-    def refuse_unfit(self) -> None:
-        """Say what is missing."""
-        raise FailoverRefused("the source is to be shut down: say --source prism=... to reach it")
-
-    def is_on(self) -> bool:
-        """Never asked."""
-        raise NotImplementedError
-
-    def shut_down(self) -> None:
-        """Never asked."""
-        raise NotImplementedError
-
-    def last_cycle(self) -> None:
-        """Never asked."""
-        raise NotImplementedError
-
-    def power_on(self) -> None:
-        """Fail: it was shut down by us, and stays off."""
-        raise FailoverFailed("the source is off: say --source prism=... to have it switched on")

@@ -39,7 +39,7 @@ class Throttle:
         step = max(int(self._rate * SLICE), SMALLEST)
         for start in range(0, len(view), step):
             part = view[start : start + step]
-            self.heed(self._delay(len(part)))
+            self.check_cancelled(self._delay(len(part)))
             yield part
 
     def _delay(self, length: int) -> float:
@@ -50,7 +50,7 @@ class Throttle:
             self._free = begin + length / self._rate
         return begin - now
 
-    def heed(self, seconds: float = 0.0) -> None:
+    def check_cancelled(self, seconds: float = 0.0) -> None:
         """Wait so long; raise Cancelled when we are told to stop."""
         if self._stop.wait(seconds) if seconds > 0 else self._stop.is_set():
             raise Cancelled("replication was told to stop")

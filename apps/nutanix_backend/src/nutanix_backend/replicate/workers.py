@@ -29,7 +29,7 @@ PULSE = 0.2
 
 
 @attrs.frozen
-class Voice:
+class QueuedReport:
     """A Report for any thread."""
 
     _put: Callable[[tuple[Severity, str]], None]
@@ -62,7 +62,7 @@ class Done:
         return cls(name, None if error else task.result(), error)
 
 
-class Crew:
+class Workers:
     """At most `size` tasks at once; a context manager that ends when none is left.
 
     When it is left by an error, `end` is called, after which the tasks end early.
@@ -70,7 +70,7 @@ class Crew:
 
     def __init__(self, size: int, end: Callable[[], None], listener: Report) -> None:
         self._lines: queue.SimpleQueue[tuple[Severity, str]] = queue.SimpleQueue()
-        self.voice = Voice(self._lines.put)
+        self.voice = QueuedReport(self._lines.put)
         self._end = end
         self._listener = listener
         self._pool = ThreadPoolExecutor(size, thread_name_prefix="replicate")
@@ -97,14 +97,14 @@ class Crew:
         """Run a task when its turn comes."""
         self._running[self._pool.submit(task)] = name
 
-    def wait(self, seconds: float, heed: Callable[[], None]) -> list[Done]:
+    def wait(self, seconds: float, check_cancelled: Callable[[], None]) -> list[Done]:
         """Pass on what is said until a task ends or the time is over; the tasks that ended.
 
-        `heed` is called now and then, and raises to end it all.
+        `check_cancelled` is called now and then, and raises to end it all.
         """
         deadline = time.monotonic() + seconds
         while True:
-            heed()
+            check_cancelled()
             left = min(PULSE, max(deadline - time.monotonic(), 0.0))
             if self._running:
                 done, _ = wait(self._running, left, FIRST_COMPLETED)

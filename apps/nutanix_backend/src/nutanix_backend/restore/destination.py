@@ -14,7 +14,7 @@ from nutanix_backend.ahv.creation import Creation, NewDisk, WrittenDisk
 from nutanix_backend.ahv.site import inspect_target
 from nutanix_backend.cluster import inventory, journal, sweep
 from nutanix_backend.cluster.guards import FolderGuard
-from nutanix_backend.disks.targets import DiskTarget, ImageFile, at_path
+from nutanix_backend.disks.targets import DiskTarget, ImageTarget, at_path
 from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.names import STAGING
 from nutanix_backend.restore import configuration
@@ -92,7 +92,7 @@ class Folder(Destination):
         folder = Path(plan.where) / plan.origin.folder / "disks"
         path = folder / f"disk-{chain.newest.index}-{chain.newest.disk_id}.raw"
         refuse_unfit(path, chain.newest.size, overwrite=self.job.settings.overwrite)
-        return ImageFile(path)
+        return ImageTarget(path)
 
     def configuration(self, file: SourceFile, content: bytes) -> None:
         """Keep the configuration beside the disks."""
@@ -164,7 +164,7 @@ class NewVm(Destination):
         super().__init__(attrs.evolve(job, settings=settings))
         self._source = job.settings if settings is not job.settings else None
         self._stack = stack
-        self._client = stack.enter_context(inventory.connect(settings))
+        self._client = stack.enter_context(inventory.connect(settings, job.warn))
         self._journal = stack.enter_context(self.job.journal())
         sweep.before_job(self.job, self._client, settings)
         self._folder: Path | None = None

@@ -110,7 +110,7 @@ def recognise(name: str) -> SourceFile:
 
 
 def _not_a_backup(name: str) -> RestoreRefused:
-    return RestoreRefused(f"{name!r} is not a file of a VM backup: leave it out")
+    return RestoreRefused(f"{name!r} is not a file of a VM backup: do not select it")
 
 
 def _ours(name: str) -> SourceFile:

@@ -12,7 +12,7 @@ import phcbt01
 from command_line.text import size
 from digests import StreamDigest
 
-from nutanix_backend.disks.targets import ImageFile, partial_of
+from nutanix_backend.disks.targets import ImageTarget, partial_of
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.restore import signatures
 from nutanix_backend.restore.plan import DiskChain
@@ -150,7 +150,8 @@ class DiskWriter:
         entry = self._pending[0] if self._pending else None
         if entry is None or name != entry.file:
             raise RestoreRefused(
-                f"{name} arrived out of order: it stands on a file that did not come before it"
+                f"{name} arrived out of order: the file that it is based on did not arrive "
+                f"before it"
             )
         if self._disk is None:
             self._disk = self.target.open(entry.size)
@@ -179,7 +180,7 @@ class DiskWriter:
     def end(self) -> None:
         """The file is in: check it; after the last, make the disk durable and finish its target."""
         if self._receiver is None or self._disk is None:
-            raise RestoreFailed("a file ended that had not begun")
+            raise RestoreFailed("a file ended that was not started")
         entry = self._pending.pop(0)
         self._check_stream(entry)
         try:
@@ -199,7 +200,7 @@ class DiskWriter:
     def finish(self) -> None:
         """All files are in: make the disk durable, and let it be found."""
         if self._disk is None or self._pending:
-            raise RestoreFailed("a disk ended that had not all of its files")
+            raise RestoreFailed("a disk was finished before all of its files arrived")
         self._disk.flush()
         self.target.finish()
         self.complete = True
@@ -270,7 +271,7 @@ def refuse_full_disk(writers: Iterable[DiskWriter]) -> None:
     """Raise RestoreRefused unless the data of all disks fits where they go."""
     needed: dict[Path, int] = {}
     for writer in writers:
-        if isinstance(writer.target, ImageFile):
+        if isinstance(writer.target, ImageTarget):
             folder = next(parent for parent in writer.target.path.parents if parent.is_dir())
             needed[folder] = needed.get(folder, 0) + writer.chain.data_bytes
     for folder, amount in needed.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
+import prism_client
 
 from nutanix_backend.errors import ParameterError
 
@@ -289,10 +290,20 @@ def for_target(settings: Settings) -> Settings:
     return attrs.evolve(settings, **{name: getattr(other, name) for name in REACHING})
 
 
+def prism_endpoint(settings: Settings) -> prism_client.Endpoint:
+    """Where Prism listens; raise ParameterError when `prism` is no address."""
+    try:
+        return prism_client.Endpoint.parse(settings.prism)
+    except ValueError as error:
+        raise ParameterError(
+            f"parameter prism: {error}: give a host name, an IPv4 or an IPv6 address; a port goes "
+            "behind a colon, with an IPv6 address in brackets, as in [fd00::10]:9440"
+        ) from error
+
+
 def prism_address(settings: Settings) -> str:
     """Prism as host:port, however it was given."""
-    host, _, port = settings.prism.partition(":")
-    return f"{host.lower()}:{port or 9440}"
+    return prism_endpoint(settings).address if settings.prism else ""
 
 
 def _collect(items: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

@@ -14,9 +14,10 @@ from urllib.parse import quote
 
 import attrs
 
+from prism_client._fields import text_or_empty
 from prism_client._http import Call
-from prism_client._listing import ROUNDS, Reading
-from prism_client._refusal import one_line
+from prism_client._listing import ROUNDS, Reading, entries, understood
+from prism_client._text import one_line
 from prism_client._v3 import wire
 from prism_client._waiting import failed, wait_for
 from prism_client.errors import (
@@ -29,6 +30,7 @@ from prism_client.errors import (
     Timeout,
 )
 from prism_client.model import Task
+from prism_client.unreadable import Unreadables
 
 if TYPE_CHECKING:
     import builtins
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from prism_client._clock import Clock
     from prism_client._fields import Fields
     from prism_client._http import Answer, Http
+    from prism_client._listing import Entry, T
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +56,28 @@ def segment(uuid_: str) -> str:
     return quote(uuid_, safe="")
 
 
+def label(entry: object) -> tuple[str, str]:
+    """Return name and id of any entity, "" for each that cannot be read."""
+    parts = {
+        part: value
+        for part in ("metadata", "status", "spec")
+        if isinstance(entry, dict) and isinstance(value := entry.get(part), dict)
+    }
+    names = (text_or_empty(parts.get(part, {}).get("name")) for part in ("status", "spec"))
+    return next(filter(None, names), ""), text_or_empty(parts.get("metadata", {}).get("uuid"))
+
+
 @attrs.frozen
 class Api:
-    """v3 and v2 of one server, Prism Central or a cluster. deadline: seconds for a task."""
+    """v3 and v2 of one server, Prism Central or a cluster. deadline: seconds for a task.
+
+    unreadable: takes in what cannot be understood of a list.
+    """
 
     http: Http
     clock: Clock
     deadline: float
+    unreadable: Unreadables = attrs.field(factory=Unreadables)
     _reserved: dict[uuid.UUID, str] = attrs.field(factory=dict, init=False, repr=False)
     _unanswered: set[uuid.UUID] = attrs.field(factory=set, init=False, repr=False)
     _made: dict[uuid.UUID, str] = attrs.field(factory=dict, init=False, repr=False)
@@ -82,34 +100,50 @@ class Api:
             return False
         return True
 
-    def list(self, path: str, kind: str, *, filter_: str | None = None) -> Iterator[Fields]:
-        """Yield every entity of a list, each once; read again while it changes."""
+    def records(
+        self,
+        kind: str,
+        path: str,
+        read: Callable[[Fields], T | None],
+        *,
+        filter_: str | None = None,
+        name: str | None = None,
+    ) -> Iterator[T]:
+        """Yield the records of PATH/list; what cannot be understood is reported and left out.
+
+        name: the only name that was asked for. An unreadable record of this name is an error.
+        """
+        found = self.list(path, filter_=filter_)
+        return understood(found, kind, read, self.unreadable, name=name)
+
+    def list(self, path: str, *, filter_: str | None = None) -> Iterator[Entry]:
+        """Yield every entry of PATH/list, each once; read again while it changes."""
         seen: set[str] = set()
         for _ in range(ROUNDS):
             reading = Reading()
-            for entity in itertools.chain.from_iterable(self._pages(path, kind, filter_, reading)):
-                ext_id = wire.uuid_of(entity)
-                if ext_id not in seen:
-                    seen.add(ext_id)
-                    yield entity
+            for entry in itertools.chain.from_iterable(self._pages(path, filter_, reading)):
+                if entry.key not in seen:
+                    seen.add(entry.key)
+                    yield entry
             if reading.is_whole():
                 return
             log.info("%s changed while it was listed, reading it again", path)
         raise BadAnswer(
-            f"{V3}/{path}: {ROUNDS} readings of the list were not whole;"
+            f"{V3}/{path}/list: {ROUNDS} readings of the list were not whole;"
             " is something creating and deleting all the time?"
         )
 
     def _pages(
-        self, path: str, kind: str, filter_: str | None, reading: Reading
-    ) -> Iterator[builtins.list[Fields]]:
-        query = {"kind": kind, "length": PAGE} | ({"filter": filter_} if filter_ else {})
+        self, path: str, filter_: str | None, reading: Reading
+    ) -> Iterator[builtins.list[Entry]]:
+        query = {"kind": path.removesuffix("s"), "length": PAGE}
+        query |= {"filter": filter_} if filter_ else {}
         offset = 0
         while True:
-            body = self.ask(path, {**query, "offset": offset})
-            page = body.items("entities")
+            body = self.ask(f"{path}/list", {**query, "offset": offset})
+            page = entries(body.array("entities"), label)
             total = body.child("metadata").opt_integer("total_matches")
-            reading.add([wire.uuid_of(entity) for entity in page], total, body.where)
+            reading.add(page, total, body.where)
             yield page
             offset += len(page)
             if not page or reading.is_at_end():

@@ -10,7 +10,7 @@ from prism_client._regions import Page, open_listing
 from prism_client._v3.api import segment
 
 if TYPE_CHECKING:
-    from prism_client._regions import RegionListing
+    from prism_client._regions import CheckedListing
     from prism_client._v3.elements import Elements
     from prism_client.model import DiskSnapshotRef
 
@@ -27,7 +27,7 @@ class ChangedRegions:
 
     def open(
         self, disk: DiskSnapshotRef, reference: DiskSnapshotRef | None, *, disk_size: int
-    ) -> RegionListing:
+    ) -> CheckedListing:
         element = self.elements.holder(f"vm_snapshots/{segment(disk.recovery_point_ext_id)}")
         paths = _paths(disk, reference)
 

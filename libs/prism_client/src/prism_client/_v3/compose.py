@@ -5,15 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prism_client._v3.changed_regions import ChangedRegions
+from prism_client._v3.clusters import Clusters
 from prism_client._v3.elements import Elements
 from prism_client._v3.images import Images
-from prism_client._v3.inventory import (
-    Categories,
-    Clusters,
-    Projects,
-    StorageContainers,
-    Subnets,
-)
+from prism_client._v3.inventory import Categories, Projects, StorageContainers, Subnets
 from prism_client._v3.protection import ProtectionPolicies
 from prism_client._v3.snapshots import RecoveryPoints
 from prism_client._v3.tasks import Tasks
@@ -45,5 +40,6 @@ def client(
         images=Images(central),
         tasks=Tasks(central, elements),
         protection_policies=ProtectionPolicies(central),
+        unreadable=central.unreadable,
         on_close=on_close,
     )

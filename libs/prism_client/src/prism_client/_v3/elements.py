@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from prism_client._v3.inventory import Clusters
+from prism_client._v3.clusters import KIND, Clusters
 from prism_client.errors import NotFound, Unsupported
 
 if TYPE_CHECKING:
@@ -46,7 +46,10 @@ class Elements:
                 yield cluster.ext_id, self.dial(cluster.external_address)
 
     def holder(self, path: str) -> Api:
-        """Return the cluster that has an entity. Raises NotFound when each of them says no."""
+        """Return the cluster that has an entity. Raises NotFound when each of them says no.
+
+        A cluster whose record cannot be read was not asked: BadAnswer, for it may have the entity.
+        """
         missing: NotFound | None = None
         for _, element in self.each():
             try:
@@ -55,6 +58,8 @@ class Elements:
                 missing = exc
             else:
                 return element
+        for cluster in self.central.unreadable.of(KIND):
+            cluster.refuse()
         raise missing or NotFound(f"{path}: no cluster to look on", status=404)
 
     def delete(self, path: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -11,11 +12,14 @@ from prism_client._http import Call
 from prism_client._v3 import wire
 from prism_client._v3.api import V3, segment, task_failed
 from prism_client.errors import (
+    ApiError,
     AuthFailed,
     BadAnswer,
     NotFound,
     PrismError,
     TaskTimeout,
+    Timeout,
+    TransportError,
     Unsupported,
 )
 from prism_client.model import Image
@@ -29,8 +33,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 1 << 20
+_CHUNK = 128 << 10  # bytes; each has the time-out to itself, so that a slow line may be slow
 _PAUSE = 1.0  # seconds between two looks at an image that is not ready
+_TRIES = 3  # uploads of one file, of which all but the last broke
+_GRACE = 30.0  # seconds for an image to become whole after the connection broke at the very end
+_GATEWAY_GAVE_UP = frozenset({408, 502, 504})  # a proxy's words: Prism itself may still be at work
 
 
 @attrs.frozen
@@ -56,7 +63,7 @@ class Images:
         return wire.image(self.api.get(_entity(ext_id)))
 
     def list(self, *, name: str | None = None) -> Iterator[Image]:
-        for image in map(wire.image, self.api.list("images/list", "image")):
+        for image in self.api.records("image", "images", wire.image, name=name):
             if name in (None, image.name):
                 yield image
 
@@ -88,8 +95,8 @@ class Uploader:
         try:
             if task is not None:
                 self.api.wait(task)
-            self._put(ext_id, stream, sha256)
-            self._until(ext_id, lambda: self._is_whole(ext_id, stream.size))
+            self._send(ext_id, stream, sha256)
+            self._until_whole(ext_id, stream.size, self.api.deadline)
         except BaseException as exc:
             self._discard(ext_id, exc)
             raise
@@ -116,6 +123,37 @@ class Uploader:
         }
         return self.api.http.send(Call("POST", f"{V3}/images", json=body)).json()
 
+    def _send(self, ext_id: str, stream: FileStream, sha256: str | None) -> None:
+        """Send the file, again when the connection breaks before Prism has everything.
+
+        Once all was sent, an answer that is late or lost is no reason to send it again: the image
+        itself says whether it is whole.
+        """
+        for left in reversed(range(_TRIES)):
+            stream.is_sent = False
+            try:
+                self._put(ext_id, stream, sha256)
+            except (TransportError, ApiError) as exc:
+                if isinstance(exc, ApiError) and exc.status not in _GATEWAY_GAVE_UP:
+                    raise
+                if stream.is_sent and self._may_be_whole(ext_id, stream.size, exc):
+                    return
+                if not left:
+                    raise
+                log.info("sending %s again: %s", stream.path, exc)
+            else:
+                return
+
+    def _may_be_whole(self, ext_id: str, size: int, exc: TransportError | ApiError) -> bool:
+        """Say whether Prism has the whole file, or is silent because it still works on it."""
+        log.info("image %s was sent whole, but the answer did not come: %s", ext_id, exc)
+        if isinstance(exc, Timeout):
+            return True
+        with suppress(TaskTimeout):
+            self._until_whole(ext_id, size, _GRACE)
+            return True
+        return False
+
     def _put(self, ext_id: str, stream: FileStream, sha256: str | None) -> None:
         headers = {"Content-Type": "application/octet-stream"}
         if sha256 is not None:
@@ -127,18 +165,17 @@ class Uploader:
                 f"{V3}/{_entity(ext_id)}/file",
                 body=lambda: stream,
                 headers=headers,
-                repeatable=True,  # the same bytes into the same image
                 silence=self.api.deadline,  # the server may check the whole file before it answers
             )
         )
 
-    def _until(self, ext_id: str, is_done: Callable[[], bool]) -> None:
-        """Look again and again, until the deadline."""
-        end = self.api.clock.monotonic() + self.api.deadline
-        while not is_done():
+    def _until_whole(self, ext_id: str, size: int, seconds: float) -> None:
+        """Look again and again, for so long. Raises TaskTimeout, TaskFailed, BadAnswer."""
+        end = self.api.clock.monotonic() + seconds
+        while not self._is_whole(ext_id, size):
             if self.api.clock.monotonic() >= end:
                 raise TaskTimeout(
-                    f"image {ext_id} is not ready after {self.api.deadline:g} s;"
+                    f"image {ext_id} is not ready after {seconds:g} s;"
                     " see its task in Prism, or allow more time",
                     task_ext_id=ext_id,
                 )
@@ -168,13 +205,19 @@ class Uploader:
             because.add_note(f"the unfinished image {ext_id} stays behind: {exc}")
 
 
-@attrs.frozen
+@attrs.define
 class FileStream:
-    """A file in chunks, from its start each time; reports the bytes handed out."""
+    """A file in chunks, from its start each time; reports the bytes as they are sent.
+
+    progress: called with how many bytes more were sent. What is sent again does not count again,
+    so that the sum is never larger than the file.
+    """
 
     path: Path
     size: int
     progress: Callable[[int], None] | None
+    is_sent: bool = attrs.field(default=False, init=False)
+    _reported: int = attrs.field(default=0, init=False)
 
     def __len__(self) -> int:
         return self.size
@@ -182,6 +225,7 @@ class FileStream:
     def __iter__(self) -> Iterator[bytes]:
         """Yield exactly `size` bytes, which is what was announced. Raises ValueError."""
         sent = 0
+        self.is_sent = self.size == 0
         with self.path.open("rb") as file:
             while sent < self.size:
                 chunk = file.read(min(_CHUNK, self.size - sent))
@@ -189,8 +233,14 @@ class FileStream:
                     raise ValueError(f"{self.path} became shorter while it was uploaded")
                 yield chunk
                 sent += len(chunk)
-                if self.progress is not None:
-                    self.progress(sent)
+                self.is_sent = sent == self.size
+                self._report(sent)
+
+    def _report(self, sent: int) -> None:
+        more = sent - self._reported
+        if more > 0 and self.progress is not None:
+            self._reported = sent
+            self.progress(more)
 
 
 def _entity(ext_id: str) -> str:

@@ -1,38 +1,26 @@
-"""What is only read: clusters, subnets, storage containers, projects."""
+"""What is only read: subnets, storage containers, projects."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
 
+from prism_client._fields import text_or_empty
+from prism_client._listing import entries, understood
 from prism_client._v3 import wire
 from prism_client._v3.api import V2
-from prism_client.errors import NotFound
-from prism_client.model import Project
 
 if TYPE_CHECKING:
     import builtins
+    from collections.abc import Callable, Iterator
 
+    from prism_client._fields import Fields
+    from prism_client._listing import T
     from prism_client._v3.api import Api
     from prism_client._v3.elements import Elements
-    from prism_client.model import Category, Cluster, StorageContainer, Subnet
-
-
-@attrs.frozen
-class Clusters:
-    """services.Clusters over v3."""
-
-    api: Api
-
-    def list(self) -> builtins.list[Cluster]:
-        return [wire.cluster(entity) for entity in self.api.list("clusters/list", "cluster")]
-
-    def get(self, ext_id: str) -> Cluster:
-        for cluster in self.list():
-            if cluster.ext_id == ext_id:
-                return cluster
-        raise NotFound(f"no cluster has the id {ext_id}", status=404)
+    from prism_client.model import Category, Project, StorageContainer, Subnet
 
 
 @attrs.frozen
@@ -42,7 +30,7 @@ class Subnets:
     api: Api
 
     def list(self) -> builtins.list[Subnet]:
-        return [wire.subnet(entity) for entity in self.api.list("subnets/list", "subnet")]
+        return list(self.api.records("subnet", "subnets", wire.subnet))
 
 
 @attrs.frozen
@@ -52,18 +40,35 @@ class StorageContainers:
     elements: Elements
 
     def list(self) -> builtins.list[StorageContainer]:
-        return [
-            wire.storage_container(item, cluster_ext_id)
-            for cluster_ext_id, element in self.elements.each()
-            for item in element.get("storage_containers", V2).items("entities")
-        ]
+        return list(self._read(wire.storage_container))
 
     def free_bytes(self, ext_id: str) -> int | None:
-        for _, element in self.elements.each():
-            for item in element.get("storage_containers", V2).items("entities"):
-                if item.text("storage_container_uuid") == ext_id:
-                    return wire.free_bytes(item)
-        return None
+        free = self._read(lambda item, _: (wire.container_id(item), wire.free_bytes(item)))
+        return next((bytes_ for found, bytes_ in free if found == ext_id), None)
+
+    def _read(self, read: Callable[[Fields, str], T]) -> Iterator[T]:
+        """Read each container of each cluster, whose id is the second argument of `read`."""
+        for cluster_ext_id, element in self.elements.each():
+            page = element.get("storage_containers", V2).array("entities")
+            yield from understood(
+                entries(page, _label),
+                "storage container",
+                partial(_with_cluster, read, cluster_ext_id),
+                element.unreadable,
+            )
+
+
+def _with_cluster(read: Callable[[Fields, str], T], cluster_ext_id: str, data: Fields) -> T:
+    return read(data, cluster_ext_id)
+
+
+def _label(container: object) -> tuple[str, str]:
+    """Return name and id of a storage container of v2, "" for each that cannot be read."""
+    values = container if isinstance(container, dict) else {}
+    return (
+        text_or_empty(values.get("name")),
+        text_or_empty(values.get("storage_container_uuid")),
+    )
 
 
 @attrs.frozen
@@ -81,5 +86,4 @@ class Projects:
     api: Api
 
     def list(self) -> builtins.list[Project]:
-        entities = self.api.list("projects/list", "project")
-        return [Project(wire.uuid_of(entity), wire.name_of(entity)) for entity in entities]
+        return list(self.api.records("project", "projects", wire.project))

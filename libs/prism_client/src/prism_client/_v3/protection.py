@@ -34,17 +34,26 @@ class ProtectionPolicies:
         named = policy.opt_text("name") or policy.opt_text("uuid")
         if named is not None:
             return named
-        for rule in self._rules():
-            if _covers(rule.child("status", "resources", "category_filter"), vm):
-                return rule.child("status").opt_text("name") or "of unknown name"
+        covering = self._covering(vm)
+        if covering is not None:
+            return covering
         return "of unknown name" if vm.protection_type == "RULE_PROTECTED" else None
 
-    def _rules(self) -> list[Fields]:
+    def _covering(self, vm: Vm) -> str | None:
+        """Return the name of the first rule whose categories a VM has."""
+
+        def name_if_covering(rule: Fields) -> str | None:
+            status = rule.child("status")
+            if not _covers(status.child("resources", "category_filter"), vm):
+                return None
+            return status.opt_text("name") or "of unknown name"
+
         try:
-            return list(self.api.list("protection_rules/list", "protection_rule"))
+            rules = self.api.records("protection policy", "protection_rules", name_if_covering)
+            return next(rules, None)
         except (Forbidden, NotFound, BadRequest) as exc:
             log.info("protection rules cannot be read: %s", exc)
-            return []
+            return None
 
 
 def _covers(category_filter: Fields, vm: Vm) -> bool:

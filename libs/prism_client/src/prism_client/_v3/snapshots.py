@@ -9,7 +9,7 @@ import attrs
 from prism_client._v3 import wire
 from prism_client._v3.api import V2, segment
 from prism_client.errors import NotFound
-from prism_client.model import DiskRecoveryPoint
+from prism_client.model import DiskRecoveryPoint, PointKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prism_client._fields import Fields
     from prism_client._v3.api import Api
     from prism_client._v3.elements import Elements
-    from prism_client.model import Consistency, RecoveryPoint, Vm
+    from prism_client.model import Consistency, PointId, RecoveryPoint, Vm
 
 
 @attrs.frozen
@@ -29,6 +29,9 @@ class RecoveryPoints:
     central: Api
     elements: Elements
     generation: str = "v3"
+
+    def understands(self, point: PointId) -> bool:
+        return point.kind is PointKind.VM_SNAPSHOT
 
     def create(
         self,
@@ -52,8 +55,10 @@ class RecoveryPoints:
     ) -> Iterator[RecoveryPoint]:
         filter_ = None if vm_ext_id is None else f"entity_uuid=={vm_ext_id}"
         for _, element in self.elements.each():
-            entities = element.list("vm_snapshots/list", "vm_snapshot", filter_=filter_)
-            for point in map(wire.snapshot, entities):
+            points = element.records(
+                "recovery point", "vm_snapshots", wire.snapshot, filter_=filter_, name=name
+            )
+            for point in points:
                 if vm_ext_id in (None, point.vm_ext_id) and name in (None, point.name):
                     yield point
 

@@ -32,14 +32,14 @@ class Vms:
         return False
 
     def list(self) -> Iterator[Vm]:
-        return map(wire.vm, self.api.list("vms/list", "vm"))
+        return self.api.records("VM", "vms", wire.vm)
 
     def get(self, ext_id: str) -> Vm:
         return wire.vm(self.api.get(_entity(ext_id)))
 
     def find(self, name: str) -> builtins.list[Vm]:
         """A name may hold what a v3 filter cannot express, so all are looked at."""
-        return [vm for vm in self.list() if vm.name == name]
+        return [vm for vm in self.api.records("VM", "vms", wire.vm, name=name) if vm.name == name]
 
     def create(self, spec: VmSpec, *, request_id: UUID | None = None) -> Vm:
         if not all(isinstance(disk.source, str) for disk in spec.disks):

@@ -103,8 +103,8 @@ class VolumeGroups:
 
     def list(self, *, name: str | None = None) -> Iterator[VolumeGroup]:
         for _, element in self.elements.each():
-            for entity in element.list("volume_groups/list", "volume_group"):
-                group = wire.volume_group(entity)
+            groups = element.records("volume group", "volume_groups", wire.volume_group, name=name)
+            for group in groups:
                 if name in (None, group.name):
                     yield attrs.evolve(group, disks=())
 
@@ -184,8 +184,7 @@ def _made_by(task: Task) -> str | None:
 def _appeared(element: Api, name: str) -> str | None:
     """Return the only group of a name, which the caller made unique, once it is there."""
     for _ in range(_LOOKS):
-        entities = element.list("volume_groups/list", "volume_group")
-        found = [wire.uuid_of(entity) for entity in entities if wire.name_of(entity) == name]
+        found = [entry.ext_id for entry in element.list("volume_groups") if entry.name == name]
         if len(found) == 1:
             return found[0]
         element.clock.sleep(_PAUSE)

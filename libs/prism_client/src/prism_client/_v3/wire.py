@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from prism_client._refusal import one_line
+from prism_client._text import one_line
 from prism_client.model import (
     Boot,
     Cluster,
@@ -15,6 +15,8 @@ from prism_client.model import (
     Image,
     Nic,
     NicSpec,
+    PointKind,
+    Project,
     RecoveryPoint,
     StorageContainer,
     Subnet,
@@ -88,10 +90,14 @@ def subnet(entity: Fields) -> Subnet:
 def storage_container(data: Fields, cluster_ext_id: str) -> StorageContainer:
     """Read a storage container of v2."""
     return StorageContainer(
-        ext_id=data.text("storage_container_uuid"),
+        ext_id=container_id(data),
         name=data.text("name"),
         cluster_ext_id=data.opt_text("cluster_uuid") or cluster_ext_id,
     )
+
+
+def container_id(data: Fields) -> str:
+    return data.text("storage_container_uuid")
 
 
 def free_bytes(container: Fields) -> int | None:
@@ -248,6 +254,7 @@ def snapshot(entity: Fields, disks: tuple[DiskRecoveryPoint, ...] = ()) -> Recov
         vm_recovery_point_ext_id=uuid,
         vm_ext_id=vm_of(entity),
         disks=disks,
+        kind=PointKind.VM_SNAPSHOT,
     )
 
 
@@ -327,6 +334,10 @@ def volume_group(entity: Fields) -> VolumeGroup:
 def _disk_size(disk: Fields) -> int:
     size = disk.opt_integer("disk_size_bytes")
     return disk.integer("disk_size_mib") * _MIB if size is None else size
+
+
+def project(entity: Fields) -> Project:
+    return Project(uuid_of(entity), name_of(entity))
 
 
 def image(entity: Fields) -> Image:

@@ -10,10 +10,13 @@ from urllib.parse import quote
 
 import attrs
 
+from prism_client._fields import text_or_empty
 from prism_client._http import Call
-from prism_client._listing import ROUNDS, Reading
-from prism_client._refusal import app_messages, one_line
+from prism_client._listing import ROUNDS, Reading, entries, understood
+from prism_client._refusal import app_messages
+from prism_client._text import one_line
 from prism_client.errors import BadAnswer, BadRequest, Conflict, NotFound, ServerError, TaskFailed
+from prism_client.unreadable import Unreadables
 
 if TYPE_CHECKING:
     import builtins
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from prism_client import services
     from prism_client._fields import Fields
     from prism_client._http import Answer, Http
+    from prism_client._listing import Entry, T
     from prism_client.model import Task
 
 log = logging.getLogger(__name__)
@@ -35,6 +39,12 @@ def segment(ext_id: str) -> str:
     return quote(ext_id, safe="")
 
 
+def label(entry: object) -> tuple[str, str]:
+    """Return name and id of any entity, "" for each that cannot be read."""
+    values = entry if isinstance(entry, dict) else {}
+    return text_or_empty(values.get("name")), text_or_empty(values.get("extId"))
+
+
 def equals(field: str, value: str) -> str:
     """Return the OData filter for a field being exactly this text."""
     return f"{field} eq '{value.replace(chr(39), chr(39) * 2)}'"
@@ -42,11 +52,15 @@ def equals(field: str, value: str) -> str:
 
 @attrs.frozen
 class Api:
-    """The calls of one namespace, at the revision that the server speaks."""
+    """The calls of one namespace, at the revision that the server speaks.
+
+    unreadable: takes in what cannot be understood of a list.
+    """
 
     http: Http
     namespace: str
     revision: str
+    unreadable: Unreadables = attrs.field(factory=Unreadables)
 
     def path(self, path: str) -> str:
         """Return the whole path of something in this namespace."""
@@ -60,15 +74,31 @@ class Api:
     def get(self, path: str) -> Fields:
         """Return one entity. Raises NotFound."""
         _, body = self.send(Call("GET", path, repeatable=True))
-        return body.need("data")
+        return attrs.evolve(body.need("data"), path="")
 
     def etag(self, path: str) -> str | None:
         """Return the version of an entity, which a change to it has to name. Raises NotFound."""
         answer, _ = self.send(Call("GET", path, repeatable=True))
         return answer.etag
 
-    def list(self, path: str, *, filter_: str | None = None) -> Iterator[Fields]:
-        """Yield every entity of a list, each once.
+    def records(
+        self,
+        kind: str,
+        path: str,
+        read: Callable[[Fields], T | None],
+        *,
+        filter_: str | None = None,
+        name: str | None = None,
+    ) -> Iterator[T]:
+        """Yield the records of a list; what cannot be understood is reported and left out.
+
+        name: the only name that was asked for. An unreadable record of this name is an error.
+        """
+        found = self.list(path, filter_=filter_)
+        return understood(found, kind, read, self.unreadable, name=name)
+
+    def list(self, path: str, *, filter_: str | None = None) -> Iterator[Entry]:
+        """Yield every entry of a list, each once.
 
         A list that changes while it is read may skip an entity at the edge of a page, so it is
         read again until its size stays the same from the first page to the last. A filter that
@@ -79,11 +109,10 @@ class Api:
             reading = Reading()
             try:
                 pages = self._pages(path, filter_, reading)
-                for item in itertools.chain.from_iterable(pages):
-                    ext_id = item.text("extId")
-                    if ext_id not in seen:
-                        seen.add(ext_id)
-                        yield item
+                for entry in itertools.chain.from_iterable(pages):
+                    if entry.key not in seen:
+                        seen.add(entry.key)
+                        yield entry
             except BadRequest as exc:
                 if filter_ is None:
                     raise
@@ -100,15 +129,15 @@ class Api:
 
     def _pages(
         self, path: str, filter_: str | None, reading: Reading
-    ) -> Iterator[builtins.list[Fields]]:
+    ) -> Iterator[builtins.list[Entry]]:
         for number in itertools.count():
             params = {"$page": str(number), "$limit": str(PAGE)}
             if filter_ is not None:
                 params["$filter"] = filter_
             _, body = self.send(Call("GET", path, params, repeatable=True))
-            page = body.items("data")
+            page = entries(body.array("data"), label)
             total = body.child("metadata").opt_integer("totalAvailableResults")
-            reading.add([item.text("extId") for item in page], total, body.where)
+            reading.add(page, total, body.where)
             yield page
             if not page or reading.is_at_end():
                 return

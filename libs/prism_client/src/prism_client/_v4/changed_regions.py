@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prism_client._clock import Clock
     from prism_client._fields import Fields
     from prism_client._http import Http
-    from prism_client._regions import RegionListing
+    from prism_client._regions import CheckedListing
     from prism_client._v4.api import Api
     from prism_client.model import DiskSnapshotRef
 
@@ -48,7 +48,7 @@ class ChangedRegions:
 
     def open(
         self, disk: DiskSnapshotRef, reference: DiskSnapshotRef | None, *, disk_size: int
-    ) -> RegionListing:
+    ) -> CheckedListing:
         return open_listing(PageSource(self, disk, reference).page, disk, reference, disk_size)
 
     def pass_for(self, disk: DiskSnapshotRef, reference: DiskSnapshotRef | None) -> Pass:

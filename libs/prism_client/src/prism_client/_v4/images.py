@@ -55,7 +55,7 @@ class Images:
 
     def list(self, *, name: str | None = None) -> Iterator[Image]:
         filter_ = None if name is None else equals("name", name)
-        for image in map(wire.image, self.api.list(_PATH, filter_=filter_)):
+        for image in self.api.records("image", _PATH, wire.image, filter_=filter_, name=name):
             if name in (None, image.name):
                 yield image
 

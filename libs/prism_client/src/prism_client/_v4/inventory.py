@@ -32,7 +32,7 @@ class Clusters:
     api: Api
 
     def list(self) -> builtins.list[Cluster]:
-        return [wire.cluster(item) for item in self.api.list("config/clusters")]
+        return list(self.api.records("cluster", "config/clusters", wire.cluster))
 
     def get(self, ext_id: str) -> Cluster:
         return wire.cluster(self.api.get(f"config/clusters/{segment(ext_id)}"))
@@ -45,7 +45,7 @@ class Subnets:
     api: Api
 
     def list(self) -> builtins.list[Subnet]:
-        return [wire.subnet(item) for item in self.api.list("config/subnets")]
+        return list(self.api.records("subnet", "config/subnets", wire.subnet))
 
 
 @attrs.frozen
@@ -56,8 +56,8 @@ class StorageContainers:
     clock: Clock
 
     def list(self) -> builtins.list[StorageContainer]:
-        items = self.api.list("config/storage-containers")
-        return [wire.storage_container(item) for item in items]
+        path = "config/storage-containers"
+        return list(self.api.records("storage container", path, wire.storage_container))
 
     def free_bytes(self, ext_id: str) -> int | None:
         """Prism keeps it as a statistic over time: the newest of the last minutes counts."""
@@ -83,4 +83,4 @@ class Categories:
     api: Api
 
     def list(self) -> builtins.list[Category]:
-        return [wire.category(item) for item in self.api.list("config/categories")]
+        return list(self.api.records("category", "config/categories", wire.category))

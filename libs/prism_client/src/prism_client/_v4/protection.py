@@ -18,6 +18,18 @@ log = logging.getLogger(__name__)
 
 
 @attrs.frozen
+class _Policy:
+    ext_id: str
+    name: str
+    categories: tuple[str, ...]
+
+
+def _policy(data: Fields) -> _Policy:
+    name = data.opt_text("name") or ""
+    return _Policy(data.text("extId"), name, data.texts("categoryIds"))
+
+
+@attrs.frozen
 class ProtectionPolicies:
     """services.ProtectionPolicies over v4; None where Prism has no API for policies."""
 
@@ -31,16 +43,17 @@ class ProtectionPolicies:
             return "a protection domain"
         named = Fields(vm.raw, vm.name).child("protectionPolicyState", "policy").opt_text("extId")
         for policy in self._policies():
-            covers = not set(policy.texts("categoryIds")).isdisjoint(vm.category_ext_ids)
-            if policy.text("extId") == named or (named is None and covers):
-                return policy.opt_text("name") or policy.text("extId")
+            covers = not set(policy.categories).isdisjoint(vm.category_ext_ids)
+            if policy.ext_id == named or (named is None and covers):
+                return policy.name or policy.ext_id
         return named or ("of unknown name" if vm.protection_type == "RULE_PROTECTED" else None)
 
-    def _policies(self) -> list[Fields]:
+    def _policies(self) -> list[_Policy]:
         if self.api is None:
             return []
         try:
-            return list(self.api.list("config/protection-policies"))
+            path = "config/protection-policies"
+            return list(self.api.records("protection policy", path, _policy))
         except (Forbidden, NotFound) as exc:
             log.info("protection policies cannot be read: %s", exc)
             return []

@@ -8,14 +8,16 @@ import attrs
 
 from prism_client._v4 import wire
 from prism_client._v4.api import equals, segment
+from prism_client.model import PointKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
     from uuid import UUID
 
+    from prism_client._fields import Fields
     from prism_client._v4.api import Api, Writes
-    from prism_client.model import Consistency, RecoveryPoint
+    from prism_client.model import Consistency, PointId, RecoveryPoint
 
 _PATH = "config/recovery-points"
 _KIND = "dataprotection:config:recovery-point"
@@ -28,6 +30,9 @@ class RecoveryPoints:
     api: Api
     writes: Writes
     generation: str = "v4"
+
+    def understands(self, point: PointId) -> bool:
+        return point.kind is PointKind.RECOVERY_POINT
 
     def create(
         self,
@@ -53,9 +58,10 @@ class RecoveryPoints:
     def list(
         self, *, vm_ext_id: str | None = None, name: str | None = None
     ) -> Iterator[RecoveryPoint]:
-        items = self.api.list(_PATH, filter_=_filter(vm_ext_id, name))
-        of_one_vm = (item for item in items if len(item.items("vmRecoveryPoints")) == 1)
-        for point in map(wire.recovery_point, of_one_vm):
+        points = self.api.records(
+            "recovery point", _PATH, _of_one_vm, filter_=_filter(vm_ext_id, name), name=name
+        )
+        for point in points:
             if vm_ext_id in (None, point.vm_ext_id) and name in (None, point.name):
                 yield point
 
@@ -69,6 +75,11 @@ class RecoveryPoints:
 
 def _entity(ext_id: str) -> str:
     return f"{_PATH}/{segment(ext_id)}"
+
+
+def _of_one_vm(data: Fields) -> RecoveryPoint | None:
+    """Read a recovery point; None for one of several VMs, or of none."""
+    return wire.recovery_point(data) if len(data.items("vmRecoveryPoints")) == 1 else None
 
 
 def _filter(vm_ext_id: str | None, name: str | None) -> str | None:

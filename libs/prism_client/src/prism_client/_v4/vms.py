@@ -33,14 +33,15 @@ class Vms:
         return self.api.revision != "v4.0"  # its models have no reference to such a disk
 
     def list(self) -> Iterator[Vm]:
-        return map(wire.vm, self.api.list(_PATH))
+        return self.api.records("VM", _PATH, wire.vm)
 
     def get(self, ext_id: str) -> Vm:
         return wire.vm(self.api.get(_entity(ext_id)))
 
     def find(self, name: str) -> builtins.list[Vm]:
-        items = self.api.list(_PATH, filter_=equals("name", name))
-        return [wire.vm(item) for item in items if item.opt_text("name") == name]
+        filter_ = equals("name", name)
+        vms = self.api.records("VM", _PATH, wire.vm, filter_=filter_, name=name)
+        return [vm for vm in vms if vm.name == name]
 
     def create(self, spec: VmSpec, *, request_id: UUID | None = None) -> Vm:
         return self.get(self.writes.create(_PATH, wire.vm_body(spec), _KIND, request_id))

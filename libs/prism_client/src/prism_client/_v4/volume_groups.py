@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from uuid import UUID
 
+    from prism_client._fields import Fields
     from prism_client._v4.api import Api, Writes
     from prism_client.model import VolumeGroup
 
@@ -61,11 +62,15 @@ class VolumeGroups:
 
     def get(self, ext_id: str) -> VolumeGroup:
         data = self.api.get(_entity(ext_id))
-        return wire.volume_group(data, list(self.api.list(f"{_entity(ext_id)}/disks")))
+        disks = self.api.list(f"{_entity(ext_id)}/disks")
+        return wire.volume_group(data, [disk.fields("volume disk") for disk in disks])
 
     def list(self, *, name: str | None = None) -> Iterator[VolumeGroup]:
         filter_ = None if name is None else equals("name", name)
-        for group in map(wire.volume_group, self.api.list(_PATH, filter_=filter_)):
+        groups = self.api.records(
+            "volume group", _PATH, wire.volume_group, filter_=filter_, name=name
+        )
+        for group in groups:
             if name in (None, group.name):
                 yield group
 
@@ -103,18 +108,20 @@ class VolumeGroups:
 
     def _client(self, initiator_iqn: str) -> str | None:
         """Return the id under which Prism knows an initiator. IQNs do not differ by case."""
-        clients = self.api.list(
-            "config/iscsi-clients", filter_=equals("iscsiInitiatorName", initiator_iqn)
-        )
-        for item in clients:
-            if (item.opt_text("iscsiInitiatorName") or "").lower() == initiator_iqn.lower():
-                return item.text("extId")
-        return None
+        filter_ = equals("iscsiInitiatorName", initiator_iqn)
+
+        def ours(data: Fields) -> str | None:
+            name = data.opt_text("iscsiInitiatorName") or ""
+            return data.text("extId") if name.lower() == initiator_iqn.lower() else None
+
+        path = "config/iscsi-clients"
+        return next(self.api.records("iSCSI client", path, ours, filter_=filter_), None)
 
     def _is_attached(self, vg_ext_id: str, client: str) -> bool:
         path = f"{_entity(vg_ext_id)}/external-iscsi-attachments"
         try:
-            return any(item.text("extId") == client for item in self.api.list(path))
+            attached = [entry.fields("iSCSI client") for entry in self.api.list(path)]
+            return any(item.text("extId") == client for item in attached)
         except NotFound:
             return False  # the group is gone, and with it what was attached
 

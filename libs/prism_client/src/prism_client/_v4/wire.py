@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from prism_client._refusal import app_messages, one_line
+from prism_client._refusal import app_messages
+from prism_client._text import one_line
 from prism_client.model import (
     Boot,
     Category,

@@ -91,11 +91,11 @@ class Copies(Protocol):
 
 @attrs.frozen
 class Conductor:
-    """Takes the replica of one ledger from state to state."""
+    """Takes the replica of one ledger from state to state; `source` is None if none was given."""
 
     ledger: Ledger
     replica: Replica
-    source: Source
+    source: Source | None
     copies: Copies
     say: Callable[[str], object]
 
@@ -132,7 +132,7 @@ class Conductor:
                 case Step.REMOVE_COPY | Step.REMOVE_TEST_COPY if copy:
                     self.copies.refuse_foreign(copy)
                 case Step.SHUT_DOWN | Step.POWER_ON:
-                    self.source.refuse_unfit()
+                    self._source().refuse_unfit()
 
     def _perform(self, event: Event, *, abandon: bool = False) -> None:
         for step in transitions.steps(self.ledger.record):
@@ -152,7 +152,7 @@ class Conductor:
 
     def _do(self, event: Event, step: Step) -> None:
         """Do a step. Its intent is durable before it acts."""
-        if step is Step.SHUT_DOWN and not self.source.is_on():
+        if step is Step.SHUT_DOWN and not self._source().is_on():
             self._note(event, "step", "the source is off already")
             return
         copy = None
@@ -176,14 +176,26 @@ class Conductor:
                 self._plain(step)()
 
     def _plain(self, step: Step) -> Callable[[], None]:
+        match step:
+            case Step.FENCE:
+                return self.replica.fence
+            case Step.UNFENCE:
+                return self.replica.unfence
+            case Step.CLOSE:
+                return self.replica.close
+        source = self._source()
         return {
-            Step.SHUT_DOWN: self.source.shut_down,
-            Step.LAST_CYCLE: self.source.last_cycle,
-            Step.POWER_ON: self.source.power_on,
-            Step.FENCE: self.replica.fence,
-            Step.UNFENCE: self.replica.unfence,
-            Step.CLOSE: self.replica.close,
+            Step.SHUT_DOWN: source.shut_down,
+            Step.LAST_CYCLE: source.last_cycle,
+            Step.POWER_ON: source.power_on,
         }[step]
+
+    def _source(self) -> Source:
+        if self.source is None:
+            raise FailoverRefused(
+                "this shuts the source down or switches it on: give --source KEY=VALUE to reach it"
+            )
+        return self.source
 
     def _turn_back(self, event: Event, error: BaseException) -> None:
         """Take an event back that failed. What fails of that too is left to `recover`."""
@@ -197,8 +209,8 @@ class Conductor:
                 return
         except Exception as second:
             log.warning("taking %s back failed", event.value, exc_info=second)
-            error.add_note(f"taking it back failed: {with_notes(second)}")
-        error.add_note("it broke off: `failover recover` goes on with it")
+            error.add_note(f"undoing it failed too: {with_notes(second)}")
+        error.add_note("it was interrupted; run `failover recover` to finish or undo it")
 
     def _note(self, event: Event, what: str, detail: str) -> None:
         self.ledger.note(event.value, what, detail)

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import attrs
-from replica_receiver import host
-from replica_receiver.host import Host
 
 from vm_replica.failover.errors import FailoverFailed, FailoverRefused
 from vm_replica.failover.transitions import Copy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vm_replica.failover.point import Activator
     from vm_replica.failover.stored import StoredReplica
 
 
+def _none(_: Copy) -> None:
+    return None
+
+
 @attrs.frozen
 class PointCopies:
-    """Copies of `replica`, by the activator that was asked for, if one was.
+    """Copies of `replica`, by the activator of the target that was given, if one was.
 
+    `local` gives the activator of a copy on this host: it can be removed without a target.
     `generation` is the restore point, None for the newest; `name` the copy's, if it was given.
     """
 
     replica: StoredReplica
     activator: Activator | None
+    local: Callable[[Copy], Activator | None] = _none
     generation: int | None = None
     name: str = ""
 
@@ -34,15 +39,16 @@ class PointCopies:
         """Raise FailoverRefused when no copy can be made."""
         if self.activator is None:
             raise FailoverRefused(
-                "say where the copy is to be: --folder /a/folder, or --target prism=... for AHV"
+                "say where to make the copy: --folder DIR for this host, "
+                "or --target KEY=VALUE for a cluster"
             )
         point = self.replica.point(self.generation)
         self.activator.refuse_unfit(self._name(test=test), point, test=test)
 
     def refuse_foreign(self, copy: Copy) -> None:
-        """Raise FailoverRefused when the copy is on a cluster to which no way was given."""
+        """Raise FailoverRefused when the copy is on a target that was not given."""
         if self._remover(copy) is None:
-            raise FailoverRefused(f"{copy.name} is on {copy.place}: say --target prism=... for it")
+            raise FailoverRefused(_not_given(copy))
 
     def intend(self, *, test: bool) -> Copy:
         """Choose name, place, key and generation of a copy."""
@@ -60,20 +66,25 @@ class PointCopies:
         """Remove what there is of it."""
         remover = self._remover(copy)
         if remover is None:
-            raise FailoverFailed(f"{copy.name} is on {copy.place}: say --target prism=... for it")
+            raise FailoverFailed(_not_given(copy))
         remover.remove(copy)
 
     def _name(self, *, test: bool) -> str:
         return self.name or f"{self.replica.vm_name}-{'test' if test else 'failover'}"
 
     def _remover(self, copy: Copy) -> Activator | None:
-        if copy.kind == host.KIND:
-            return Host(Path(copy.place))
         found = self.activator
         fits = found is not None and (found.kind, found.place) == (copy.kind, copy.place)
-        return found if fits else None
+        return found if fits else self.local(copy)
 
     def _require(self) -> Activator:
         if self.activator is None:
-            raise FailoverFailed("it is not known where the copy is to be")
+            raise FailoverFailed("no target was given for the copy")
         return self.activator
+
+
+def _not_given(copy: Copy) -> str:
+    return (
+        f"the copy {copy.name} is at {copy.place} ({copy.kind}): "
+        "give --target KEY=VALUE, so that it can be reached"
+    )

@@ -46,7 +46,7 @@ class Line:
 def read(folder: Path) -> Record:
     """The record of a replica; that of one which never failed over if there is none.
 
-    Raises LedgerError for one that cannot be read: it is not guessed what a failover did.
+    Raises LedgerError when it cannot be read: what a failover did is never guessed.
     """
     path = folder / RECORD
     try:
@@ -57,8 +57,8 @@ def read(folder: Path) -> Record:
         raise LedgerError(f"{path} cannot be used: {error}; {LOG} beside it tells more") from error
 
 
-def broke_off(folder: Path, record: Record) -> bool:
-    """Whether the event that is under way there has nobody left who carries it out."""
+def is_interrupted(folder: Path, record: Record) -> bool:
+    """Whether an event was begun there, and no process is carrying it out any more."""
     if not record.doing:
         return False
     try:
@@ -112,7 +112,9 @@ class Ledger:
 
     def _unusable(self, name: str, error: OSError) -> LedgerError:
         path = self._folder / name
-        return LedgerError(f"{path} cannot be written: {error.strerror}: free space, rights?")
+        return LedgerError(
+            f"{path} cannot be written: {error.strerror}: check free space and permissions"
+        )
 
 
 @contextmanager
@@ -122,7 +124,7 @@ def opened(folder: Path) -> Iterator[Ledger]:
         descriptor = durable.open_locked(folder / LOG)
     except BlockingIOError as error:
         raise LedgerError(
-            f"another failover command is at work on {folder.name}: wait for it, or end it"
+            f"another failover command is working on {folder.name}: wait until it ends"
         ) from error
     except OSError as error:
         raise LedgerError(f"{folder / LOG} cannot be written: {error.strerror}: rights?") from error

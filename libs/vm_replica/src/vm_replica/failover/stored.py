@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import logging
-import os
-import pwd
 from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
+from command_line.text import printable
 from vm_config import ahv_record
 
 from vm_replica.errors import StoreError
 from vm_replica.failover.errors import FailoverRefused
 from vm_replica.failover.point import Point, PointDisk
-from vm_replica.store.replica import Store
+from vm_replica.store import access
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from vm_replica.store.catalog import Generation, StoredDisk
-    from vm_replica.store.replica import Replica
+    from vm_replica.store.replica import Replica, Store
 
 log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Unreadable:
+    """A replica whose record cannot be read: CLUSTER/UUID, and why."""
+
+    name: str
+    why: str
 
 
 @attrs.frozen
@@ -39,7 +46,7 @@ class StoredReplica:
     @property
     def cluster(self) -> str:
         """The name of the source's cluster."""
-        return _printable(self._replica.files.cluster)
+        return printable(self._replica.files.cluster)
 
     @property
     def vm_id(self) -> str:
@@ -49,7 +56,7 @@ class StoredReplica:
     @property
     def vm_name(self) -> str:
         """Its name there, or its UUID if it has none that can be shown."""
-        return _printable(self._newest().manifest.vm_name).strip() or self.vm_id
+        return printable(self._newest().manifest.vm_name).strip() or self.vm_id
 
     @property
     def newest(self) -> int:
@@ -73,7 +80,7 @@ class StoredReplica:
         try:
             self._replica.recover()
         except StoreError as error:
-            log.warning("the last committed generation has to do: %s", error)
+            log.warning("failing over to the last committed generation: %s", error)
 
     def unfence(self) -> None:
         """Accept cycles again."""
@@ -86,7 +93,7 @@ class StoredReplica:
     def _newest(self) -> Generation:
         current = self._replica.files.existing().current
         if current is None:
-            raise FailoverRefused(f"the replica {self._replica.name} is empty: it awaits its seed")
+            raise _empty(self._replica)
         return current
 
     def _generation(self, number: int | None) -> Generation:
@@ -105,44 +112,29 @@ class StoredReplica:
         return PointDisk(disk.disk_id, disk.index, disk.size, allocated, write)
 
 
-def all_of(root: Path) -> list[StoredReplica]:
-    """The replicas of a store that have a generation, in the order of their names."""
-    if not (root / "replicas").is_dir():
-        raise FailoverRefused(f"{root} is not a receiver's store: it has no folder replicas")
-    _refuse_other_user(root)
-    found = []
-    for replica in Store(root).replicas():
-        state = replica.state()
-        if state and state.current:
-            found.append(StoredReplica(replica))
+def all_of(store: Store) -> list[StoredReplica | Unreadable]:
+    """The replicas that have a generation, or cannot be read, in the order of their names."""
+    found: list[StoredReplica | Unreadable] = []
+    for replica in store.replicas():
+        try:
+            state = replica.state()
+        except StoreError as error:
+            found.append(Unreadable(replica.name, str(error)))
+        else:
+            found += [StoredReplica(replica)] if state and state.current else []
     return found
 
 
-def find(root: Path, wanted: str) -> StoredReplica:
-    """The replica of a VM, by its name, UUID or CLUSTER/UUID; raise FailoverRefused."""
-    replicas = all_of(root)
-    found = [r for r in replicas if wanted in {r.vm_name, r.vm_id, f"{r.cluster}/{r.vm_id}"}]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        ids = ", ".join(f"{r.cluster}/{r.vm_id}" for r in found)
-        raise FailoverRefused(f"{len(found)} replicas are of a VM {wanted}: say one of {ids}")
-    names = ", ".join(r.vm_name for r in replicas) or "none"
-    raise FailoverRefused(f"there is no replica of a VM {wanted} in {root}: there are {names}")
+def find(store: Store, wanted: str) -> StoredReplica:
+    """The replica of a VM, by its name, UUID or CLUSTER/UUID.
+
+    Raises NoSuchReplica, and FailoverRefused when it has no generation yet.
+    """
+    replica = access.find(store, wanted)
+    if replica.files.existing().current is None:
+        raise _empty(replica)
+    return StoredReplica(replica)
 
 
-def _refuse_other_user(root: Path) -> None:
-    """What another user writes into the store the receiver could not read any more."""
-    owner = (root / "replicas").stat().st_uid
-    if owner == os.geteuid():
-        return
-    try:
-        name = pwd.getpwuid(owner).pw_name
-    except KeyError:
-        name = f"#{owner}"
-    raise FailoverRefused(f"the store {root} belongs to {name}: run this with sudo -u {name}")
-
-
-def _printable(text: str) -> str:
-    """A name that came over the network, without what would move a cursor."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+def _empty(replica: Replica) -> FailoverRefused:
+    return FailoverRefused(f"the replica {replica.name} is empty: no seed has been committed yet")

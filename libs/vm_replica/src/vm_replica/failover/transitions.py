@@ -157,7 +157,7 @@ def begin(record: Record, event: Event) -> Record:
     """Start an event; raise FailoverRefused, with what is possible instead."""
     legal = possible(record)
     if event not in legal:
-        broken = f", and its {record.doing} broke off" if record.doing else ""
+        broken = f", and its {record.doing} was interrupted" if record.doing else ""
         instead = " or ".join(item.value for item in legal) or "nothing"
         raise FailoverRefused(
             f"{event.value} is not possible: the replica is {record.state.value}{broken}; "

@@ -233,11 +233,11 @@ def parse_address(text: str) -> tuple[str, int]:
     bare = text.removeprefix("[").replace("]", "") if text.startswith("[") else text
     host, colon, port = bare.rpartition(":")
     if not text.startswith("[") and ":" in host:
-        raise ReplicationError(f"{text!r} is no address: write an IPv6 address in brackets")
+        raise ReplicationError(f"{text!r} is not an address: write an IPv6 address in brackets")
     if text.endswith("]") or not colon:
         host, port = bare, str(PORT)
     if not host or not port.isascii() or not port.isdecimal() or not 0 <= int(port) < 65536:
-        raise ReplicationError(f"{text!r} is no address: expected host or host:port")
+        raise ReplicationError(f"{text!r} is not an address: expected HOST or HOST:PORT")
     return host, int(port)
 
 
@@ -260,7 +260,7 @@ def connect(
     expected = expected or tls.paired_with(folder, f"{host}:{port}")
     if not expected and not tls.uses_ca(folder):
         raise PeerRefused(
-            f"no receiver at {host}:{port} is paired with us: run podheitor-nutanix-backend pair"
+            f"the receiver at {host}:{port} is not paired with this host: run the command `pair`"
         )
     context = tls.client_context(folder)
     connection = _open(host, port, context, patience)

@@ -106,7 +106,7 @@ def load_identity(folder: Path) -> Identity:
         return Identity(folder, ssl.PEM_cert_to_DER_cert(_first_certificate(text)))
     except (OSError, ValueError) as error:
         raise IdentityError(
-            f"no usable certificate in {folder}: run podheitor-nutanix-backend pair ({error})"
+            f"{folder} has no usable certificate: run the command `pair` ({error})"
         ) from error
 
 
@@ -156,7 +156,7 @@ def read_certificate(text: str) -> bytes:
         return ssl.PEM_cert_to_DER_cert(_first_certificate(plain))
     except (ValueError, binascii.Error) as error:
         raise IdentityError(
-            f"this is no certificate: give the line that begins with {ONE_LINE}, or a PEM file"
+            f"this is not a certificate: give the line that begins with {ONE_LINE}, or a PEM file"
         ) from error
 
 
@@ -280,8 +280,8 @@ def _context(folder: Path, protocol: ssl._SSLMethod) -> ssl.SSLContext:
                 context.load_verify_locations(cafile=path)
     except (OSError, ValueError) as error:
         raise IdentityError(
-            f"the key, certificate or peers in {folder} cannot be used: {error}: run "
-            "podheitor-nutanix-backend pair"
+            f"the key, certificate or peers in {folder} cannot be used: {error}: "
+            "run the command `pair`"
         ) from error
     return context
 

@@ -1,0 +1,34 @@
+"""`podheitor-receiver`: stores replicas of VMs, proves them, and fails over to them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from command_line import program
+from vm_replica import pairing
+
+from replica_receiver import allow, failover, points, serve, status
+from replica_receiver.places import IDENTITY
+
+PROGRAM = "podheitor-receiver"
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The parser of the commands."""
+    parser = argparse.ArgumentParser(prog=PROGRAM, description="Stores replicas of VMs.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (serve, status, points, allow):
+        command.add_parser(commands)
+    pairing.add_parser(commands, IDENTITY)
+    failover.add_parser(commands)
+    return parser
+
+
+def main() -> int:
+    """Run the command that was given; return its exit code."""
+    return program.main(command_line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

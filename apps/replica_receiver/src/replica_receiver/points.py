@@ -1,0 +1,136 @@
+"""The commands `points`, `verify` and `export`: the restore points of replicas."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from command_line import arguments, terminal
+from command_line.text import size, utc
+from vm_replica.errors import ReplicaDamaged, StoreError
+from vm_replica.status import Level
+from vm_replica.store.access import find, open_store
+
+from replica_receiver.places import add_json, add_store
+
+if TYPE_CHECKING:
+    import argparse
+
+    from command_line.arguments import Subparsers
+    from vm_replica.store.catalog import Generation
+    from vm_replica.store.replica import Replica
+
+HEADINGS = ("generation", "taken (UTC)", "committed (UTC)", "consistency", "disks", "size")
+REPLICA = "name or UUID of the VM, or CLUSTER/UUID"
+
+
+def add_parser(commands: Subparsers) -> None:
+    """Add the commands to the subparsers of the program."""
+    points = commands.add_parser("points", help="list the restore points of a replica")
+    points.add_argument("replica", type=arguments.typed, help=REPLICA)
+    add_json(points)
+    points.set_defaults(run=list_points)
+    verify = commands.add_parser("verify", help="read restore points again and prove them")
+    verify.add_argument("replica", nargs="?", type=arguments.typed, help=f"{REPLICA}; default: all")
+    _add_point(verify, "default: all")
+    verify.set_defaults(run=verify_points)
+    export = commands.add_parser("export", help="write the disks of a restore point as raw files")
+    export.add_argument("replica", type=arguments.typed, help=REPLICA)
+    export.add_argument("folder", type=Path, help="folder for the files, made if need be; empty")
+    _add_point(export, "default: the newest")
+    export.set_defaults(run=export_point)
+    for parser in (points, verify, export):
+        add_store(parser)
+
+
+def _add_point(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--point", type=arguments.number(least=1), metavar="N", help=f"generation; {default}"
+    )
+
+
+def list_points(args: argparse.Namespace) -> int:
+    """Show the restore points of a replica. Raises ReplicationError."""
+    points = find(open_store(args.store), args.replica).points()
+    if args.json:
+        terminal.say(json.dumps([_plain(point) for point in points], indent=1))
+    else:
+        terminal.show_table(HEADINGS, (_row(point) for point in points))
+    return 0
+
+
+def _plain(point: Generation) -> dict[str, object]:
+    return {
+        "generation": point.number,
+        "taken": point.manifest.taken,
+        "committed": point.committed,
+        "consistency": point.manifest.consistency,
+        "manifest": point.digest,
+        "disks": [
+            {"id": disk.disk_id, "index": disk.index, "size": disk.size, "content": disk.content}
+            for disk in point.disks
+        ],
+    }
+
+
+def _row(point: Generation) -> tuple[str, ...]:
+    return (
+        str(point.number),
+        utc(point.manifest.taken),
+        utc(point.committed),
+        point.manifest.consistency,
+        str(len(point.disks)),
+        size(sum(disk.size for disk in point.disks)),
+    )
+
+
+def verify_points(args: argparse.Namespace) -> int:
+    """Prove restore points; 2 if one is damaged. Raises ReplicationError."""
+    store = open_store(args.store)
+    replicas = [find(store, args.replica)] if args.replica else store.replicas()
+    if args.replica and args.point:
+        replicas[0].files.generation(args.point)  # StoreError when there is none
+    return max((_verify(replica, args.point) for replica in replicas), default=0)
+
+
+def _verify(replica: Replica, number: int | None) -> int:
+    """Prove the points of a replica, or one of them; the level of the worst."""
+    try:
+        wanted = [point.number for point in replica.points() if number in {None, point.number}]
+    except StoreError as error:
+        return _damaged(replica.name, error)
+    worst = Level.OK.value
+    for found in wanted:
+        what = f"{replica.name} generation {found}"
+        try:
+            replica.verify(found)
+        except (ReplicaDamaged, StoreError) as error:
+            worst = _damaged(what, error)
+        else:
+            terminal.say(terminal.plain(f"{what}: proven"))
+    return worst
+
+
+def _damaged(what: str, error: Exception) -> int:
+    terminal.say(terminal.plain(f"{what}: DAMAGED: {error}"))
+    return Level.CRITICAL.value
+
+
+def export_point(args: argparse.Namespace) -> int:
+    """Write the disks and the configuration. Raises ReplicationError, PhcbtError, OSError."""
+    replica = find(open_store(args.store), args.replica)
+    points = replica.points()
+    if not points:
+        raise StoreError(f"the replica {replica.name} is empty: no seed has been committed yet")
+    number = args.point or points[-1].number
+    generation = replica.files.generation(number)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    if any(args.folder.iterdir()):
+        raise StoreError(f"{args.folder} is not empty: give another folder, nothing is overwritten")
+    for disk in generation.disks:
+        path = args.folder / f"disk-{disk.index}-{disk.disk_id}.raw"
+        replica.rebuild(number, disk.disk_id, path)
+        terminal.say(terminal.plain(f"{path}: {size(disk.size)}, proven"))
+    (args.folder / "vm-metadata.json").write_text(generation.manifest.metadata, "utf-8")
+    return 0

@@ -1,0 +1,35 @@
+"""Who may use a folder: files of another user would lock the receiver's own user out of it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from typing import TYPE_CHECKING
+
+from vm_replica.errors import WrongUser
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise WrongUser unless the folder belongs to the user of this process.
+
+    A folder that does not exist is judged by the nearest one above it: root may not make it where
+    another user is at home.
+    """
+    nearest = folder.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    owner, user = nearest.stat().st_uid, os.geteuid()
+    if owner == user or (nearest != folder.absolute() and user != 0):
+        return
+    name = _name(owner)
+    raise WrongUser(f"{nearest} belongs to user {name}: run this command with sudo -u {name}")
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"#{uid}"
