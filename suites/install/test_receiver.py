@@ -48,7 +48,7 @@ def test_systemd_accepts_the_unit(receiver: Host) -> None:
     unit = "/usr/lib/systemd/system/podheitor-receiver.service"
     receiver.run("systemd-analyze", "verify", "--man=no", unit)
     settings = receiver.path(unit).read_text()
-    assert "ExecStart=/usr/bin/podheitor-receiver serve\n" in settings
+    assert "ExecStart=/usr/sbin/podheitor-receiver serve\n" in settings
     assert "User=podheitor-receiver\n" in settings
     assert receiver.run("id", "-un", "podheitor-receiver").strip() == "podheitor-receiver"
 
