@@ -62,7 +62,7 @@ ethernet0.virtualDev = "vmxnet3"
 ethernet0.networkName = "VM Network"
 ethernet0.generatedAddress = "00:50:56:00:00:0a"
 """
-SAMPLES = Path(__file__).parents[2] / "apps" / "nutanix_backend" / "tests" / "samples"
+SAMPLES = Path(__file__).parents[2] / "libs" / "vm_config" / "tests" / "samples"
 HYPERV = SAMPLES / "hyperv" / "generation-1.xml"
 
 

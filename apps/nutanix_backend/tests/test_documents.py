@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
 SHIM = ROOT / "shim" / "podheitor-nutanix-fd.cpp"
-SOURCES = ("apps/nutanix_backend/src", "libs/prism_client/src", "libs/iscsi_attach/src")
+SOURCES = ("apps", "libs")
 READERS = {Kind.FLAG: "bool", Kind.SECONDS: "int64"}
 """The readers of bacula-fd that hand a value on; all other kinds travel as str."""
 
@@ -106,7 +106,7 @@ def program_texts() -> list[str]:
     """Every string of the program, with an ellipsis for what is filled in."""
     found = []
     for source in SOURCES:
-        for path in (ROOT / source).rglob("*.py"):
+        for path in (ROOT / source).glob("*/src/**/*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.JoinedStr):
                     parts = (v.value if isinstance(v, ast.Constant) else "…" for v in node.values)

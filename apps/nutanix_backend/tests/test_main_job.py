@@ -74,7 +74,7 @@ def test_a_chain_becomes_a_new_vm(product: Product, lab: Lab) -> None:
 
     refused = product.restore("/", restore_vm_name=f"{guest.name}-new")
     assert refused.status is Status.FAILED
-    assert "exists: give another restore_vm_name" in texts(refused.log, Severity.FATAL)
+    assert "exists: choose another name" in texts(refused.log, Severity.FATAL)
 
 
 def test_one_disk_goes_to_the_file_named(product: Product, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 PAGE = Path(__file__).parents[3] / "docs" / "restore.md"
-SAMPLES = Path(__file__).parent / "samples"
+SAMPLES = Path(__file__).parents[3] / "libs/vm_config/tests/samples"
 NETWORKS = ("production", "dr-net", "quarantine")
 
 

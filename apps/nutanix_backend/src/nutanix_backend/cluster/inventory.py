@@ -136,7 +136,7 @@ def _selected_by(
         reason = f"{len(found)} VMs are called {value}: use the UUID, one of {ids}"
         return set(), [Missing(f"vm={value}", reason)]
     return {vm.ext_id for vm in found}, [
-        Missing(f"VM {vm.name or vm.ext_id}", str(vm)) for vm in lost
+        Missing(f"VM {vm.name or vm.ext_id}", f"{vm}; see this VM in Prism") for vm in lost
     ]
 
 

@@ -97,7 +97,7 @@ def _chain(newest: Manifest, disk: DiskEntry, by_digest: dict[str, Manifest]) ->
         older = base and next((d for d in base.disks if d.disk_id == disk.disk_id), None)
         if not base or not older:
             raise RestoreRefused(
-                f"disk {disk.index} of VM {newest.vm_name}: the changes saved by job {job} stand "
+                f"disk {disk.index} of VM {newest.vm_name}: the changes saved by job {job} are based "
                 "on a backup that is not part of this restore: select all since the full"
             )
         if older.size > files[0].size:
