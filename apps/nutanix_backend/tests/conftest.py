@@ -217,7 +217,7 @@ class Product:
             "password": self.lab.password,
             "ca": self.lab.ca_file,
             "state_dir": self.root / "state",
-            "transport": "userspace",  # the kernel's needs a guest of its own, see tests/kernel
+            "transport": "userspace",  # the kernel's needs a guest of its own, see suites/kernel
             **others,
         }
         pairs = (
@@ -710,7 +710,7 @@ class FakeRecoveryPoints:
         name: str,
         expires: datetime,
         consistency: Consistency,
-        project_ext_id: str | None,  # noqa: ARG002 - there are no projects here
+        project_ext_id: str | None,
         request_id: UUID,
     ) -> RecoveryPoint:
         """Make one, unless the key has made one; the server knows when it expires."""

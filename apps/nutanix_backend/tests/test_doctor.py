@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 import iscsi_attach
 import pytest
+from iscsi_attach import kernel
 from nutanix_backend.doctor import command, daemon, prism
 from nutanix_backend.doctor.finding import Finding
 from ptcomm import Level
@@ -109,6 +110,27 @@ def test_nothing_is_wrong(well: Host, lab: Lab) -> None:
     assert found.pop("data services").startswith(f"ok {lab.data_services_ip} of cluster ")
     assert found.pop("vm") == f"ok 1 VMs: {guest.name}"
     assert not found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why_not", "says"),
+    [
+        ("auto", "", "ok open-iscsi, in the kernel"),
+        ("kernel", "", "ok open-iscsi, in the kernel"),
+        (
+            "auto",
+            "it needs root",
+            "ok libiscsi.so.7, in user space; the kernel initiator cannot be used: it needs root",
+        ),
+        ("kernel", "it needs root", "FAIL transport=kernel cannot be used: it needs root"),
+    ],
+)
+def test_the_doctor_says_why_the_kernel_is_not_used(
+    well: Host, monkeypatch: pytest.MonkeyPatch, wanted: str, why_not: str, says: str
+) -> None:
+    monkeypatch.setattr(kernel, "unavailable", lambda: why_not)
+    _, found = well.doctor(transport=wanted)
+    assert found["initiator"] == says
 
 
 # --- the daemon ----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ def check(data: bytes) -> None:
     if len(data) < 2:
         return
     role = list(messages.Role)[data[0] % 2]
-    state = list(order.State)[data[1] % len(order.State)]
+    state = list(order.SessionState)[data[1] % len(order.SessionState)]
     stream = data[2:]
     heard, end = _heard(role, state, stream, max(len(stream), 1))
     for size in (1, 13):
@@ -30,7 +30,7 @@ def check(data: bytes) -> None:
 
 
 def _heard(
-    role: messages.Role, state: order.State, stream: bytes, size: int
+    role: messages.Role, state: order.SessionState, stream: bytes, size: int
 ) -> tuple[list[messages.Message], object]:
     session = Session(role)
     session.state = state
@@ -41,7 +41,7 @@ def _heard(
             for message in session.messages():
                 plain = isinstance(message, messages.Data)
                 found.append(messages.Data(bytes(message.view)) if plain else message)  # type: ignore[union-attr]
-                if session.state is not order.State.CLOSED:
+                if session.state is not order.SessionState.CLOSED:
                     session.state = state  # as if the other end had had its turn
     except ProtocolBroken as error:
         return found, (error.code, error.offset)

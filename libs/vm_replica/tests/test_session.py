@@ -14,7 +14,7 @@ from vm_replica.protocol import messages
 from vm_replica.protocol.lines import encode
 from vm_replica.protocol.manifest import decode
 from vm_replica.protocol.messages import Kind, Role
-from vm_replica.protocol.order import State, after
+from vm_replica.protocol.order import SessionState, after
 from vm_replica.protocol.session import Session
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ FROM_RECEIVER = st.one_of(
 
 def in_state(role: Role, message: messages.Message) -> Iterator[tuple[Session, Session]]:
     """Both ends in each state in which this end may say the message."""
-    for state in State:
+    for state in SessionState:
         if after(state, role, type(message)):
             sender, hearer = Session(role), Session(role.peer)
             sender.state = hearer.state = state
@@ -85,9 +85,9 @@ def _plain(message: messages.Message) -> messages.Message:
     return messages.Data(bytes(message.view)) if isinstance(message, messages.Data) else message
 
 
-@given(st.sampled_from(State), st.sampled_from(Role), FROM_SOURCE | FROM_RECEIVER)
+@given(st.sampled_from(SessionState), st.sampled_from(Role), FROM_SOURCE | FROM_RECEIVER)
 def test_what_is_not_legal_is_neither_said_nor_heard(
-    state: State, role: Role, message: messages.Message
+    state: SessionState, role: Role, message: messages.Message
 ) -> None:
     sender, hearer = Session(role), Session(role.peer)
     sender.state = hearer.state = state
@@ -97,7 +97,7 @@ def test_what_is_not_legal_is_neither_said_nor_heard(
         sender.send(message)
     assert sender.state is state
     hearer.receive_data(b"".join(encode(role, message)))
-    if state is State.CLOSED:
+    if state is SessionState.CLOSED:
         assert list(hearer.messages()) == []
         return
     try:
@@ -117,8 +117,8 @@ def error_of(session: Session) -> ProtocolBroken | None:
     return None
 
 
-@given(st.sampled_from(State), st.sampled_from(Role), st.data())
-def test_no_bytes_do_harm(state: State, role: Role, data: st.DataObject) -> None:
+@given(st.sampled_from(SessionState), st.sampled_from(Role), st.data())
+def test_no_bytes_do_harm(state: SessionState, role: Role, data: st.DataObject) -> None:
     """Noise, and good messages with a byte changed: an error with a place, and then no more."""
     message = data.draw(FROM_SOURCE | FROM_RECEIVER)
     stream = bytearray(b"".join(encode(role, message)) + data.draw(st.binary(max_size=30)))
@@ -144,7 +144,11 @@ def test_a_message_that_never_ends_is_cut_off() -> None:
     ):
         role = Role.RECEIVER if opener.startswith(b"Cycle") else Role.SOURCE
         session = Session(role)
-        session.state = {b"C": State.READY, b"R": State.OPENING, b"S": State.STORING}[opener[:1]]
+        session.state = {
+            b"C": SessionState.READY,
+            b"R": SessionState.OPENING,
+            b"S": SessionState.STORING,
+        }[opener[:1]]
         session.receive_data(b"C%06d\n" % len(opener) + opener)
         with pytest.raises(ProtocolBroken) as caught:  # noqa: PT012 - it may come at any line
             for _ in range(300):
@@ -156,7 +160,7 @@ def test_a_message_that_never_ends_is_cut_off() -> None:
 
 def test_long_words_are_cut_to_what_the_other_end_takes() -> None:
     sender, hearer = Session(Role.RECEIVER), Session(Role.SOURCE)
-    sender.state = hearer.state = State.OFFERED
+    sender.state = hearer.state = SessionState.OFFERED
     told = messages.Refused(Code.WRONG_BASE, "sha256:" + "0" * 64, "ü\n" * 5000)
     hearer.receive_data(b"".join(sender.send(told)))
     (heard,) = hearer.messages()

@@ -62,6 +62,7 @@ def _converse(endpoint: Endpoint) -> None:
     secrecy.keep_memory_private()
     info = endpoint.expect(ptcomm.Job)
     endpoint.send(Ack())
+    given = endpoint.expect(ptcomm.Parameters).items
     settings, secrets = _settings(endpoint, info, given)
     endpoint.send(Ack())
     try:

@@ -61,7 +61,7 @@ class House:
     pace: Pace
 
 
-class Session:
+class SourceSession:
     """What one source asks for, one thing after the other."""
 
     def __init__(self, peer: Channel, source: str, house: House) -> None:

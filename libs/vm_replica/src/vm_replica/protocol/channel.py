@@ -37,7 +37,7 @@ from vm_replica.protocol.messages import (
     Role,
     Working,
 )
-from vm_replica.protocol.order import State
+from vm_replica.protocol.order import SessionState
 from vm_replica.protocol.session import Session
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Channel(Closable):
                 if isinstance(message, Failed):
                     raise PeerFailed(message.text)
                 return message
-            if self._session.state is State.CLOSED:
+            if self._session.state is SessionState.CLOSED:
                 raise PeerLost(f"the session with the {self._session.role.peer.value} is over")
             longest = self._patience.message if self._session.is_inside else self._patience.idle
             self._fill(begun + longest - time.monotonic())

@@ -24,7 +24,7 @@ from vm_replica.protocol.messages import (
 )
 
 
-class State(Enum):
+class SessionState(Enum):
     """Where a session stands. The comment says whose turn it is."""
 
     CONNECTED = auto()  # source: Hello
@@ -40,8 +40,8 @@ class State(Enum):
     CLOSED = auto()  # nobody
 
 
-_S = State
-_SAYS: dict[State, tuple[Role, dict[type, State]]] = {
+_S = SessionState
+_SAYS: dict[SessionState, tuple[Role, dict[type, SessionState]]] = {
     _S.CONNECTED: (Role.SOURCE, {Hello: _S.GREETING}),
     _S.GREETING: (Role.RECEIVER, {Hello: _S.GREETED}),
     _S.GREETED: (Role.SOURCE, {Open: _S.OPENING, EndOfInput: _S.CLOSED}),
@@ -57,10 +57,10 @@ _SAYS: dict[State, tuple[Role, dict[type, State]]] = {
 _AWAITED = frozenset({_S.OPENING, _S.OFFERED, _S.STORING, _S.COMMITTING})
 
 
-def after(state: State, sender: Role, kind: type) -> State | None:
+def after(state: SessionState, sender: Role, kind: type) -> SessionState | None:
     """Where a message leads, or None if the sender may not say it now."""
     if kind is Failed:
-        return None if state is State.CLOSED else State.CLOSED
+        return None if state is SessionState.CLOSED else SessionState.CLOSED
     if kind is Working:
         return state if state in _AWAITED and sender is Role.RECEIVER else None
     speaker, turns = _SAYS[state]

@@ -23,7 +23,7 @@ from vm_replica.protocol.messages import (
     Role,
     Working,
 )
-from vm_replica.protocol.order import State, after
+from vm_replica.protocol.order import SessionState, after
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ class Session:
     def __init__(self, role: Role) -> None:
         """Be that end, at the beginning."""
         self.role = role
-        self.state = State.CONNECTED
+        self.state = SessionState.CONNECTED
         self._decoder = PacketDecoder()
         self._block: list[bytes] = []
         self._ended = False
@@ -100,7 +100,7 @@ class Session:
             raise self._error from error
 
     def _read(self) -> Message | None:
-        while self.state is not State.CLOSED:
+        while self.state is not SessionState.CLOSED:
             packet = self._decoder.next_packet()
             if packet is None:
                 return self._end() if self._ended else None
@@ -120,7 +120,7 @@ class Session:
         if after(self.state, self.role.peer, EndOfInput) is None:
             what = f"the connection was closed in {self.state.name}"
             raise ProtocolBroken("truncated", self.received, what)
-        self.state = State.CLOSED
+        self.state = SessionState.CLOSED
         return EndOfInput()
 
     def _say(self, message: Message, offset: int) -> None:
