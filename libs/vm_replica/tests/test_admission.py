@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vm_replica.errors import Code
-from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
+from vm_replica.protocol.manifest import SCHEMA, Configuration, CycleDisk, CycleManifest
 from vm_replica.store import admission
 from vm_replica.store.admission import Limits, Offer, Room
-from vm_replica.store.catalog import Generation, ReplicaState, Role, StoredDisk
+from vm_replica.store.catalog import Generation, ReplicaRole, ReplicaState, StoredDisk
 from vm_replica.store.retention import DAY, HOUR, Retention, superfluous
 
 pytestmark = pytest.mark.security
@@ -32,13 +32,14 @@ def disk_of(size: int = MIB, regions: int = 1, data: int = 100, **changes: Any) 
 
 def manifest_of(*disks: CycleDisk, base: str = "", taken: int = NOW - 10) -> CycleManifest:
     """A manifest of these disks."""
-    return CycleManifest(SCHEMA, "c", "vm", "vm", base, taken, 60, "crash", "p", "{}", disks)
+    plain = Configuration("@nutanix", "{}")
+    return CycleManifest(SCHEMA, "c", "vm", "vm", base, taken, 60, "crash", "p", plain, disks)
 
 
 SEED = manifest_of(disk_of(), taken=NOW - 1000)
 DELTA = manifest_of(disk_of(whole=False), base=SEED.digest())
 CURRENT = Generation(1, NOW - 990, SEED.encode().decode(), (StoredDisk("d", 0, MIB, "x"),))
-STATE = ReplicaState(1, "c", "vm", SOURCE, Role.REPLICA, "", CURRENT, None)
+STATE = ReplicaState(1, "c", "vm", SOURCE, ReplicaRole.REPLICA, "", CURRENT, None)
 ROOMY = Room(free=GIB)
 SMALL = Limits(disks=2, disk_size=2 * MIB, reserve=MIB, replicas=3, points=5)
 
@@ -62,7 +63,7 @@ CASES: dict[str, tuple[Offer, ReplicaState | None, Room, Code | None]] = {
     ),
     "another source": (offer_of(DELTA, OTHER), STATE, ROOMY, Code.NOT_ALLOWED),
     "a fenced replica": (
-        offer_of(DELTA), attrs.evolve(STATE, role=Role.FENCED), ROOMY, Code.FENCED,
+        offer_of(DELTA), attrs.evolve(STATE, role=ReplicaRole.FENCED), ROOMY, Code.FENCED,
     ),
     "half applied": (
         offer_of(DELTA), attrs.evolve(STATE, applying=CURRENT), ROOMY, Code.NOT_READY,

@@ -16,7 +16,7 @@ import pytest
 from phcbt01.testing import encode
 from vm_replica import session as sessions
 from vm_replica.errors import Code, CycleRefused, PeerLost, ReplicationError
-from vm_replica.protocol import allowed, channel, tls, wire
+from vm_replica.protocol import allowed, channel, messages, tls
 from vm_replica.protocol.channel import Patience
 from vm_replica.protocol.manifest import CycleDisk, CycleManifest
 from vm_replica.session import Pace
@@ -90,17 +90,17 @@ def test_a_grant_that_is_withdrawn_counts_at_the_next_step(site: Site, step: str
         if step == "disk":
             withdraw(site, source)
         if step != "cycle":
-            session.send(wire.Disk("d", 0), wire.Data(stream), wire.EndOfDisk())
+            session.send(messages.Disk("d", 0), messages.Data(stream), messages.EndOfDisk())
         if step == "commit":
-            session.expect(wire.Stored)
+            session.expect(messages.Stored)
             withdraw(site, source)
         with pytest.raises(ReplicationError, match=r"not allowed|may not write"):  # noqa: PT012
             if step == "cycle":
                 offer(session, manifest)
             if step == "disk":
-                session.expect(wire.Stored)
-            session.send(wire.Commit(manifest.digest()))
-            session.expect(wire.Committed)
+                session.expect(messages.Stored)
+            session.send(messages.Commit(manifest.digest()))
+            session.expect(messages.Committed)
     assert site.replica().points() == []
 
 
@@ -128,11 +128,11 @@ def test_a_removed_source_that_goes_on_sending_is_cut_off(site: Site) -> None:
     with site.connect(source) as session:
         opened(session)
         offer(session, manifest)
-        session.send(wire.Disk("d", 0), wire.Data(head))
+        session.send(messages.Disk("d", 0), messages.Data(head))
         withdraw(site, source)
         with pytest.raises(ReplicationError, match="not allowed"):  # noqa: PT012
             for _ in range(1 << 14):
-                session.send(wire.Data(b"x" * 512))
+                session.send(messages.Data(b"x" * 512))
                 time.sleep(0.02)
                 session.poll()
 
@@ -382,10 +382,10 @@ def test_who_sends_a_byte_now_and_then_does_not_hold_the_replica(
     with site.connect(source) as session:
         opened(session)
         offer(session, manifest)
-        session.send(wire.Disk("d", 0))
+        session.send(messages.Disk("d", 0))
         with pytest.raises(ReplicationError, match="bytes a second"):  # noqa: PT012
             for at in range(1000):
-                session.send(wire.Data(stream[at : at + 1]))
+                session.send(messages.Data(stream[at : at + 1]))
                 time.sleep(0.05)
                 session.poll()
     with connected(site, source) as session:
@@ -568,9 +568,9 @@ def test_names_that_are_refused_are_not_logged(
 ) -> None:
     with site.connect(site.source("source", "*")) as session:
         for name in ("c\nforged line", "c\x1b[2J"):
-            session.send(wire.Open(name, VM))
+            session.send(messages.Open(name, VM))
             with pytest.raises(CycleRefused):
-                session.expect(wire.Ready)
+                session.expect(messages.Ready)
     assert within(10, lambda: caplog.text.count("not-allowed") == 2)
     assert "forged" not in caplog.text
     assert "\x1b" not in caplog.text

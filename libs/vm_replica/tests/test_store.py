@@ -27,7 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from phcbt01.testing import MemoryTarget, encode
 from vm_replica.errors import Code, CycleRefused, ReplicaDamaged, StoreError
-from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
+from vm_replica.protocol.manifest import SCHEMA, Configuration, CycleDisk, CycleManifest
 from vm_replica.store import admission, records, spool, thinning, undo
 from vm_replica.store.admission import Limits, Room
 from vm_replica.store.replica import Store
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from vm_replica.store.replica import IncomingCycle, Replica
 
 KIB = 1 << 10
+CONFIGURATION = Configuration("@proxmox", "cores: 1\n")
 CLUSTER, VM, SOURCE = "a cluster/with ü", "11111111-1111-4111-8111-111111111111", "a" * 64
 NO_RESERVE = Limits(reserve=0)
 SIZES = (0, 1, 4096, 64 * KIB, 65 * KIB + 1, 200_000)
@@ -62,7 +63,7 @@ class Vm:
         ids = [name for name in ("x", "y", "z") if self.random.random() < 0.8] or ["x"]
         made = [self._disk(name, index, base) for index, name in enumerate(ids)]
         manifest = CycleManifest(
-            SCHEMA, CLUSTER, VM, "vm", base, self.taken, 60, "crash", "point", "{}",
+            SCHEMA, CLUSTER, VM, "vm", base, self.taken, 60, "crash", "point", CONFIGURATION,
             tuple(disk for disk, _, _ in made),
         )  # fmt: skip
         streams = {disk.disk_id: stream for disk, stream, _ in made}

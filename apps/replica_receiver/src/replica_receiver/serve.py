@@ -11,7 +11,7 @@ from vm_replica import pairing
 from vm_replica.owner import refuse_foreign
 from vm_replica.protocol import tls
 from vm_replica.protocol.channel import parse_address
-from vm_replica.protocol.wire import PORT
+from vm_replica.protocol.messages import PORT
 from vm_replica.receiver import Options, Receiver
 from vm_replica.store.access import make_store
 from vm_replica.store.admission import Limits

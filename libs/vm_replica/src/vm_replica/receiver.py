@@ -22,7 +22,7 @@ from vm_replica.errors import ReplicationError
 from vm_replica.places import Guest, Places
 from vm_replica.protocol import allowed, channel, tls
 from vm_replica.recovery import Recovery
-from vm_replica.session import House, Pace, Session
+from vm_replica.session import House, Pace, SourceSession
 from vm_replica.store.retention import Retention
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Receiver:
     def _serve_source(self, guest: Guest, accepted: channel.Channel) -> None:
         source = allowed.source_of(accepted.peer, self._folder)
         if self._places.seat(guest, source, allowed.sources(self._folder)):
-            Session(accepted, source, self._house).run()
+            SourceSession(accepted, source, self._house).run()
         else:
             log.warning("source %s is turned away: too many sessions", guest)
             accepted.fail("too many sessions are open: try again later")

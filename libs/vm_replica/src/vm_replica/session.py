@@ -20,7 +20,7 @@ from vm_replica.errors import (
     ReplicationError,
     StoreError,
 )
-from vm_replica.protocol import allowed, wire
+from vm_replica.protocol import allowed, messages
 from vm_replica.protocol import manifest as manifests
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class House:
     pace: Pace
 
 
-class Session:
+class SourceSession:
     """What one source asks for, one thing after the other."""
 
     def __init__(self, peer: Channel, source: str, house: House) -> None:
@@ -83,18 +83,18 @@ class Session:
             raise
 
     def _converse(self) -> None:
-        hello = self._peer.expect(wire.Hello)
-        self._peer.send(wire.Hello(name="podheitor-nutanix-receiver"))
-        if hello.version != wire.VERSION:
-            what = f"it speaks version {hello.version}, not {wire.VERSION}"
+        hello = self._peer.expect(messages.Hello)
+        self._peer.send(messages.Hello(name="podheitor-nutanix-receiver"))
+        if hello.version != messages.VERSION:
+            what = f"it speaks version {hello.version}, not {messages.VERSION}"
             raise ProtocolBroken("version", 0, what)
         while True:
-            match self._peer.expect(wire.Open, wire.Cycle, wire.EndOfInput):
-                case wire.Open(cluster, vm):
+            match self._peer.expect(messages.Open, messages.Cycle, messages.EndOfInput):
+                case messages.Open(cluster, vm):
                     self._answer_open(cluster, vm)
-                case wire.Cycle() as cycle:
+                case messages.Cycle() as cycle:
                     self._answer_cycle(cycle)
-                case wire.EndOfInput():
+                case messages.EndOfInput():
                     return
 
     def _refuse(self, refused: CycleRefused) -> None:
@@ -103,7 +103,7 @@ class Session:
         )
         if refused.code is not Code.NOT_ALLOWED:
             self._note(str(refused))
-        self._peer.send(wire.Refused(refused.code, refused.needs, str(refused)))
+        self._peer.send(messages.Refused(refused.code, refused.needs, str(refused)))
 
     def _note(self, text: str) -> None:
         if self._replica:
@@ -119,7 +119,7 @@ class Session:
         else:
             self._peer.send(ready)
 
-    def _ready(self, cluster: str, vm: str) -> wire.Ready:
+    def _ready(self, cluster: str, vm: str) -> messages.Ready:
         self._replica = None
         try:
             replica = self._house.store.replica(cluster, vm)
@@ -133,9 +133,9 @@ class Session:
         current = state.current if state else None
         resume = self._resume(replica)
         return (
-            wire.Ready(current.number, current.digest, resume)
+            messages.Ready(current.number, current.digest, resume)
             if current
-            else wire.Ready(0, "", resume)
+            else messages.Ready(0, "", resume)
         )
 
     def _permit(self, replica: Replica) -> None:
@@ -150,33 +150,34 @@ class Session:
                 "podheitor-receiver allow",
             )
 
-    def _resume(self, replica: Replica) -> wire.Resume | None:
+    def _resume(self, replica: Replica) -> messages.Resume | None:
         found = replica.resumable()
         if found is None or not found.durable_bytes:
             return None
-        return wire.Resume(found.manifest.digest(), tuple(found.durable_bytes.items()))
+        return messages.Resume(found.manifest.digest(), tuple(found.durable_bytes.items()))
 
     # --- a cycle
 
-    def _answer_cycle(self, asked: wire.Cycle) -> None:
+    def _answer_cycle(self, asked: messages.Cycle) -> None:
         try:
             cycle = self._begin(asked)
         except CycleRefused as refused:
             self._refuse(refused)
             return
         with cycle:
-            self._peer.send(wire.Accepted())
+            self._peer.send(messages.Accepted())
             try:
                 self._receive(cycle)
             except CycleRefused as refused:
                 self._refuse(refused)
 
-    def _begin(self, asked: wire.Cycle) -> IncomingCycle:
+    def _begin(self, asked: messages.Cycle) -> IncomingCycle:
         if self._replica is None:
             raise CycleRefused(Code.NOT_ALLOWED, "no replica was opened")
         manifest = manifests.decode(asked.manifest)
         if manifest.encode() != asked.manifest or manifest.base != asked.base:
             raise CycleRefused(Code.BAD_MANIFEST, "the cycle and its manifest do not agree")
+        manifests.refuse_unusable(manifest)
         replica = self._replica
         permit = partial(self._permit, replica)
         begin = partial(
@@ -193,25 +194,27 @@ class Session:
         """The disks, until the commit; CycleRefused only where the source waits for an answer."""
         self._watch = Watch(self._house.pace)
         while True:
-            match self._peer.expect(wire.Disk, wire.Commit):
-                case wire.Disk(disk_id, offset):
+            match self._peer.expect(messages.Disk, messages.Commit):
+                case messages.Disk(disk_id, offset):
                     self._receive_disk(cycle, disk_id, offset)
-                case wire.Commit(digest):
+                case messages.Commit(digest):
                     number = cycle.commit(digest, self._pulse("committing"))
                     self._committed(cycle.manifest, number)
-                    self._peer.send(wire.Committed(number))
+                    self._peer.send(messages.Committed(number))
                     return
 
     def _receive_disk(self, cycle: IncomingCycle, disk_id: str, offset: int) -> None:
         try:
             with cycle.disk(disk_id, offset) as stream:
-                while isinstance(piece := self._peer.expect(wire.Data, wire.EndOfDisk), wire.Data):
+                while isinstance(
+                    piece := self._peer.expect(messages.Data, messages.EndOfDisk), messages.Data
+                ):
                     stream.write(piece.view)
                     self._watch.saw(len(piece.view))
                 digest = stream.finish()
         except CycleRefused as refused:  # nobody waits for an answer in the middle of data
             raise StreamRefused(str(refused)) from refused
-        self._peer.send(wire.Stored(digest))
+        self._peer.send(messages.Stored(digest))
 
     def _committed(self, manifest: CycleManifest, number: int) -> None:
         if self._replica is None:
@@ -242,7 +245,7 @@ class Session:
             now = time.monotonic()
             if now - last >= PULSE:
                 last = now
-                self._peer.send(wire.Working(doing))
+                self._peer.send(messages.Working(doing))
 
         return tick
 

@@ -10,7 +10,7 @@ import attrs
 from vm_replica.errors import ReplicationError
 from vm_replica.failover import ledger
 from vm_replica.store.accounts import stored_bytes
-from vm_replica.store.catalog import Role
+from vm_replica.store.catalog import ReplicaRole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,7 +131,7 @@ def _status(replica: Replica, now: float, rpo: int) -> Status:
     )
     if current:
         found = _with_generation(found, current, now)
-    why, level = _judge(found, takes_cycles=state.role is Role.REPLICA)
+    why, level = _judge(found, takes_cycles=state.role is ReplicaRole.REPLICA)
     if level is Level.OK and (alarm := _rewriting(points, now)):
         why, level = alarm, Level.WARNING
     if ledger.is_interrupted(replica.files.path, failover):

@@ -25,7 +25,7 @@ from vm_replica.errors import (
     ReplicationError,
 )
 from vm_replica.protocol import tls
-from vm_replica.protocol.wire import (
+from vm_replica.protocol.messages import (
     PORT,
     VERSION,
     Data,
@@ -35,16 +35,16 @@ from vm_replica.protocol.wire import (
     Message,
     Refused,
     Role,
-    Session,
-    State,
     Working,
 )
+from vm_replica.protocol.order import SessionState
+from vm_replica.protocol.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from vm_replica.protocol.wire import Buffer
+    from vm_replica.protocol.messages import Buffer
 
 M = TypeVar("M")
 
@@ -113,7 +113,7 @@ class Channel(Closable):
                 if isinstance(message, Failed):
                     raise PeerFailed(message.text)
                 return message
-            if self._session.state is State.CLOSED:
+            if self._session.state is SessionState.CLOSED:
                 raise PeerLost(f"the session with the {self._session.role.peer.value} is over")
             longest = self._patience.message if self._session.is_inside else self._patience.idle
             self._fill(begun + longest - time.monotonic())

@@ -9,7 +9,7 @@ import phcbt01
 from command_line.text import size as for_people
 
 from vm_replica.errors import Code, CycleRefused
-from vm_replica.store.catalog import Role
+from vm_replica.store.catalog import ReplicaRole
 from vm_replica.store.image import CHUNK
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def refuse_source(name: str, source: str, state: ReplicaState | None) -> CycleRe
         return None
     if state.source != source:
         return CycleRefused(Code.NOT_ALLOWED, f"the replica {name} is of another source")
-    if state.role is not Role.REPLICA:
+    if state.role is not ReplicaRole.REPLICA:
         return CycleRefused(Code.FENCED, f"the replica takes no cycles: {state.reason}")
     return None
 

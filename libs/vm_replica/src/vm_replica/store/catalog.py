@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 
-class Role(Enum):
+class ReplicaRole(Enum):
     """What the replica is to its source."""
 
     REPLICA = "replica"  # takes cycles
@@ -87,7 +87,7 @@ class ReplicaState:
     cluster: str
     vm_id: str
     source: str
-    role: Role
+    role: ReplicaRole
     reason: str
     current: Generation | None
     applying: Generation | None

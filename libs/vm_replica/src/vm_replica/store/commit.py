@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Commit:
+class CycleCommit:
     """One commit. Errors are CycleRefused (nothing has changed), StoreError, OSError."""
 
     def __init__(self, files: ReplicaFolder, arrived: Spool, tick: Callable[[], None]) -> None:

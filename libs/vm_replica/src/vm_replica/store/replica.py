@@ -32,8 +32,8 @@ from vm_replica.protocol import manifest as manifests
 from vm_replica.store import admission, commit, rollback, spool, thinning, trouble, undo
 from vm_replica.store.accounts import Accounts
 from vm_replica.store.admission import Limits, Offer, Room, nothing
-from vm_replica.store.catalog import SCHEMA, ReplicaFolder, ReplicaState, Role
-from vm_replica.store.commit import Commit
+from vm_replica.store.catalog import SCHEMA, ReplicaFolder, ReplicaRole, ReplicaState
+from vm_replica.store.commit import CycleCommit
 from vm_replica.store.points import PointReader
 from vm_replica.store.records import save
 from vm_replica.store.retention import superfluous
@@ -162,24 +162,24 @@ class Replica:
 
     def fence(self, reason: str = "a failover has fenced the source") -> None:
         """Refuse every cycle from now on; one that is being sent fails at its commit."""
-        self._change_role(Role.FENCED, reason)
+        self._change_role(ReplicaRole.FENCED, reason)
 
     def unfence(self) -> None:
         """Take cycles again, on the current generation."""
-        self._change_role(Role.REPLICA, "")
+        self._change_role(ReplicaRole.REPLICA, "")
 
     def close(self) -> None:
         """End the relation to the source for good."""
-        self._change_role(Role.CLOSED, "the replica has become production")
+        self._change_role(ReplicaRole.CLOSED, "the replica has become production")
 
     def adopt(self, source: str) -> None:
         """Let the replica belong to another source; raise StoreError."""
         with self._locked() as state:
             save(self.files, attrs.evolve(state, source=source))
 
-    def _change_role(self, role: Role, reason: str) -> None:
+    def _change_role(self, role: ReplicaRole, reason: str) -> None:
         with self._locked() as state:
-            if state.role is Role.CLOSED and role is not Role.CLOSED:
+            if state.role is ReplicaRole.CLOSED and role is not ReplicaRole.CLOSED:
                 raise StoreError(f"the replica {self.name} is closed: it takes no cycle ever again")
             save(self.files, attrs.evolve(state, role=role, reason=reason))
 
@@ -277,7 +277,7 @@ class Replica:
             offer.permit()
             _raise(admission.refuse_source(self.name, offer.source, state))
             _raise(admission.refuse_order(offer, state, self._digests()))
-            return Commit(self.files, arrived, tick).run(state).number
+            return CycleCommit(self.files, arrived, tick).run(state).number
 
     def recover(self, tick: Callable[[], None] = nothing) -> None:
         """Bring the replica to a committed generation after a crash; raise StoreError."""
@@ -461,7 +461,7 @@ def _empty(offer: Offer) -> ReplicaState:
         cluster=offer.cluster,
         vm_id=offer.vm_id,
         source=offer.source,
-        role=Role.REPLICA,
+        role=ReplicaRole.REPLICA,
         reason="",
         current=None,
         applying=None,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vm_replica.protocol.manifest import CycleDisk, CycleManifest
-    from vm_replica.protocol.wire import Buffer
+    from vm_replica.protocol.messages import Buffer
 
 log = logging.getLogger(__name__)
 
