@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nutanix_backend.__main__ import command_line
 from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.restore.tar_stream import TarStream
-from ptcomm import Answer, Job, JobType, Phase
+from ptcomm import Answer, Job, JobType, Phase, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -146,7 +146,7 @@ def refuse(give: Callable[..., Daemon], tmp_path: Path) -> Callable[[bytes], str
     def start(package: bytes) -> str:
         wire = give()
         wire.offer_file(f"{tmp_path / 'out'}/@vsphere/box/box.ova", len(package))
-        assert wire.next().answer is Answer.OK  # type: ignore[attr-defined]
+        assert wire.hear(Reply).answer is Answer.OK
         wire.send_content(package)
         line = wire.fatal()
         assert restored(tmp_path / "out") == []
