@@ -30,7 +30,7 @@ import prism_client._v4.api
 import ptcomm._commands
 import ptcomm.packets
 import vm_config.readers.text
-import vm_replica.protocol.wire
+import vm_replica.protocol.lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,9 +150,9 @@ def names() -> None:
 
 def parameters() -> None:
     """A time that is no number is not expected."""
-    nutanix_backend.settings.parameters.READERS[
-        nutanix_backend.settings.parameters.Kind.SECONDS
-    ] = lambda _, text: float(text)
+    nutanix_backend.settings.values.READERS[nutanix_backend.settings.table.Kind.SECONDS] = (
+        lambda _, text: float(text)
+    )
 
 
 def readers() -> None:
@@ -179,14 +179,14 @@ def images() -> None:
 
 def packages() -> None:
     """Where an archive ends is not looked at."""
-    stream = nutanix_backend.restore.tar_stream.TarStream
-    stream.end = lambda self: setattr(self, "_left", 0)
+    stream: Any = nutanix_backend.restore.tar_stream.TarStream
+    stream.end = lambda _self: None
 
 
 def replication() -> None:
     """A word that is no command is not expected."""
-    wire = vm_replica.protocol.wire
-    wire._opener = lambda line: wire._BY_NAME[line.split(b" ", 1)[0].decode(errors="replace")]
+    lines = vm_replica.protocol.lines
+    lines.kind_of = lambda line: lines._BY_NAME[line.split(b" ", 1)[0].decode(errors="replace")]
 
 
 PLANTED: dict[str, Callable[[], None]] = {

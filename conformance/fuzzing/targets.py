@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Json: TypeAlias = Any
 MEMBERS = vectors.ROOT.parent
+_READY = 4  # the place of READY among the states of a session of replication
 LARGEST_SEED = 1024  # bytes; every end is also fed byte by byte
 
 
@@ -158,6 +159,11 @@ def replications() -> Iterator[bytes]:
     for place in range(22):
         for message in sorted(said):
             yield bytes((place % 2, place // 2)) + bytes.fromhex(message)
+    for test in vectors.cases("replication-manifests"):
+        manifest = bytes.fromhex(test.body["input"]) + b"\n"
+        line = b"Cycle seed -\n"
+        block = b"C%06d\n%sC%06d\n%sF000000\n" % (len(line), line, len(manifest), manifest)
+        yield bytes((1, _READY)) + block  # to a receiver that waits for a cycle
 
 
 def plugin_lines() -> Iterator[bytes]:

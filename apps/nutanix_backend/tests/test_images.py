@@ -807,9 +807,13 @@ def test_a_disk_larger_than_the_limit_is_refused(image: Make) -> None:
 
 def test_what_qemu_img_writes_and_how_long_it_computes_is_limited(tmp_path: Path) -> None:
     bounds = qemu_img.Bounds(cpu=60, wall=60, memory=2048 * MIB, output=MIB)
+    made = qemu_img.Files(write=(tmp_path / "x",))
+    command = ["create", "-q", "-f", "raw", made.name(tmp_path / "x"), "2M"]
     with pytest.raises(ToolFailed, match=r"wrote more than|too large"):
-        qemu_img.run(["create", "-q", "-f", "raw", str(tmp_path / "x"), "2M"], "make x", bounds)
+        qemu_img.run(command, "make x", made, bounds)
     (tmp_path / "big.raw").write_bytes(bytes(MIB))
     command = ["bench", "-q", "-f", "raw", "-c", "2000000000", "-s", "512", "-S", "0"]
+    used = qemu_img.Files(write=(tmp_path / "big.raw",))
+    words = [*command, used.name(tmp_path / "big.raw")]
     with pytest.raises(ToolFailed, match="1 s of processor time"):
-        qemu_img.run([*command, str(tmp_path / "big.raw")], "run", attrs.evolve(bounds, cpu=1))
+        qemu_img.run(words, "run", used, attrs.evolve(bounds, cpu=1))

@@ -146,7 +146,7 @@ def refuse(give: Callable[..., Daemon], tmp_path: Path) -> Callable[[bytes], str
     def start(package: bytes) -> str:
         wire = give()
         wire.offer_file(f"{tmp_path / 'out'}/@vsphere/box/box.ova", len(package))
-        assert wire.hear(Reply).answer is Answer.OK
+        assert wire.next() == Reply(Answer.OK)
         wire.send_content(package)
         line = wire.fatal()
         assert restored(tmp_path / "out") == []

@@ -100,6 +100,7 @@ def place(
         f"prism={there.pc_host}\nuser={there.user}\npassword={there.password}\n"
         f"ca={there.ca_file}\ntransport=userspace\n"
     )
+    (etc / "dr.conf").chmod(0o600)
     product = make_product(labs["here"], tmp_path / "host")
     return Place(product, labs, tmp_path, loop_device(2 * MIB))
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nutanix_backend import manifest
 from nutanix_backend.errors import ManifestError, RestoreRefused
-from nutanix_backend.restore.plan import plan_vm
+from nutanix_backend.names import FileKind
+from nutanix_backend.restore.plan import PlannedFile, plan_vm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,7 @@ def backup(made_up: Callable[[], MadeUp]) -> MadeUp:
 
 def kinds(plan: VmPlan) -> list[list[str]]:
     """What each disk is made of."""
-    return [[entry.kind for entry in chain.files] for chain in plan.disks]
+    return [[file.kind.value for file in chain.files] for chain in plan.disks]
 
 
 def test_a_full_alone_is_its_images(backup: MadeUp) -> None:
@@ -50,9 +51,10 @@ def test_deltas_follow_their_image_oldest_first(backup: MadeUp) -> None:
     plan = plan_vm(backup.manifests)
     assert kinds(plan) == [["raw", "phcbt01", "phcbt01"]] * 2
     for index, chain in enumerate(plan.disks):
-        assert list(chain.files) == [manifest.disks[index] for manifest in backup.manifests]
-        assert chain.newest == backup.manifests[-1].disks[index]
-        assert chain.data_bytes == sum(entry.data_bytes for entry in chain.files)
+        entries = [manifest.disks[index] for manifest in backup.manifests]
+        assert list(chain.files) == [PlannedFile.of(entry) for entry in entries]
+        assert (chain.index, chain.disk_id) == (index, entries[-1].disk_id)
+        assert chain.size == entries[-1].size
 
 
 def test_a_job_that_nothing_stands_on_is_left_out(backup: MadeUp) -> None:
@@ -60,7 +62,9 @@ def test_a_job_that_nothing_stands_on_is_left_out(backup: MadeUp) -> None:
     skipping = backup.entry(0, b"delta", size=4 * KIB, base=backup.manifests[0].digest())
     backup.job("D", [skipping])
     (chain,) = plan_vm(backup.manifests).disks
-    assert list(chain.files) == [backup.manifests[0].disks[0], skipping]
+    assert list(chain.files) == [
+        PlannedFile.of(entry) for entry in (backup.manifests[0].disks[0], skipping)
+    ]
 
 
 def test_a_newer_whole_image_ends_the_search(backup: MadeUp) -> None:
@@ -74,12 +78,12 @@ def test_a_disk_that_came_later_and_one_that_went(backup: MadeUp) -> None:
     last = backup.entry(2, b"delta", size=KIB, base=backup.manifests[-1].digest())
     backup.job("I", [last])
     (chain,) = plan_vm(backup.manifests).disks
-    assert list(chain.files) == [new, last]
+    assert list(chain.files) == [PlannedFile.of(new), PlannedFile.of(last)]
 
 
 def test_only_the_disks_asked_for(backup: MadeUp) -> None:
     (chain,) = plan_vm(backup.manifests, ["1"]).disks
-    assert chain.newest.index == 1
+    assert chain.index == 1
     with pytest.raises(RestoreRefused, match=r"VM web01 has no disk 7, x in job made-up\.3"):
         plan_vm(backup.manifests, ["7", "0", "x"])
 
@@ -141,10 +145,21 @@ def test_every_plan_is_an_unbroken_chain(
         backup.job("I", [backup.entry(0, bytes(KIB), base="" if is_whole else base)])
     (chain,) = plan_vm(backup.manifests).disks
     saved_by = {manifest.digest(): manifest.disks[0] for manifest in backup.manifests}
-    assert not chain.files[0].base
-    assert chain.newest == backup.manifests[-1].disks[0]
+    entries = {manifest.disks[0].file: manifest.disks[0] for manifest in backup.manifests}
+    assert chain.files[0].kind is FileKind.RAW
+    assert chain.files[-1] == PlannedFile.of(backup.manifests[-1].disks[0])
     for older, newer in zip(chain.files, chain.files[1:], strict=False):
-        assert older == saved_by[newer.base]
+        assert older == PlannedFile.of(saved_by[entries[newer.name].base])
+
+
+def test_no_disk_needs_more_space_than_its_size(backup: MadeUp) -> None:
+    """However much was written again and again."""
+    for _ in range(5):
+        backup.incremental([(0, bytes(4 * KIB))], [])
+    first, second = plan_vm(backup.manifests).disks
+    assert sum(file.data_bytes for file in first.files) > 20 * KIB
+    assert first.data_bytes == 4 * KIB
+    assert second.data_bytes == 8 * KIB
 
 
 # --- manifests -----------------------------------------------------------------------------------

@@ -14,8 +14,7 @@ from nutanix_backend.backup.job import VmBackup
 from nutanix_backend.cluster import transport
 from nutanix_backend.cluster.inventory import Source
 from nutanix_backend.disks.streams import SMALL, StreamSender, _take
-from nutanix_backend.errors import SourceError, StateError
-from nutanix_backend.serve import _line
+from nutanix_backend.errors import SourceError, StateError, as_line
 from prism_client import Cluster, Nic, ServerError, Vm, VmDisk
 from vm_config import ahv_record
 from vm_config.errors import ConfigurationError
@@ -103,7 +102,7 @@ def noted(error: Exception) -> Exception:
     ],
 )
 def test_every_error_becomes_a_line(error: Exception, line: str) -> None:
-    assert _line(error) == line
+    assert as_line(error) == line
 
 
 # --- streams -------------------------------------------------------------------------------------

@@ -106,9 +106,9 @@ def backup(made_up: Callable[[], MadeUp]) -> MadeUp:
 
 
 def give(writer: DiskWriter, backup: MadeUp) -> None:
-    for entry in writer.chain.files:
-        writer.begin(entry.file)
-        content = memoryview(backup.files[entry.file])
+    for file in writer.chain.files:
+        writer.begin(file.name)
+        content = memoryview(backup.files[file.name])
         for at in range(0, len(content), 50_000):
             writer.write(content[at : at + 50_000])
         writer.end()

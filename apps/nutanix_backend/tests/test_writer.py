@@ -46,8 +46,8 @@ def chain_of(backup: MadeUp) -> DiskChain:
 
 def restore(writer: DiskWriter, backup: MadeUp, unit: int = 64 * KIB) -> None:
     """Give the writer every file of its chain."""
-    for entry in writer.chain.files:
-        give(writer, entry.file, backup.files[entry.file], unit)
+    for file in writer.chain.files:
+        give(writer, file.name, backup.files[file.name], unit)
 
 
 def give(writer: DiskWriter, name: str, content: bytes, unit: int = 64 * KIB) -> None:
@@ -91,10 +91,10 @@ def test_nothing_has_the_name_of_the_disk_before_it_is_complete(backup: MadeUp, 
     path.parent.mkdir()
     path.write_bytes(b"the old disk")
     writer = DiskWriter(chain_of(backup), at_path(path))
-    for entry in writer.chain.files[:-1]:
-        give(writer, entry.file, backup.files[entry.file])
+    for file in writer.chain.files[:-1]:
+        give(writer, file.name, backup.files[file.name])
         assert path.read_bytes() == b"the old disk"
-    assert writer.missing() == writer.chain.newest
+    assert writer.missing() == writer.chain.files[-1]
     writer.abandon()
     writer.abandon()
     assert list(path.parent.iterdir()) == [path]
@@ -110,7 +110,7 @@ def test_what_a_killed_restore_left_is_no_obstacle(backup: MadeUp, path: Path) -
 
 def test_files_out_of_order_are_refused(backup: MadeUp, path: Path) -> None:
     writer = DiskWriter(chain_of(backup), at_path(path))
-    raw, first, second = (entry.file for entry in writer.chain.files)
+    raw, first, second = (file.name for file in writer.chain.files)
     assert all(writer.needs(name) for name in (raw, first, second))
     assert not writer.needs(raw + "x")
     words = "arrived out of order: the file that it is based on did not arrive before it"
@@ -147,7 +147,7 @@ def test_a_damaged_file_never_becomes_a_disk(
 ) -> None:
     """A bit flipped, bytes lost or added, at any place of any file of the chain."""
     chain = chain_of(backup)
-    victim = data.draw(st.sampled_from(chain.files)).file
+    victim = data.draw(st.sampled_from(chain.files)).name
     content = backup.files[victim]
     at = data.draw(st.integers(0, len(content) - 1))
     kind = data.draw(st.sampled_from(["flip", "lose", "end", "add"]))
@@ -294,7 +294,7 @@ def test_a_device_that_is_given_up_stays(
 ) -> None:
     device = loop_device(SIZE + 64 * KIB)
     writer = DiskWriter(chain_of(backup), at_path(device))
-    writer.begin(writer.chain.files[0].file)
+    writer.begin(writer.chain.files[0].name)
     writer.abandon()
     assert device.exists()
     refuse_unfit(device, SIZE, overwrite=True)
@@ -304,11 +304,12 @@ def test_a_restore_that_cannot_fit_is_refused_before_it_begins(
     backup: MadeUp, tmp_path: Path, loop_device: Callable[[int], Path]
 ) -> None:
     chain = chain_of(backup)
-    huge = DiskChain(tuple(attrs.evolve(entry, data_bytes=1 << 60) for entry in chain.files))
+    files = tuple(attrs.evolve(f, data_bytes=1 << 60, size=1 << 60) for f in chain.files)
+    huge = attrs.evolve(chain, files=files)
     folder = tmp_path / "not" / "there" / "yet"
     refuse_full_disk(
         [DiskWriter(chain, at_path(folder / "a")), DiskWriter(chain, at_path(folder / "b"))]
     )
     refuse_full_disk([DiskWriter(huge, at_path(loop_device(SIZE)))])
-    with pytest.raises(RestoreRefused, match=r"has .* free, the restore needs 3145728\.0 TiB"):
+    with pytest.raises(RestoreRefused, match=r"has .* free, the restore needs 1048576\.0 TiB"):
         refuse_full_disk([DiskWriter(huge, at_path(folder / "a"))])

@@ -369,24 +369,16 @@ def test_a_prism_that_names_a_boot_disk_is_heeded() -> None:
 
 def record(disks: list[ConfigDisk], prism: dict[str, Any]) -> VmConfig:
     """What a backup of ours holds of a VM."""
-    return VmConfig(
-        schema=SCHEMA,
-        vm_id="x",
-        name="x",
-        description="",
-        cluster_id="x",
-        sockets=1,
-        cores_per_socket=1,
-        threads_per_core=1,
-        memory=1 << 30,
-        machine_type="",
-        firmware="legacy",
-        secure_boot=False,
-        boot_order=(),
-        disks=tuple(disks),
-        nics=(),
-        prism=prism,
-    )
+    named: dict[str, Any] = {
+        "schema": SCHEMA,
+        "memory": 1 << 30,
+        "sockets": 1,
+        "cores_per_socket": 1,
+    }
+    named |= {"threads_per_core": 1, "secure_boot": False, "boot_order": (), "nics": ()}
+    texts = ("vm_id", "name", "description", "cluster_id", "machine_type", "firmware")
+    named |= dict.fromkeys(texts, "x")
+    return VmConfig(**named, disks=tuple(disks), prism=prism)
 
 
 # --- encodings

@@ -14,6 +14,11 @@ BackendError
 
 from __future__ import annotations
 
+from command_line.text import with_notes
+
+LIBRARIES = ("prism_client", "iscsi_attach", "phcbt01", "qemu_img", "vm_config", "vm_replica")
+"""Libraries whose errors are made for the administrator, as ours are."""
+
 
 class BackendError(Exception):
     """Base of every error this program raises on purpose; its text is one line."""
@@ -49,3 +54,14 @@ class RestoreRefused(BackendError):
 
 class RestoreFailed(BackendError):
     """Data arrived damaged or incomplete, or could not be stored."""
+
+
+def as_line(error: Exception) -> str:
+    """An error as one line for the administrator; what is not an error of ours says so."""
+    if isinstance(error, BackendError) or type(error).__module__.partition(".")[0] in LIBRARIES:
+        text = str(error)
+    elif isinstance(error, OSError) and error.filename:
+        text = f"{error.filename}: {error.strerror}"
+    else:
+        text = f"internal error, please report with the log: {type(error).__name__}: {error}"
+    return with_notes(error, text)

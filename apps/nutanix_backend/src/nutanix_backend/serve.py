@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import ptcomm
 from command_line.cancel import Cancelled
-from command_line.text import with_notes
 from ptcomm import Ack, BackendHello, End, EndOfInput, Finish, Message, Phase, PluginHello, Severity
 
-from nutanix_backend.errors import BackendError, ParameterError
+from nutanix_backend.errors import BackendError, ParameterError, as_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from nutanix_backend.job import JobContext
     from nutanix_backend.settings.parameters import Settings
+    from nutanix_backend.settings.secrecy import Secrets
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def serve(endpoint: Endpoint) -> None:
         _fail(endpoint, f"the daemon does not speak as expected: {error}")
     except Exception as error:
         log.exception("the job failed")
-        _fail(endpoint, _line(error))
+        _fail(endpoint, as_line(error))
 
 
 def cancel_on_signal() -> None:
@@ -57,14 +57,27 @@ def cancel_on_signal() -> None:
 def _converse(endpoint: Endpoint) -> None:
     endpoint.expect(PluginHello)
     endpoint.send(BackendHello())
+    from nutanix_backend.settings import secrecy  # noqa: PLC0415 - see _job
+
+    secrecy.keep_memory_private()
     info = endpoint.expect(ptcomm.Job)
     endpoint.send(Ack())
+    given = endpoint.expect(ptcomm.Parameters).items
+    settings, secrets = _settings(endpoint, info, given)
+    endpoint.send(Ack())
+    try:
+        _run(endpoint, info, settings)
+    except (Cancelled, ptcomm.PtcommError):
+        raise
+    except Exception as error:
+        log.exception("the job failed")
+        _fail(endpoint, secrets.hide(as_line(error)))
+
+
+def _run(endpoint: Endpoint, info: ptcomm.Job, settings: Settings) -> None:
+    """Do the job, from its start to the end of input."""
     from nutanix_backend import adapter  # noqa: PLC0415 - see _job
 
-    given = endpoint.expect(ptcomm.Parameters).items
-    settings = _settings(adapter.parameters(info.namespace, given))
-    start_log(settings)
-    endpoint.send(Ack())
     phase = endpoint.expect(ptcomm.Start).phase
     adapter.refuse_all_but_restores(info.namespace, phase)
     run = _job(phase, settings)
@@ -81,10 +94,24 @@ def _converse(endpoint: Endpoint) -> None:
     _until_end(endpoint)
 
 
-def _settings(items: tuple[tuple[str, str], ...]) -> Settings:
-    from nutanix_backend.settings import parameters  # noqa: PLC0415 - see _job
+def _settings(
+    endpoint: Endpoint, info: ptcomm.Job, given: tuple[tuple[str, str], ...]
+) -> tuple[Settings, Secrets]:
+    """Read the parameters and start the log. A restore is failed at its end, see refusal."""
+    from nutanix_backend import adapter  # noqa: PLC0415 - see _job
+    from nutanix_backend.settings import secrecy  # noqa: PLC0415 - see _job
 
-    return parameters.parse(items)
+    try:
+        settings = adapter.settings(info, given)
+        secrets = secrecy.Secrets(settings)
+        start_log(settings, secrets)
+    except BackendError as error:
+        if info.type is ptcomm.JobType.RESTORE:
+            from nutanix_backend.restore.refusal import refuse  # noqa: PLC0415 - see _job
+
+            refuse(endpoint, error)
+        raise
+    return settings, secrets
 
 
 def _job(phase: Phase, settings: Settings) -> Callable[[JobContext], None]:
@@ -128,21 +155,7 @@ def _fail(endpoint: Endpoint, text: str) -> None:
         log.warning("the daemon is gone: %s", error)
 
 
-def _line(error: Exception) -> str:
-    """An error as one line for the administrator; what is not an error of ours says so."""
-    if isinstance(error, BackendError) or type(error).__module__.partition(".")[0] in LIBRARIES:
-        text = str(error)
-    elif isinstance(error, OSError) and error.filename:
-        text = f"{error.filename}: {error.strerror}"
-    else:
-        text = f"internal error, please report with the log: {type(error).__name__}: {error}"
-    return with_notes(error, text)
-
-
-LIBRARIES = ("prism_client", "iscsi_attach", "phcbt01", "qemu_img", "vm_config", "vm_replica")
-
-
-def start_log(settings: Settings) -> None:
+def start_log(settings: Settings, secrets: logging.Filter) -> None:
     """Log to a file in the state folder, and send there what any library writes to stderr."""
     from logging.handlers import RotatingFileHandler  # noqa: PLC0415 - see _job
 
@@ -155,6 +168,7 @@ def start_log(settings: Settings) -> None:
         raise ParameterError(
             f"state_dir {settings.state_dir} is not usable: {error.strerror}: check path and rights"
         ) from error
+    handler.addFilter(secrets)
     handler.setFormatter(
         logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
     )

@@ -224,9 +224,15 @@ def _metadata(world: World, vm: Vm) -> Json:
         "creation_time": stamp(vm.created),
         "last_update_time": stamp(vm.created),
         "owner_reference": reference("user", world.central_ext_id, "admin"),
+        **_project(vm),
         "categories": {key: values[0] for key, values in mapping.items()},
         "categories_mapping": mapping,
     }
+
+
+def _project(vm: Vm) -> Json:
+    project = (vm.hardware.get("project") or {}).get("extId")
+    return {"project_reference": reference("project", project)} if project else {}
 
 
 def _resources(world: World, vm: Vm) -> Json:

@@ -18,7 +18,8 @@ HARDWARE = (
     "description", "numSockets", "numCoresPerSocket", "numThreadsPerCore", "memorySizeBytes",
     "machineType", "hardwareClockTimezone", "isCpuPassthroughEnabled", "biosUuid",
     "isVcpuHardPinningEnabled", "isMemoryOvercommitEnabled", "isVgaConsoleEnabled",
-    "isAgentVm", "isBrandingEnabled", "bootConfig", "vtpmConfig", "project",
+    "isAgentVm", "isBrandingEnabled", "bootConfig", "vtpmConfig", "project", "customAttributes",
+    "guestTools",
 )  # fmt: skip
 _DEFAULTS: dict[str, Any] = {
     "numSockets": 1,
@@ -39,14 +40,27 @@ def new_mac() -> str:
     return "50:6b:8d:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
 
 
-def blank(world: World, name: str, disk_sizes: Sequence[int], hardware: Mapping[str, Any]) -> Vm:
-    """Add a running VM with empty SCSI disks, a CD-ROM drive and one NIC."""
+def blank(
+    world: World,
+    name: str,
+    disk_sizes: Sequence[int],
+    hardware: Mapping[str, Any],
+    *,
+    lazy: bool = False,
+) -> Vm:
+    """Add a running VM with empty SCSI disks, a CD-ROM drive and one NIC.
+
+    lazy: the files of the disks are made when somebody wants them.
+    """
     spec = {**hardware, "name": name, "nics": [{}], "cdRoms": [{}]}
     vm = from_spec(world, spec)
     vm.power_state = "ON"
     for index, size in enumerate(disk_sizes):
         vm.disks.append(disk := new_disk(world, vm, "SCSI", index))
-        _storage.create(disk.file, size)
+        if lazy:
+            disk.blank = size
+        else:
+            _storage.create(disk.path, size)
     with world.lock:
         world.vms[vm.ext_id] = vm
     return vm
@@ -119,7 +133,7 @@ def add_disk(world: World, vm: Vm, spec: Mapping[str, Any]) -> Disk:
         raise LabError(f"the VM has a disk at {bus}.{index} already")
     disk = new_disk(world, vm, bus, index)
     disk.container = (backing.get("storageContainer") or {}).get("extId") or disk.container
-    _fill(world, disk.file, backing)
+    _fill(world, disk.path, backing)
     vm.disks.append(disk)
     return disk
 

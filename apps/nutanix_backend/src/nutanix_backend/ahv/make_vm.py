@@ -39,13 +39,16 @@ def refuse_taken(site: Site, name: str) -> None:
 
 @attrs.frozen
 class VmOrder:
-    """A VM to create: where, from which machine, under which name, and how its disks get there."""
+    """A VM to create: where, from which machine, under which name, and how its disks get there.
+
+    Without disks there is no `upload`.
+    """
 
     site: Site
     machine: Machine
     name: str
     identity: Identity
-    method: UploadMethod
+    upload: UploadMethod | None
     power_on: bool
 
 
@@ -59,7 +62,9 @@ def create_vm(creation: Creation, order: VmOrder, disks: Iterable[WrittenDisk]) 
     try:
         with ExitStack() as stack:
             sources = {
-                written.disk.disk_id: order.method.source(stack, written) for written in disks
+                written.disk.disk_id: order.upload.source(stack, written)
+                for written in disks
+                if order.upload
             }
             spec = _specification(creation, order, sources)
             guard = stack.enter_context(VmGuard(order.site.client, creation.journal, spec))

@@ -37,10 +37,11 @@ def choose(
     `staging` makes the folder for images. Raises RestoreRefused when a volume group is asked for
     and the cluster, or this host, cannot; PrismError when images cannot be uploaded either.
     """
+    images = ImageUpload(site.client, creation, staging)
     wanted = creation.settings.restore_via
     if wanted != "image":
         try:
-            method = VolumeGroupUpload(site, creation, stack)
+            method = VolumeGroupUpload(site, creation, stack, images)
             method.try_out(site)
         except REASONS as error:
             reason = f"cluster {site.cluster.name} creates no VM from volume groups: {error}"
@@ -49,5 +50,5 @@ def choose(
             creation.report.say(f"disks go through the image service: {reason}")
         else:
             return method
-    site.client.images.check_upload()
-    return ImageUpload(site.client, creation, staging)
+    images.check()
+    return images

@@ -53,6 +53,10 @@ class ImageUpload(UploadMethod):
         self._creation = creation
         self._staging = staging
 
+    def check(self) -> None:
+        """Raise PrismError when images cannot be uploaded."""
+        self._client.images.check_upload()
+
     def target(self, origin: Origin, disk: NewDisk) -> DiskTarget:
         """Return a file in the staging folder."""
         return ImageTarget(self._staging() / origin.folder / f"{disk.disk_id}.raw")

@@ -6,12 +6,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import prism_client
+from command_line.text import size
 
-from nutanix_backend.ahv.upload import UploadMethod
+from nutanix_backend.ahv.upload import ImageUpload, UploadMethod
 from nutanix_backend.cluster import transport
 from nutanix_backend.cluster.guards import IscsiSessionGuard, NewDiskGuard, VmGuard, new_secret
 from nutanix_backend.disks.targets import DiskTarget, LunTarget
-from nutanix_backend.errors import SourceError
+from nutanix_backend.errors import RestoreRefused, SourceError
 from nutanix_backend.names import OURS
 
 if TYPE_CHECKING:
@@ -23,25 +24,34 @@ if TYPE_CHECKING:
 
 TRIAL_SIZE = 1 << 20
 """Bytes of the disk that proves what the cluster can do."""
+SMALLEST_DISK = 512 << 10
+"""Bytes of the smallest disk that Prism makes in a volume group."""
 LONGEST_NAME = 256
 """Characters of the name of a volume group."""
 
 
 class VolumeGroupUpload(UploadMethod):
-    """Disks are written in place and cloned from their volume groups."""
+    """Disks are written in place and cloned from their volume groups.
+
+    A disk that is too small for a volume group goes through the image service.
+    """
 
     label = "volume groups over iSCSI"
 
-    def __init__(self, site: Site, creation: Creation, stack: ExitStack) -> None:
+    def __init__(
+        self, site: Site, creation: Creation, stack: ExitStack, images: ImageUpload
+    ) -> None:
         """Create volume groups at `site`; `stack` removes what is left of them.
 
-        Raises BackendError or IscsiAttachError when this host cannot reach disks over iSCSI.
+        Too small disks go through `images`. Raises BackendError or IscsiAttachError when this host
+        cannot reach disks over iSCSI.
         """
         self._place = site.place()
         self._transport = transport.choose(creation.settings.transport)
         self._portal = transport.portal(creation.settings, site.cluster, creation.report.warn)
         self._creation = creation
         self._stack = stack
+        self._images = images
         self._secret = new_secret(chap=creation.settings.chap)
         self._exposed: dict[DiskTarget, ExposedDisk] = {}
 
@@ -61,16 +71,34 @@ class VolumeGroupUpload(UploadMethod):
                 pass
 
     def target(self, origin: Origin, disk: NewDisk) -> DiskTarget:
-        """Return a new disk, which is created when its data comes."""
+        """Return a new disk, which is created when its data comes.
+
+        Raises RestoreRefused for a disk that is too small when images are not wanted; PrismError
+        when they cannot be uploaded.
+        """
+        if disk.size < SMALLEST_DISK:
+            return self._small_target(origin, disk)
         name = f"{OURS}{self._creation.label} {origin.vm_id} disk {disk.disk_id}"[:LONGEST_NAME]
         exposed = ExposedDisk(self, name, disk.size, self._stack.enter_context(ExitStack()))
         target = LunTarget(f"a disk of volume group {name}", exposed.attach, exposed.detach)
         self._exposed[target] = exposed
         return target
 
-    def source(self, stack: ExitStack, written: WrittenDisk) -> VolumeDiskRef:
+    def source(self, stack: ExitStack, written: WrittenDisk) -> str | VolumeDiskRef:
         """Return the disk, which nobody can write to any more."""
-        return self._exposed[written.target].hand_over(stack)
+        exposed = self._exposed.get(written.target)
+        return exposed.hand_over(stack) if exposed else self._images.source(stack, written)
+
+    def _small_target(self, origin: Origin, disk: NewDisk) -> DiskTarget:
+        what = (
+            f"disk {disk.index} of VM {origin.vm_name} has {size(disk.size)}, less than the "
+            f"{size(SMALLEST_DISK)} that a disk of a volume group has at least"
+        )
+        if self._creation.settings.restore_via == "volume_group":
+            raise RestoreRefused(f"{what}: leave restore_via=volume_group out")
+        self._images.check()
+        self._creation.report.say(f"{what}: it goes through the image service")
+        return self._images.target(origin, disk)
 
     def session(self, group: NewDiskGuard) -> IscsiSessionGuard:
         """Return the guard of a session to a new disk."""

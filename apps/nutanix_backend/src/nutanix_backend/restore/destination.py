@@ -15,7 +15,7 @@ from nutanix_backend.ahv.site import inspect_target
 from nutanix_backend.cluster import inventory, journal, sweep
 from nutanix_backend.cluster.guards import FolderGuard
 from nutanix_backend.disks.targets import DiskTarget, ImageTarget, at_path
-from nutanix_backend.errors import RestoreRefused
+from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.names import STAGING
 from nutanix_backend.restore import configuration
 from nutanix_backend.restore.writer import DiskWriter, refuse_full_disk, refuse_unfit, write_whole
@@ -39,6 +39,9 @@ class Destination(ABC):
 
     prepare() for each VM comes first, then writer() for its disks, and finish() at the end.
     """
+
+    needs_every_disk = False
+    """Whether a VM cannot be finished when one of its disks is missing."""
 
     def __init__(self, job: JobContext) -> None:
         """Restore within `job`."""
@@ -65,7 +68,8 @@ class Destination(ABC):
 
     def refuse_too_large(self, writers: Iterable[DiskWriter]) -> None:
         """Raise RestoreRefused unless the data of all disks fits where they go."""
-        refuse_full_disk(writers)
+        if self.job.settings.check_space:
+            refuse_full_disk(writers)
 
     def configuration(  # noqa: B027 - disks need none
         self, file: SourceFile, content: bytes
@@ -76,10 +80,9 @@ class Destination(ABC):
         """All disks of the VM are complete."""
         for writer in writers.values():
             if writer.complete:
-                entry = writer.chain.newest
                 as_of = f" as of job {plan.origin.job}" if plan.origin.job else ""
                 self.job.say(
-                    f"VM {plan.origin.vm_name} disk {entry.index} ({size(entry.size)})"
+                    f"VM {plan.origin.vm_name} disk {writer.chain.index} ({size(writer.size)})"
                     f"{as_of} is restored to {writer.target.label}"
                 )
 
@@ -90,15 +93,14 @@ class Folder(Destination):
     def target(self, plan: VmPlan, chain: DiskChain) -> DiskTarget:
         """The name of the disk's whole image, below where the files were sent to."""
         folder = Path(plan.where) / plan.origin.folder / "disks"
-        path = folder / f"disk-{chain.newest.index}-{chain.newest.disk_id}.raw"
-        refuse_unfit(path, chain.newest.size, overwrite=self.job.settings.overwrite)
+        path = folder / f"disk-{chain.index}-{chain.disk_id}.raw"
+        refuse_unfit(path, chain.size, overwrite=self.job.settings.overwrite)
         return ImageTarget(path)
 
     def configuration(self, file: SourceFile, content: bytes) -> None:
         """Keep the configuration beside the disks."""
         path = Path(file.where) / file.name
         refuse_unfit(path, len(content), overwrite=self.job.settings.overwrite)
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
 
 
@@ -124,8 +126,10 @@ class Paths(Destination):
                 f"{plan.origin.vm_name} are to be restored: select the files of one"
             )
         self._vm = plan.origin.vm_name
+        if plan.manifest and not plan.disks:
+            raise RestoreRefused(f"VM {self._vm} has no disk that could go to disk_path")
         if "" in self._paths and len(plan.disks) > 1:
-            numbers = ", ".join(str(chain.newest.index) for chain in plan.disks)
+            numbers = ", ".join(str(chain.index) for chain in plan.disks)
             raise RestoreRefused(
                 f"disk_path takes one disk, VM {plan.origin.vm_name} has {len(plan.disks)}: "
                 f"choose with disk= one of {numbers}, or give disk_path=number:path,..."
@@ -133,7 +137,7 @@ class Paths(Destination):
 
     def target(self, plan: VmPlan, chain: DiskChain) -> DiskTarget:
         """The path given for this disk."""
-        index = chain.newest.index
+        index = chain.index
         if "" in self._paths and self._used:
             raise RestoreRefused(
                 f"disk_path takes one disk, but VM {plan.origin.vm_name} has more: choose with "
@@ -141,7 +145,7 @@ class Paths(Destination):
             )
         self._used.add(index)
         path = self._paths.get("") or self._paths[str(index)]
-        refuse_unfit(path, chain.newest.size, overwrite=self.job.settings.overwrite)
+        refuse_unfit(path, chain.size, overwrite=self.job.settings.overwrite)
         return at_path(path)
 
 
@@ -152,11 +156,14 @@ class _Vm:
     site: Site
     identity: Identity
     creation: Creation
-    method: UploadMethod
+    upload: UploadMethod | None
+    """How its disks get there; None when it has none."""
 
 
 class NewVm(Destination):
     """A new VM on a cluster; its disks go the way that works there."""
+
+    needs_every_disk = True
 
     def __init__(self, job: JobContext, stack: ExitStack) -> None:
         """Connect to the Prism that receives it; `stack` undoes all that must not stay."""
@@ -184,22 +191,25 @@ class NewVm(Destination):
         if origin.cluster_id or settings.restore_vm_name:
             self._refuse_taken(site, origin.vm_name)
         chosen = identity.choose(settings.restore_identity, site, origin, self._source)
-        site.refuse_full(sum(min(c.data_bytes, c.newest.size) for c in plan.disks))
+        if settings.check_space:
+            site.refuse_full(sum(chain.data_bytes for chain in plan.disks))
         if plan.manifest and plan.manifest.configuration:
             content = plan.manifest.configuration.encode()
             chosen.refuse_conflict(site, configuration.read(origin.namespace, content))
             self._configurations[origin.folder] = content
         creation = self._creation(origin)
-        chosen_method = method.choose(site, creation, self._stack, self._staging)
-        self._vms[origin.folder] = _Vm(site, chosen, creation, chosen_method)
-        self.job.say(
-            f"{origin} is restored to cluster {site.cluster.name}, "
-            f"its disks through {chosen_method.label}"
-        )
+        has_disks = bool(plan.disks or not plan.manifest)
+        upload = method.choose(site, creation, self._stack, self._staging) if has_disks else None
+        self._vms[origin.folder] = _Vm(site, chosen, creation, upload)
+        how = f"its disks through {upload.label}" if upload else "it has no disks"
+        self.job.say(f"{origin} is restored to cluster {site.cluster.name}, {how}")
 
     def target(self, plan: VmPlan, chain: DiskChain) -> DiskTarget:
         """A place on the way to the cluster."""
-        return self._vms[plan.origin.folder].method.target(plan.origin, _new_disk(chain))
+        upload = self._vms[plan.origin.folder].upload
+        if upload is None:
+            raise RestoreFailed(f"{plan.origin} has a disk that its manifest does not name")
+        return upload.target(plan.origin, _new_disk(chain))
 
     def configuration(self, file: SourceFile, content: bytes) -> None:
         """Remember the configuration for when the disks are complete, if a VM can be made of it."""
@@ -227,7 +237,7 @@ class NewVm(Destination):
         has = "the old" if chosen.keeps else "a new"
         self.job.say(f"VM {name} gets {has} UUID and MAC addresses: {chosen.reason}")
         power_on = self.job.settings.restore_powerstate == "on"
-        order = make_vm.VmOrder(vm.site, machine, name, chosen, vm.method, power_on)
+        order = make_vm.VmOrder(vm.site, machine, name, chosen, vm.upload, power_on)
         written = [
             WrittenDisk(_new_disk(w.chain), w.target) for w in writers.values() if w.complete
         ]
@@ -262,8 +272,7 @@ class NewVm(Destination):
 
 
 def _new_disk(chain: DiskChain) -> NewDisk:
-    newest = chain.newest
-    return NewDisk(newest.disk_id, newest.index, newest.size)
+    return NewDisk(chain.disk_id, chain.index, chain.size)
 
 
 def staging_folder(

@@ -12,32 +12,65 @@ import attrs
 
 from nutanix_backend.ahv.creation import Origin
 from nutanix_backend.errors import RestoreRefused
-from nutanix_backend.manifest import DiskEntry
 from nutanix_backend.names import NAMESPACE, FileKind
-from nutanix_backend.restore.sources import Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from nutanix_backend.manifest import Manifest
+    from nutanix_backend.manifest import DiskEntry, Manifest
     from nutanix_backend.restore.sources import SourceFile
 
 
 @attrs.frozen
-class DiskChain:
-    """The files that make one disk: the whole image first, then its deltas, oldest first."""
+class PlannedFile:
+    """A file of a disk: its name in the backup, and what is known about it before it arrives.
 
-    files: tuple[DiskEntry, ...]
+    `size` is the size of the disk after this file, `stream_bytes` the length of the file,
+    `data_bytes` an upper bound of what it writes that is not zero, all in bytes; `digest` is that
+    of the file. What is None is not known: a sibling's backup has no digests, and the size that a
+    delta makes is in the delta.
+    """
+
+    name: str
+    kind: FileKind
+    size: int | None
+    stream_bytes: int | None
+    data_bytes: int
+    digest: str | None
+
+    @classmethod
+    def of(cls, entry: DiskEntry) -> PlannedFile:
+        """A file as a manifest describes it."""
+        return cls(
+            name=entry.file,
+            kind=FileKind(entry.kind),
+            size=entry.size,
+            stream_bytes=entry.stream_bytes,
+            data_bytes=entry.data_bytes,
+            digest=entry.digest,
+        )
+
+
+@attrs.frozen
+class DiskChain:
+    """The files that make one disk: the whole image first, then its deltas, oldest first.
+
+    `index` is the number of the disk and `disk_id` its id or name in the backup.
+    """
+
+    index: int
+    disk_id: str
+    files: tuple[PlannedFile, ...]
 
     @property
-    def newest(self) -> DiskEntry:
-        """The disk as it will be: the entry of the newest file."""
-        return self.files[-1]
+    def size(self) -> int:
+        """Bytes of the disk after the newest file whose size is known."""
+        return next((file.size for file in reversed(self.files) if file.size is not None), 0)
 
     @property
     def data_bytes(self) -> int:
-        """An upper bound of the bytes that are not zero."""
-        return sum(entry.data_bytes for entry in self.files)
+        """An upper bound of the bytes that are not zero: no disk holds more than its size."""
+        return min(self.size, sum(file.data_bytes for file in self.files))
 
 
 @attrs.frozen
@@ -90,21 +123,21 @@ def _not_asked_for(disk: DiskEntry) -> str:
 
 
 def _chain(newest: Manifest, disk: DiskEntry, by_digest: dict[str, Manifest]) -> DiskChain:
-    files = [disk]
+    entries = [disk]
     job = newest.job
-    while files[0].base:
-        base = by_digest.get(files[0].base)
+    while entries[0].base:
+        base = by_digest.get(entries[0].base)
         older = base and next((d for d in base.disks if d.disk_id == disk.disk_id), None)
         if not base or not older:
             raise RestoreRefused(
-                f"disk {disk.index} of VM {newest.vm_name}: the changes saved by job {job} are based "
-                "on a backup that is not part of this restore: select all since the full"
+                f"disk {disk.index} of VM {newest.vm_name}: the changes saved by job {job} are "
+                "based on a backup that is not part of this restore: select all since the full"
             )
-        if older.size > files[0].size:
+        if older.size > entries[0].size:
             raise RestoreRefused(f"disk {disk.index} of VM {newest.vm_name} shrinks in job {job}")
-        files.insert(0, older)
+        entries.insert(0, older)
         job = base.job
-    return DiskChain(tuple(files))
+    return DiskChain(disk.index, disk.disk_id, tuple(map(PlannedFile.of, entries)))
 
 
 def plan_sibling(file: SourceFile) -> VmPlan:
@@ -113,21 +146,11 @@ def plan_sibling(file: SourceFile) -> VmPlan:
     return VmPlan(origin, (), where=file.where)
 
 
-def sibling_entry(file: SourceFile, index: int, size: int, length: int) -> DiskEntry:
-    """A file of a sibling's backup, which nobody has digested: `length` bytes for a disk of `size`.
+def sibling_image(file: SourceFile, size: int) -> PlannedFile:
+    """The whole image of a sibling's disk: `size` bytes, which nobody has digested."""
+    return PlannedFile(file.name, FileKind.RAW, size, size, size, None)
 
-    A delta of a sibling stands on whatever came before it for its disk.
-    """
-    is_delta = file.role is Role.DELTA
-    return DiskEntry(
-        index=index,
-        disk_id=file.key,
-        size=size,
-        file=file.name,
-        kind=(FileKind.DELTA if is_delta else FileKind.RAW).value,
-        stream_bytes=length,
-        regions=0,
-        data_bytes=length,
-        digest="",
-        base="what came before" if is_delta else "",
-    )
+
+def sibling_delta(file: SourceFile, length: int) -> PlannedFile:
+    """A delta of a sibling's disk, about `length` bytes long; it stands on the file before it."""
+    return PlannedFile(file.name, FileKind.DELTA, None, None, length, None)

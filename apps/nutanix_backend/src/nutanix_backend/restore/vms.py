@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -17,15 +18,23 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 import phcbt01
 from command_line.text import size
+from vm_config.machine import match_disks
 
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.restore import configuration, images
 from nutanix_backend.restore.package import Package
-from nutanix_backend.restore.plan import DiskChain, numbers, plan_sibling, plan_vm, sibling_entry
+from nutanix_backend.restore.plan import (
+    DiskChain,
+    numbers,
+    plan_sibling,
+    plan_vm,
+    sibling_delta,
+    sibling_image,
+)
 from nutanix_backend.restore.sources import Role, whole_disk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from vm_config.machine import MachineDisk
 
@@ -57,6 +66,7 @@ class Vm(ABC):
         """Restore to `destination`."""
         self._job = job
         self._destination = destination
+        self._has_configuration = False
         self.plan = plan
         self.writers: dict[str, DiskWriter] = {}
 
@@ -67,23 +77,50 @@ class Vm(ABC):
     def configuration(self, file: SourceFile, content: bytes) -> None:
         """Hand the VM's configuration on."""
         self._destination.configuration(file, content)
+        self._has_configuration = True
 
     def finish(self) -> None:
-        """Everything has arrived: finish the VM, or say what is missing."""
-        for writer in self.writers.values():
-            missing = writer.missing()
-            if missing:
-                raise RestoreFailed(
-                    f"{missing.file} did not arrive, so disk {missing.index} of VM "
-                    f"{self.plan.origin.vm_name} is not restored: select all of its files"
-                )
-        if any(writer.complete for writer in self.writers.values()):
-            self._destination.finish(self.plan, self.writers)
+        """Everything has arrived: finish the VM.
+
+        A disk that was asked for and did not arrive is an error: no VM is created without it, and
+        where disks are restored by themselves it is reported. Raises RestoreFailed.
+        """
+        missing = self.missing()
+        is_broken = any(w.has_begun and not w.complete for w in self.writers.values())
+        has_nothing = not self._has_configuration and not any(
+            writer.complete for writer in self.writers.values()
+        )
+        if missing and (is_broken or has_nothing or self._destination.needs_every_disk):
+            raise RestoreFailed(missing)
+        if missing:
+            self._job.report(missing)
+        self._destination.finish(self.plan, self.writers)
+
+    def missing(self) -> str:
+        """What was asked for and did not arrive, as a sentence; empty when nothing is missing."""
+        late = {w.chain.index: file.name for w in self.writers.values() if (file := w.missing())}
+        return _did_not_arrive(self.plan.origin.vm_name, late)
 
     def abandon(self) -> None:
         """Give up what is not complete."""
         for writer in self.writers.values():
             writer.abandon()
+
+
+def _did_not_arrive(vm_name: str, late: Mapping[int, str]) -> str:
+    """That disks are missing, by their numbers; a file or the name of a disk for each."""
+    if not late:
+        return ""
+    which = ", ".join(map(str, late))
+    disks = (
+        f"disk {which} of VM {vm_name} is"
+        if len(late) == 1
+        else f"disks {which} of VM {vm_name} are"
+    )
+    return (
+        f"{', '.join(late.values())} did not arrive, so {disks} not restored: select all of its "
+        "files, or say with disk= which disks you want"
+    )
 
 
 class PlannedVm(Vm):
@@ -102,17 +139,17 @@ class PlannedVm(Vm):
         super().__init__(job, destination, plan)
         destination.prepare(plan)
         for chain in plan.disks:
-            self.writers[chain.newest.disk_id] = destination.writer(plan, chain)
+            self.writers[chain.disk_id] = destination.writer(plan, chain)
         destination.refuse_too_large(self.writers.values())
         self._announce()
 
     def _announce(self) -> None:
         name = self.plan.origin.vm_name
         for writer in self.writers.values():
-            entry, deltas = writer.chain.newest, len(writer.chain.files) - 1
+            chain, deltas = writer.chain, len(writer.chain.files) - 1
             self._job.say(
-                f"VM {name} disk {entry.index}: whole image and {deltas} deltas, to the state of "
-                f"job {self.plan.origin.job}; {size(entry.size)} to {writer.target.label}"
+                f"VM {name} disk {chain.index}: whole image and {deltas} deltas, to the state of "
+                f"job {self.plan.origin.job}; {size(chain.size)} to {writer.target.label}"
             )
         for line in self.plan.skipped:
             self._job.say(f"VM {name} {line}")
@@ -213,6 +250,23 @@ class SiblingVm(Vm):
                 writer.finish()
         super().finish()
 
+    def missing(self) -> str:
+        """The disks of the configuration of which no file arrived."""
+        found = match_disks(self._known, list(self.writers)).values()
+        late = {
+            number: disk.key
+            for number, disk in enumerate(self._known)
+            if disk not in found and (not self._wanted or str(number) in self._wanted)
+        }
+        return _did_not_arrive(self.plan.origin.vm_name, late)
+
+    def abandon(self) -> None:
+        """Give up what is not complete, and what is staged."""
+        super().abandon()
+        self._images.clear()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
     def _begin(self, file: SourceFile, length: int) -> DiskWriter:
         """Start a disk with its whole image, which is raw."""
         if file.key in self.writers:
@@ -220,8 +274,7 @@ class SiblingVm(Vm):
                 f"{file.name}: two whole images of one disk came: select the files of one backup"
             )
         number = self._number(file)
-        entry = sibling_entry(file, number, length, length)
-        chain = DiskChain((entry,))
+        chain = DiskChain(number, file.key, (sibling_image(file, length),))
         writer = self._destination.writer(self.plan, chain, grows=True)
         self._destination.refuse_too_large([writer])
         self._job.say(
@@ -244,7 +297,7 @@ class SiblingVm(Vm):
         if file.stamp and file.stamp <= self._stamps.get(file.key, ""):
             raise RestoreRefused(f"{file.name} came after a newer one: select them in order")
         self._stamps[file.key] = file.stamp
-        writer.extend(sibling_entry(file, self._number(file), 0, length))
+        writer.extend(sibling_delta(file, length))
         writer.begin(file.name)
         return writer
 

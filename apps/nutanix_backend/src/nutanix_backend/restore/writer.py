@@ -8,14 +8,16 @@ import stat
 from array import array
 from typing import TYPE_CHECKING
 
+import attrs
+import durable
 import phcbt01
 from command_line.text import size
 from digests import StreamDigest
 
 from nutanix_backend.disks.targets import ImageTarget, partial_of
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
+from nutanix_backend.names import FileKind
 from nutanix_backend.restore import signatures
-from nutanix_backend.restore.plan import DiskChain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from phcbt01 import Buffer
 
     from nutanix_backend.disks.targets import DiskTarget, OpenDisk
-    from nutanix_backend.manifest import DiskEntry
+    from nutanix_backend.restore.plan import DiskChain, PlannedFile
 
 CHUNK = 1 << 20
 """Bytes read back at a time."""
@@ -53,13 +55,19 @@ class ImageReceiver:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a small file under another name and rename it: what looks whole is whole."""
-    partial = partial_of(path)
+    folder = durable.open_folder(path.parent)
+    partial = durable.at(folder) / partial_of(path).name
     try:
-        partial.write_bytes(content)
-        partial.replace(path)
+        partial.unlink(missing_ok=True)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
+            file.write(content)
+        partial.replace(partial.with_name(path.name))
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(folder)
 
 
 class Record:
@@ -129,6 +137,8 @@ class DiskWriter:
         self.chain = chain
         self.target = target
         self.complete = False
+        self.size = chain.size
+        """Bytes of the disk: as planned, and as written once it is complete."""
         self._verify = verify
         self._grows = grows
         self._pending = list(chain.files)
@@ -138,29 +148,31 @@ class DiskWriter:
 
     def needs(self, name: str) -> bool:
         """Whether file `name` is part of the chain."""
-        return any(entry.file == name for entry in self.chain.files)
+        return any(file.name == name for file in self.chain.files)
 
-    def extend(self, entry: DiskEntry) -> None:
+    def extend(self, file: PlannedFile) -> None:
         """One more file of a chain that grows."""
-        self.chain = DiskChain((*self.chain.files, entry))
-        self._pending.append(entry)
+        self.chain = attrs.evolve(self.chain, files=(*self.chain.files, file))
+        self._pending.append(file)
 
     def begin(self, name: str) -> None:
         """Make ready for the content of file `name`, which must be the next of the chain."""
-        entry = self._pending[0] if self._pending else None
-        if entry is None or name != entry.file:
+        file = self._pending[0] if self._pending else None
+        if file is None or name != file.name:
             raise RestoreRefused(
                 f"{name} arrived out of order: the file that it is based on did not arrive "
                 f"before it"
             )
         if self._disk is None:
-            self._disk = self.target.open(entry.size)
+            self._disk = self.target.open(self.chain.files[0].size or 0)
         self._digest = StreamDigest()
         self._received = 0
         self._record = Record(self._disk) if self._verify else None
         written_to = self._record or self._disk
         self._receiver = (
-            phcbt01.Applier(written_to) if entry.base else ImageReceiver(written_to, entry.size)
+            phcbt01.Applier(written_to)
+            if file.kind is FileKind.DELTA
+            else ImageReceiver(written_to, file.size or 0)
         )
 
     def write(self, piece: memoryview) -> None:
@@ -173,7 +185,7 @@ class DiskWriter:
             self._receiver.receive_data(piece)
         except phcbt01.FormatError as error:
             raise RestoreFailed(
-                f"{self._pending[0].file} is not what was backed up: {error}; "
+                f"{self._pending[0].name} is not what was backed up: {error}; "
                 "this disk is not restored"
             ) from error
 
@@ -181,19 +193,19 @@ class DiskWriter:
         """The file is in: check it; after the last, make the disk durable and finish its target."""
         if self._receiver is None or self._disk is None:
             raise RestoreFailed("a file ended that was not started")
-        entry = self._pending.pop(0)
-        self._check_stream(entry)
+        file = self._pending.pop(0)
+        self._check_stream(file)
         try:
             self._receiver.close()
         except phcbt01.FormatError as error:
-            raise RestoreFailed(f"{entry.file} ends too early: {error}") from error
+            raise RestoreFailed(f"{file.name} ends too early: {error}") from error
         self._receiver = None
-        if entry.digest and self._disk.size != entry.size:
+        if file.size is not None and self._disk.size != file.size:
             raise RestoreFailed(
-                f"{entry.file} makes a disk of {self._disk.size} bytes where {entry.size} were "
+                f"{file.name} makes a disk of {self._disk.size} bytes where {file.size} were "
                 "backed up; this disk is not restored"
             )
-        self._prove(entry)
+        self._prove(file)
         if not self._pending and not self._grows:
             self.finish()
 
@@ -202,35 +214,41 @@ class DiskWriter:
         if self._disk is None or self._pending:
             raise RestoreFailed("a disk was finished before all of its files arrived")
         self._disk.flush()
+        self.size = self._disk.size
         self.target.finish()
         self.complete = True
 
-    def missing(self) -> DiskEntry | None:
-        """The next file that has not arrived, when the disk has begun but is not complete."""
-        return self._pending[0] if self._pending and self._disk and not self.complete else None
+    @property
+    def has_begun(self) -> bool:
+        """Whether something was written."""
+        return self._disk is not None
+
+    def missing(self) -> PlannedFile | None:
+        """The next file that has not arrived; None when the disk is complete."""
+        return self._pending[0] if self._pending and not self.complete else None
 
     def abandon(self) -> None:
         """Give up, unless the disk is complete."""
         if self._disk is not None and not self.complete:
             self.target.abandon()
 
-    def _check_stream(self, entry: DiskEntry) -> None:
-        """Compare what came with the manifest; a sibling's backup knows its length at most."""
-        longer = self._received != entry.stream_bytes and not (entry.base and not entry.digest)
-        if longer or (entry.digest and self._digest.text() != entry.digest):
+    def _check_stream(self, file: PlannedFile) -> None:
+        """Compare what arrived with what is known about it."""
+        has_length = file.stream_bytes in {None, self._received}
+        if not has_length or file.digest not in {None, self._digest.text()}:
             raise RestoreFailed(
-                f"{entry.file} is not what was backed up: {self._received} of {entry.stream_bytes} "
+                f"{file.name} is not what was backed up: {self._received} of {file.stream_bytes} "
                 "bytes arrived, or they were altered; this disk is not restored"
             )
 
-    def _prove(self, entry: DiskEntry) -> None:
+    def _prove(self, file: PlannedFile) -> None:
         """Read back what this file wrote, before anything else is written over it."""
         if self._record is None:
             return
         self._record.flush()
         if not self._record.is_on(self.target):
             raise RestoreFailed(
-                f"{self.target.label} does not hold what was written to it from {entry.file}: "
+                f"{self.target.label} does not hold what was written to it from {file.name}: "
                 "is the medium damaged? This disk is not restored"
             )
 
@@ -278,5 +296,6 @@ def refuse_full_disk(writers: Iterable[DiskWriter]) -> None:
         free = shutil.disk_usage(folder).free
         if free < amount:
             raise RestoreRefused(
-                f"{folder} has {size(free)} free, the restore needs {size(amount)}"
+                f"{folder} has {size(free)} free, the restore needs {size(amount)}: "
+                "check_space=no restores without this check"
             )

@@ -136,6 +136,7 @@ def vm(entity: Fields) -> Vm:
         category_ext_ids=_categories(entity.need("metadata")),
         protection_type=resources.opt_text("protection_type"),
         raw=entity.value,
+        project_ext_id=entity.child("metadata", "project_reference").opt_text("uuid"),
     )
 
 
