@@ -674,7 +674,7 @@ class FakeRecoveryPoints:
         name: str,
         expires: datetime,
         consistency: Consistency,
-        project_ext_id: str | None,  # noqa: ARG002 - there are no projects here
+        project_ext_id: str | None,
         request_id: UUID,
     ) -> RecoveryPoint:
         """Make one, unless the key has made one; the server knows when it expires."""
