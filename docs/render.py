@@ -18,12 +18,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nutanix_backend.settings.parameters import TABLE
+from nutanix_backend.settings.table import TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from nutanix_backend.settings.parameters import Parameter
+    from nutanix_backend.settings.table import Parameter
 
 DOCS = Path(__file__).parent
 SHIM = DOCS.parent / "shim" / "podheitor-nutanix-fd.cpp"

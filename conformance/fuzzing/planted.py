@@ -15,6 +15,7 @@ import durable.records
 import nutanix_backend.names
 import nutanix_backend.restore.images.reading
 import nutanix_backend.restore.sources
+import nutanix_backend.restore.tar_stream
 import nutanix_backend.settings.parameters
 import phcbt01._apply
 import phcbt01._merge
@@ -29,7 +30,7 @@ import prism_client._v4.api
 import ptcomm._commands
 import ptcomm.packets
 import vm_config.readers.text
-import vm_replica.protocol.wire
+import vm_replica.protocol.lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,9 +150,9 @@ def names() -> None:
 
 def parameters() -> None:
     """A time that is no number is not expected."""
-    nutanix_backend.settings.parameters.READERS[
-        nutanix_backend.settings.parameters.Kind.SECONDS
-    ] = lambda _, text: float(text)
+    nutanix_backend.settings.values.READERS[nutanix_backend.settings.table.Kind.SECONDS] = (
+        lambda _, text: float(text)
+    )
 
 
 def readers() -> None:
@@ -176,10 +177,16 @@ def images() -> None:
     )
 
 
+def packages() -> None:
+    """Where an archive ends is not looked at."""
+    stream: Any = nutanix_backend.restore.tar_stream.TarStream
+    stream.end = lambda _self: None
+
+
 def replication() -> None:
     """A word that is no command is not expected."""
-    wire = vm_replica.protocol.wire
-    wire._opener = lambda line: wire._BY_NAME[line.split(b" ", 1)[0].decode(errors="replace")]
+    lines = vm_replica.protocol.lines
+    lines.kind_of = lambda line: lines._BY_NAME[line.split(b" ", 1)[0].decode(errors="replace")]
 
 
 PLANTED: dict[str, Callable[[], None]] = {
@@ -198,6 +205,7 @@ PLANTED: dict[str, Callable[[], None]] = {
     "readers": readers,
     "sources": sources,
     "images": images,
+    "packages": packages,
     "parameters": parameters,
     "replication": replication,
 }

@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import struct
+import tarfile
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 Json: TypeAlias = Any
 MEMBERS = vectors.ROOT.parent
+_READY = 4  # the place of READY among the states of a session of replication
 LARGEST_SEED = 1024  # bytes; every end is also fed byte by byte
 
 
@@ -157,6 +159,11 @@ def replications() -> Iterator[bytes]:
     for place in range(22):
         for message in sorted(said):
             yield bytes((place % 2, place // 2)) + bytes.fromhex(message)
+    for test in vectors.cases("replication-manifests"):
+        manifest = bytes.fromhex(test.body["input"]) + b"\n"
+        line = b"Cycle seed -\n"
+        block = b"C%06d\n%sC%06d\n%sF000000\n" % (len(line), line, len(manifest), manifest)
+        yield bytes((1, _READY)) + block  # to a receiver that waits for a cycle
 
 
 def plugin_lines() -> Iterator[bytes]:
@@ -175,6 +182,23 @@ def configurations() -> Iterator[bytes]:
             data = path.read_bytes()
             if path.suffix != ".json" and len(data) < LARGEST_SEED:
                 yield bytes([number]) + data
+    item = b"<Item><InstanceID>%d</InstanceID><ResourceType>%d</ResourceType>%b</Item>"
+    memory = item % (2, 4, b"<VirtualQuantity>9</VirtualQuantity>")
+    disk = item % (3, 17, b"<HostResource>ovf:/disk/d</HostResource>")
+    yield b"\1" + (
+        b'<Envelope><References><File id="f" href="a.vmdk"/></References><DiskSection>'
+        b'<Disk diskId="d" fileRef="f" capacity="1"/></DiskSection><VirtualSystem><Name>n</Name>'
+        b"<VirtualHardwareSection>%b</VirtualHardwareSection></VirtualSystem></Envelope>"
+    ) % (memory + disk)
+
+
+def packages() -> Iterator[bytes]:
+    """An archive of one file, whole and cut off, after the length of its first piece."""
+    info = tarfile.TarInfo("box.ovf")
+    info.size = 200
+    whole = b"\x64\0" + info.tobuf(tarfile.USTAR_FORMAT) + b"<" * info.size
+    yield whole + bytes(300)
+    yield whole[:-50]
 
 
 def source_names() -> Iterator[bytes]:
@@ -215,6 +239,7 @@ TARGETS = {
     "readers": Target("libs/vm_config/fuzz/readers.py", ("vm_config",), configurations),
     "sources": Target(f"{_APP}/sources.py", ("nutanix_backend",), source_names),
     "images": Target(f"{_APP}/images.py", ("nutanix_backend",), images),
+    "packages": Target(f"{_APP}/packages.py", ("nutanix_backend",), packages),
     "parameters": Target(f"{_APP}/parameters.py", ("nutanix_backend",), plugin_lines),
     "replication": Target("libs/vm_replica/fuzz/replication.py", ("vm_replica",), replications),
 }

@@ -20,8 +20,10 @@ from nutanix_backend import manifest, names
 from nutanix_backend.errors import ManifestError, RestoreRefused
 from nutanix_backend.references import state
 from ptcomm import events
-from vm_replica.errors import Code, ProtocolBroken
-from vm_replica.protocol import wire
+from vm_replica.errors import Code, CycleRefused, ProtocolBroken
+from vm_replica.protocol import manifest as cycles
+from vm_replica.protocol import messages
+from vm_replica.protocol.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -241,61 +243,61 @@ def outcome(session: ptcomm.Session, request: Json, step: Json) -> Json:
 # --- sessions of replication ---
 
 REPLICATION_KEYS: dict[type, tuple[tuple[str, str, Callable[[str], Json]], ...]] = {
-    wire.Hello: (("name", "name", str), ("version", "version", int)),
-    wire.Open: (("cluster", "cluster", str), ("vm", "vm", str)),
-    wire.Cycle: (("kind", "kind", wire.Kind), ("base", "base", str)),
-    wire.Disk: (("disk", "disk_id", str), ("offset", "offset", int)),
-    wire.Commit: (("digest", "digest", str),),
-    wire.Ready: (("generation", "generation", int), ("digest", "digest", str)),
-    wire.Stored: (("digest", "digest", str),),
-    wire.Committed: (("generation", "generation", int),),
-    wire.Refused: (("code", "code", Code), ("needs", "needs", str), ("text", "text", str)),
-    wire.Working: (("text", "text", str),),
-    wire.Failed: (("text", "text", str),),
+    messages.Hello: (("name", "name", str), ("version", "version", int)),
+    messages.Open: (("cluster", "cluster", str), ("vm", "vm", str)),
+    messages.Cycle: (("kind", "kind", messages.Kind), ("base", "base", str)),
+    messages.Disk: (("disk", "disk_id", str), ("offset", "offset", int)),
+    messages.Commit: (("digest", "digest", str),),
+    messages.Ready: (("generation", "generation", int), ("digest", "digest", str)),
+    messages.Stored: (("digest", "digest", str),),
+    messages.Committed: (("generation", "generation", int),),
+    messages.Refused: (("code", "code", Code), ("needs", "needs", str), ("text", "text", str)),
+    messages.Working: (("text", "text", str),),
+    messages.Failed: (("text", "text", str),),
 }
 
 
-def show_message(message: wire.Message) -> Json:
+def show_message(message: messages.Message) -> Json:
     """A message of replication as JSON."""
     shown: Json = {"event": type(message).__name__}
     for key, name, _ in REPLICATION_KEYS.get(type(message), ()):
         value = getattr(message, name)
         shown[key] = to_text(str(getattr(value, "value", value)))
     match message:
-        case wire.Cycle():
+        case messages.Cycle():
             shown["manifest"] = message.manifest.hex()
-        case wire.Data():
+        case messages.Data():
             shown["data"] = bytes(message.view).hex()
-        case wire.Ready(_, _, wire.Resume(digest, disks)):
+        case messages.Ready(_, _, messages.Resume(digest, disks)):
             held = [[to_text(disk), str(size)] for disk, size in disks]
             shown |= {"resume": digest, "disks": held}
     return shown
 
 
-def make_message(event: Json) -> wire.Message:
+def make_message(event: Json) -> messages.Message:
     """The message that the JSON shows."""
-    kind = getattr(wire, event["event"])
+    kind = getattr(messages, event["event"])
     values = {
         name: read(from_text(event[key])) for key, name, read in REPLICATION_KEYS.get(kind, ())
     }
-    if kind is wire.Cycle:
+    if kind is messages.Cycle:
         values["manifest"] = bytes.fromhex(event["manifest"])
-    elif kind is wire.Data:
+    elif kind is messages.Data:
         values["view"] = bytes.fromhex(event["data"])
     elif "resume" in event:
         held = tuple((from_text(disk), int(size)) for disk, size in event["disks"])
-        values["resume"] = wire.Resume(event["resume"], held)
-    made: wire.Message = kind(**values)
+        values["resume"] = messages.Resume(event["resume"], held)
+    made: messages.Message = kind(**values)
     return made
 
 
 def replicate(request: Json) -> Json:
     """Lead a session of replication through the steps."""
-    session = wire.Session(wire.Role(request["role"]))
-    return [replication_outcome(session, request, step) for step in request["steps"]]
+    end = Session(messages.Role(request["role"]))
+    return [replication_outcome(end, request, step) for step in request["steps"]]
 
 
-def replication_outcome(session: wire.Session, request: Json, step: Json) -> Json:
+def replication_outcome(session: Session, request: Json, step: Json) -> Json:
     if "send" in step:
         try:
             parts = session.send(make_message(step["send"]))
@@ -425,6 +427,16 @@ def decode_manifest(request: Json) -> Json:
     return {"canonical": found.encode().hex(), "digest": found.digest()}
 
 
+def decode_cycle(request: Json) -> Json:
+    """The manifest of a cycle that is offered: the canonical form and its digest."""
+    try:
+        found = cycles.decode(bytes.fromhex(request["input"]))
+        cycles.refuse_unusable(found)
+    except CycleRefused as error:
+        raise Fault(error.code.value) from error
+    return {"canonical": found.encode().hex(), "digest": found.digest()}
+
+
 def decode_state(request: Json) -> Json:
     """The canonical form: what the file holds when the loaded state is saved again."""
     with tempfile.TemporaryDirectory() as folder:
@@ -450,6 +462,7 @@ OPERATIONS: dict[tuple[str, str], Callable[[Json], Json]] = {
     ("names", "decode"): decode_name,
     ("names", "encode"): encode_name,
     ("manifests", "decode"): decode_manifest,
+    ("replication-manifests", "decode"): decode_cycle,
     ("states", "decode"): decode_state,
 }
 

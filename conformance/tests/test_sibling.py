@@ -19,7 +19,7 @@ PAGE = (ROOT.parent / "docs/sibling.md").read_text("utf-8")
 
 
 def test_a_chain_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     program, image = tmp_path / "backend.py", tmp_path / "web.raw"
     program.write_text(code)
     settings = jobs.Settings(

@@ -25,6 +25,7 @@ SUITES = {
     "manifests": "nutanix/v1/manifests.json",
     "states": "nutanix/v1/states.json",
     "replication-sessions": "replication/v1/sessions.json",
+    "replication-manifests": "replication/v1/manifests.json",
 }
 
 

@@ -33,10 +33,10 @@ from prism_lab import Lab
 from rich.console import Console as Screen
 from rich.table import Table
 
-from apps.nutanix_backend.tests_bacula.harness import daemons as bacula
-from apps.nutanix_backend.tests_bacula.harness.console import Console
-from apps.nutanix_backend.tests_bacula.harness.report import Report
-from apps.nutanix_backend.tests_bacula.harness.site import Site, same
+from suites.bacula.harness import daemons as bacula
+from suites.bacula.harness.console import Console
+from suites.bacula.harness.report import Report
+from suites.bacula.harness.site import Site, same
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -36,8 +36,8 @@ from nutanix_backend.settings.parameters import parse
 from prism_lab import Lab
 from rich.console import Console
 from rich.table import Table
-from vm_replica.protocol import allowed, channel, tls, wire
-from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
+from vm_replica.protocol import allowed, channel, messages, tls
+from vm_replica.protocol.manifest import SCHEMA, Configuration, CycleDisk, CycleManifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,17 +123,17 @@ def send_disk(site: Site, image: Path, number: int) -> None:
             0,
             "crash",
             f"p{number}",
-            "{}",
+            Configuration("@proxmox", "cores: 1\nscsi0: local:disk-0,size=1G\n"),
             (disk,),
         )
-        line.send(wire.Open("bench", f"vm-{number}"))
-        line.expect(wire.Ready)
-        line.send(wire.Cycle(wire.Kind.SEED, "", manifest.encode()))
-        line.expect(wire.Accepted)
-        line.send(wire.Disk("disk-0", 0))
+        line.send(messages.Open("bench", f"vm-{number}"))
+        line.expect(messages.Ready)
+        line.send(messages.Cycle(messages.Kind.SEED, "", manifest.encode()))
+        line.expect(messages.Accepted)
+        line.send(messages.Disk("disk-0", 0))
         _, digest = send_stream(line, stream.pieces(device, regions, 0), lambda _: None)
-        line.send(wire.EndOfDisk())
-        if line.expect(wire.Stored).digest != digest:
+        line.send(messages.EndOfDisk())
+        if line.expect(messages.Stored).digest != digest:
             sys.exit("it arrived damaged")
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from digests import StreamDigest
 from iscsi_attach import Portal
 from nutanix_backend.cluster import journal
-from nutanix_backend.cluster.guards import IscsiSessionGuard, NewDiskGuard, Place
+from nutanix_backend.cluster.guards import DiskPlace, IscsiSessionGuard, NewDiskGuard
 from nutanix_backend.cluster.inventory import connect
 from nutanix_backend.cluster.transport import choose, initiator_name
 from nutanix_backend.disks.targets import LunTarget
@@ -66,16 +66,20 @@ class Site:
                 disk.seek(number * MIB)
                 disk.write(os.urandom(8 * MIB))
         self.entry = entry_of(self.image)
-        self.parameters = (
+        connection = (
             ("prism", self.lab.pc_host), ("user", self.lab.user), ("password", self.lab.password),
             ("ca", str(self.lab.ca_file)), ("state_dir", str(folder / "state")),
             ("transport", "userspace"),
         )  # fmt: skip
+        config = folder / "prism.conf"
+        config.touch(mode=0o600)
+        config.write_text("".join(f"{name} = {text}\n" for name, text in connection))
+        self.parameters = (("config_file", str(config)),)
         self.client = stack.enter_context(connect(parse(self.parameters)))
         self.intents = stack.enter_context(
             journal.opened(folder / "journal", "bench", self.lab.pc_host)
         )
-        self.place = Place(
+        self.place = DiskPlace(
             self.client,
             self.lab.cluster_ext_id,
             self.client.storage_containers.list()[0].ext_id,
@@ -85,7 +89,13 @@ class Site:
 
     def run(self, *parameters: tuple[str, str]) -> jobs.Settings:
         """What a job of the runner needs."""
-        command = (sys.executable, "-m", "nutanix_backend")
+        command = (
+            "env",
+            "PODHEITOR_STARTED_BY=command-line",
+            sys.executable,
+            "-m",
+            "nutanix_backend",
+        )
         given = (*self.parameters, *parameters)
         return jobs.Settings(command, given, self.folder / "working", Silent(), 600.0)
 

@@ -52,6 +52,7 @@ class Prism:
         """Start a lab, and write the configuration file an administrator would."""
         lab = stack.enter_context(Lab.start(folder / name, cluster_name=name, task_seconds=0.05))
         config = folder / f"{name}.conf"
+        config.touch(mode=0o600)
         config.write_text(
             f"prism = {lab.pc_host}\nuser = {lab.user}\npassword = {lab.password}\n"
             f"ca = {lab.ca_file}\nstate_dir = {folder / name}-state\ntransport = userspace\n"

@@ -122,6 +122,7 @@ class Backup:
         self.store = folder / "store"
         self._work = folder / "working"
         password = folder / "password"
+        password.touch(mode=0o600)
         password.write_text(lab["password"] + "\n")
         self._parameters = [
             f"prism={lab['pc']}",

@@ -16,6 +16,7 @@ _FILES = {"config_file", "password_file"}
 def check(data: bytes) -> None:
     """Read lines name=value; what follows an empty line is the file that a parameter may name."""
     head, _, content = data.partition(b"\n\n")
+    _FILE.touch(mode=0o600)
     _FILE.write_bytes(content)
     items = [_item(line) for line in head.decode("utf-8", "surrogateescape").split("\n")]
     try:

@@ -13,7 +13,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import zlib
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -29,7 +31,9 @@ from nutanix_backend.job import JobContext
 from nutanix_backend.manifest import DiskEntry, Manifest
 from nutanix_backend.names import OURS, VmFolder
 from nutanix_backend.references import state
+from nutanix_backend.settings import places
 from nutanix_backend.settings.parameters import parse
+from nutanix_backend.settings.table import Connection, rows
 from phcbt01 import apply
 from phcbt01.testing import MemoryTarget, encode
 from prism_client import (
@@ -92,6 +96,9 @@ KIB, MIB = 1 << 10, 1 << 20
 BACKEND = (sys.executable, "-m", "nutanix_backend")
 PATIENCE = 60.0
 """Seconds after which a backend that says nothing hangs."""
+
+IN_FILE = tuple(row.name for row in rows(Connection) if row.name != "config_file")
+"""The parameters that the product's configuration file has."""
 
 E = TypeVar("E")
 _numbers = count(1)
@@ -200,20 +207,34 @@ class Product:
         return guest
 
     def parameters(self, **others: object) -> tuple[tuple[str, str], ...]:
-        """The plugin parameters; a list gives one several times, None leaves one out."""
+        """The plugin parameters; a list gives one several times, None leaves one out.
+
+        What says how Prism is reached lies in a file, as the guide has it.
+        """
         given: dict[str, object] = {
             "prism": self.lab.pc_host,
             "user": self.lab.user,
             "password": self.lab.password,
             "ca": self.lab.ca_file,
             "state_dir": self.root / "state",
-            "transport": "userspace",  # the kernel's needs a guest of its own, see tests/kernel
+            "transport": "userspace",  # the kernel's needs a guest of its own, see suites/kernel
             **others,
         }
         pairs = (
             (name, v) for name, v in given.items() for v in (v if isinstance(v, list) else [v])
         )
-        return tuple((name, str(value)) for name, value in pairs if value is not None)
+        return self._with_file([(name, str(value)) for name, value in pairs if value is not None])
+
+    def _with_file(self, items: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+        reaching = [item for item in items if item[0] in IN_FILE]
+        if not reaching or "config_file" in dict(items):
+            return tuple(items)
+        content = "".join(f"{name} = {value}\n" for name, value in reaching)
+        file = self.root / "etc" / f"{zlib.crc32(content.encode()):08x}.conf"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+        file.chmod(0o600)
+        return (("config_file", str(file)), *(item for item in items if item[0] not in IN_FILE))
 
     def settings(self, **parameters: object) -> Settings:
         """What the runner needs to start a backend."""
@@ -344,6 +365,16 @@ def said(result: Result, severity: Severity) -> list[str]:
 def words(result: Result) -> str:
     """The whole job log, for people."""
     return "\n".join(f"{message.severity.value} {message.text}" for message in result.log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def allowed_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The list of the folders that a plugin line may name: here, the one of all tests."""
+    file = tmp_path_factory.mktemp("etc") / "allowed-folders"
+    file.write_text(f"# the tests\n{tempfile.gettempdir()}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(places.VARIABLE, str(file))
+        yield file
 
 
 @pytest.fixture(scope="session")
@@ -673,7 +704,14 @@ class FakeRecoveryPoints:
         return is_snapshot == (self.generation == "v3")
 
     def create(
-        self, vm: str, *, name: str, expires: datetime, consistency: Consistency, request_id: UUID
+        self,
+        vm: str,
+        *,
+        name: str,
+        expires: datetime,
+        consistency: Consistency,
+        project_ext_id: str | None,
+        request_id: UUID,
     ) -> RecoveryPoint:
         """Make one, unless the key has made one; the server knows when it expires."""
 

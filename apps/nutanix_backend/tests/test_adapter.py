@@ -7,17 +7,24 @@ from typing import TYPE_CHECKING
 import pytest
 from nutanix_backend import adapter
 from nutanix_backend.errors import ParameterError
-from ptcomm import Phase
+from ptcomm import Job, JobType, Phase
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-GIVEN = (("user", "root@pam"), ("vmid", "100"))
+GIVEN = (("user", "root@pam"), ("prism", "pc"))
+THEIRS = (("user", "root@pam"), ("vmid", "100"))
 
 
-def test_our_own_jobs_have_the_parameters_given() -> None:
+def job(namespace: str, kind: JobType = JobType.RESTORE) -> Job:
+    return Job("job.1", 1, kind, namespace=namespace)
+
+
+@pytest.mark.parametrize("kind", JobType)
+def test_our_own_jobs_have_the_parameters_given(kind: JobType) -> None:
     for namespace in ("", "@nutanix"):
-        assert adapter.parameters(namespace, GIVEN) == GIVEN
+        settings = adapter.settings(job(namespace, kind), GIVEN)
+        assert (settings.user, settings.prism) == ("root@pam", "pc")
 
 
 def test_a_siblings_parameters_are_not_looked_at(
@@ -25,9 +32,9 @@ def test_a_siblings_parameters_are_not_looked_at(
 ) -> None:
     file = tmp_path / "adapter.conf"
     monkeypatch.setenv(adapter.VARIABLE, str(file))
-    assert adapter.parameters("@proxmox", GIVEN) == ()
-    file.touch()
-    assert adapter.parameters("@proxmox", GIVEN) == (("config_file", str(file)),)
+    assert not adapter.settings(job("@proxmox"), THEIRS).user
+    file.write_text("user = ours\n")
+    assert adapter.settings(job("@proxmox"), THEIRS).user == "ours"
 
 
 @pytest.mark.parametrize("phase", Phase)

@@ -135,9 +135,9 @@ def test_a_prism_that_is_not_there(refused: Callable[..., str]) -> None:
             "parameter prism: 'pc:https': the port is a number from 1 to 65535, not 'https'",
         ),
         ({"user": None}, "no credentials for Prism: give user and password_file"),
-        ({"vmm": "x"}, "unknown parameter vmm: known are prism, user, "),
+        ({"vmm": "x"}, "unknown parameter vmm: did you mean vm?"),
         ({"cluster": "elsewhere"}, "cluster elsewhere is not known to Prism: it has lab-cluster"),
-        ({"state_dir": "/dev/null/x"}, "state_dir /dev/null/x is not usable"),
+        ({"state_dir": "/dev/null/x"}, "state_dir=/dev/null/x is outside of the folders"),
     ],
 )
 def test_parameters_that_cannot_work(

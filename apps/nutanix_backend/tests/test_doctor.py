@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 import iscsi_attach
 import pytest
+from iscsi_attach import kernel
 from nutanix_backend.doctor import command, daemon, prism
 from nutanix_backend.doctor.finding import Finding
 from ptcomm import Level
@@ -109,6 +110,27 @@ def test_nothing_is_wrong(well: Host, lab: Lab) -> None:
     assert found.pop("data services").startswith(f"ok {lab.data_services_ip} of cluster ")
     assert found.pop("vm") == f"ok 1 VMs: {guest.name}"
     assert not found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why_not", "says"),
+    [
+        ("auto", "", "ok open-iscsi, in the kernel"),
+        ("kernel", "", "ok open-iscsi, in the kernel"),
+        (
+            "auto",
+            "it needs root",
+            "ok libiscsi.so.7, in user space; the kernel initiator cannot be used: it needs root",
+        ),
+        ("kernel", "it needs root", "FAIL transport=kernel cannot be used: it needs root"),
+    ],
+)
+def test_the_doctor_says_why_the_kernel_is_not_used(
+    well: Host, monkeypatch: pytest.MonkeyPatch, wanted: str, why_not: str, says: str
+) -> None:
+    monkeypatch.setattr(kernel, "unavailable", lambda: why_not)
+    _, found = well.doctor(transport=wanted)
+    assert found["initiator"] == says
 
 
 # --- the daemon ----------------------------------------------------------------------------------
@@ -224,8 +246,8 @@ def test_a_password_that_others_can_read(well: Host, lab: Lab, tmp_path: Path) -
     file.write_text(lab.password)
     file.chmod(0o640)
     status, found = well.doctor(password=None, password_file=file)
-    assert found["secrets"] == f"note {file} is open to others: chmod 600 {file}"
-    assert status == 0, [text for text in found.values() if "FAIL" in text]
+    assert "is open to others: chmod 600" in found["parameters"]
+    assert status == 1
 
 
 def test_a_previous_job_that_does_not_arrive(well: Host) -> None:

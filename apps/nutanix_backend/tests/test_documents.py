@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from nutanix_backend.settings.parameters import BY_NAME, TABLE, Kind, parse
+from nutanix_backend.settings.parameters import parse
+from nutanix_backend.settings.table import BY_NAME, TABLE, Kind
 from ptcomm import Level
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
 SHIM = ROOT / "shim" / "podheitor-nutanix-fd.cpp"
-SOURCES = ("apps", "libs")
+SOURCES = (*ROOT.glob("libs/*/src"), *ROOT.glob("apps/*/src"))
 READERS = {Kind.FLAG: "bool", Kind.SECONDS: "int64"}
 """The readers of bacula-fd that hand a value on; all other kinds travel as str."""
 
@@ -106,7 +107,7 @@ def program_texts() -> list[str]:
     """Every string of the program, with an ellipsis for what is filled in."""
     found = []
     for source in SOURCES:
-        for path in (ROOT / source).glob("*/src/**/*.py"):
+        for path in source.rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.JoinedStr):
                     parts = (v.value if isinstance(v, ast.Constant) else "…" for v in node.values)

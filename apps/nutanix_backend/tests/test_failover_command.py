@@ -48,16 +48,23 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield running
 
 
+def config_of(lab: Lab, folder: Path) -> Path:
+    """The file that says how a cluster is reached."""
+    file = folder / "prism.conf"
+    file.touch(mode=0o600)
+    file.write_text(
+        f"prism={lab.pc_host}\nuser={lab.user}\npassword={lab.password}\nca={lab.ca_file}\n"
+    )
+    return file
+
+
 # --- with a cluster to fail over to -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", ["PUT */images/*/file", "POST */ahv/config/vms"])
 def test_killed_on_the_way_to_a_cluster(site: Site, lab: Lab, call: str) -> None:
     """Recovery finds what the killed process was making, by its journal and by its key."""
-    parameters = (
-        f"prism={lab.pc_host}", f"user={lab.user}", f"password={lab.password}",
-        f"ca={lab.ca_file}", "restore_via=image",
-    )  # fmt: skip
+    parameters = (f"config_file={config_of(lab, site.root)}", "restore_via=image")
     target = [word for parameter in parameters for word in ("--target", parameter)]
     before = len(lab.requests)
     lab.faults.delay(call, 1.0)
@@ -99,9 +106,9 @@ class Planned:
     def words(self) -> tuple[object, ...]:
         lab = self.lab
         parameters = (
-            f"prism={lab.pc_host}", f"user={lab.user}", f"password={lab.password}",
-            f"ca={lab.ca_file}", f"state_dir={self.site.root / 'state'}",
-        )  # fmt: skip
+            f"config_file={config_of(lab, self.site.root)}",
+            f"state_dir={self.site.root / 'state'}",
+        )
         sources = [word for parameter in parameters for word in ("--source", parameter)]
         return (*here(self.site), *sources, "--grace", "5")
 

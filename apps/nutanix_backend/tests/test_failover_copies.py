@@ -19,6 +19,7 @@ from vm_config.ahv_record import ConfigDisk, ConfigNic, VmConfig
 from vm_replica.failover import transitions
 from vm_replica.failover.errors import FailoverFailed, FailoverRefused
 from vm_replica.failover.point import Point, PointDisk
+from vm_replica.protocol.manifest import Configuration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,7 +81,8 @@ def point() -> Point:
         PointDisk(d.disk_id, n, d.size, d.size, writer(content(d.size, n + 1)))
         for n, d in enumerate(config().disks)
     )
-    return Point(7, config(), disks)
+    configuration = Configuration("@nutanix", config().encode().decode())
+    return Point(7, config().vm_id, configuration, configuration.read(), disks)
 
 
 def copy_at(place: str, kind: str, name: str = "web01-test-7") -> transitions.Copy:
@@ -175,7 +177,7 @@ def test_a_copy_on_a_cluster(site: Site, point: Point) -> None:
         bytes_there = Path(by_size[disk.size]["file"]).read_bytes()
         assert bytes_there == content(disk.size, disk.index + 1)
     made = site.client.vms.get(vm["ext_id"])
-    assert [nic.mac for nic in made.nics] == [nic.mac for nic in point.config.nics]
+    assert [nic.mac for nic in made.nics] == [nic.mac for nic in point.machine.nics]
     names = {subnet.ext_id: subnet.name for subnet in site.client.subnets.list()}
     assert {names[nic.subnet_ext_id or ""] for nic in made.nics} == {"lab-net-2"}
     with pytest.raises(FailoverRefused, match="exists: choose"):

@@ -216,6 +216,48 @@ def test_a_vhdx_that_was_not_closed_is_repaired_first(image: Make) -> None:
     assert (one.parent / "out.raw").read_bytes() == content()
 
 
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        ("a parent", "stands on a parent|cannot read"),
+        ("far behind its end", "cannot read|not an image|outside"),
+    ],
+)
+def test_a_log_cannot_make_another_disk_of_it(image: Make, written: str, why: str) -> None:
+    """What it wrote is looked at again, and qemu-img itself refuses a parent."""
+    (one,) = image("dynamic")
+    where, _ = vhdx_item(one, PARAMETERS)
+    sector = bytearray(one.read_bytes()[where - where % 4096 :][:4096])
+    struct.pack_into("<I", sector, where % 4096 + 4, 2)
+    offset = where - where % 4096 if written == "a parent" else 1 << 50
+    add_log(one, offset, bytes(sector))
+    size = one.stat().st_size
+    with pytest.raises((RestoreRefused, ToolFailed), match=why):
+        images.convert_to_raw([one], one.parent / "out.raw")
+    assert list(one.parent.iterdir()) == [one]
+    assert one.stat().st_size <= size + 64 * MIB
+
+
+def add_log(path: Path, offset: int, sector: bytes) -> None:
+    """Give a VHDX a log that writes one sector at `offset`, as a machine that died leaves it."""
+    guid, sequence, size = b"L" * 16, 5, path.stat().st_size
+    (log_offset,) = read(path, 65536 + 72, "<Q")
+    entry = bytearray(8192)
+    struct.pack_into(
+        "<4sIIIQII16sQQ", entry, 0, b"loge", 0, 8192, 0, sequence, 1, 0, guid, size, size
+    )
+    ends = struct.unpack("<I", sector[4092:])[0], struct.unpack("<Q", sector[:8])[0]
+    struct.pack_into("<4sIQQQ", entry, 64, b"desc", *ends, offset, sequence)
+    entry[4096:] = b"data" + bytes(4) + sector[8:4092] + struct.pack("<I", sequence)
+    struct.pack_into("<I", entry, 4, crc32c(entry))
+    write(path, log_offset, entry)
+    for at in (65536, 131072):
+        header = bytearray(path.read_bytes()[at : at + 4096])
+        header[48:64], header[4:8] = guid, bytes(4)
+        header[4:8] = struct.pack("<I", crc32c(header))
+        write(path, at, header)
+
+
 def crc32c(data: bytes | bytearray) -> int:
     value = 0xFFFFFFFF
     for byte in data:
@@ -223,6 +265,82 @@ def crc32c(data: bytes | bytearray) -> int:
         for _ in range(8):
             value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
     return value ^ 0xFFFFFFFF
+
+
+def test_a_stream_may_say_that_it_is_only_to_be_read(image: Make) -> None:
+    """As VMware and VirtualBox write what is to be sent, under a name that no file has."""
+    (one,) = image("streamOptimized")
+    data = one.read_bytes()
+    start = data.index(b"RW 18432 SPARSE")
+    end = data.index(b"\n", start)
+    line = b'RDONLY 18432 SPARSE "call-me-stream.vmdk"'
+    write(one, start, line + data[end : 20 * 512 - len(line)])
+    found = images.convert_to_raw([one], one.parent / "out.raw")
+    assert found.kind == "streamOptimized"
+    assert (one.parent / "out.raw").read_bytes() == content()
+
+
+@pytest.mark.parametrize("access", ["RW", "RDONLY"])
+def test_an_extent_may_be_only_to_be_read(image: Make, access: str) -> None:
+    main, flat = image("monolithicFlat")
+    edit(main, "RW 18432", f"{access} 18432")
+    images.convert_to_raw([main, flat], main.parent / "out.raw")
+    assert (main.parent / "out.raw").read_bytes() == content()
+
+
+@pytest.mark.parametrize(
+    ("said", "encoding", "name"),
+    [
+        ("GBK", "gbk", "CentOS 7 64 位"),
+        ("Shift_JIS", "cp932", "サーバー①"),
+        ("windows-1251", "cp1251", "сервер"),
+        ("windows-1252", "cp1252", "Servidor São"),
+        ("windows-949-2000", "cp949", "서버"),
+        ("Big5", "cp950", "資料"),
+        ("UTF-8", "utf-8-sig", "数据"),
+        ("UTF-16", "utf-16", "数据"),
+        ("UTF-8", "utf-8", "cafe\N{COMBINING ACUTE ACCENT}"),
+        ("UTF-8", "gbk", "数据"),  # it lies
+    ],
+)
+def test_names_of_extents_are_in_the_encoding_of_the_descriptor(
+    image: Make, said: str, encoding: str, name: str
+) -> None:
+    main, flat = image("monolithicFlat")
+    named = flat.rename(flat.with_name(f"{name}-flat.vmdk"))
+    if (said, encoding) == ("UTF-8", "gbk"):
+        raw = f"{name}-flat.vmdk".encode("gbk").decode("utf-8", "surrogateescape")
+        named = named.rename(named.with_name(raw))
+    text = main.read_text().replace(flat.name, f"{name}-flat.vmdk")
+    main.write_bytes(text.replace("CID=", f'encoding="{said}"\nCID=', 1).encode(encoding))
+    images.convert_to_raw([main, named], main.parent / "out.raw")
+    assert (main.parent / "out.raw").read_bytes() == content()
+
+
+def test_extents_of_zeros_have_no_file(image: Make) -> None:
+    main, flat = image("monolithicFlat")
+    line = f'RW {SIZE // 512} FLAT "{flat.name}" 0'
+    edit(main, line, f"RW 63 ZERO\n{line}\nRW 2048 ZERO")
+    found = images.convert_to_raw([main, flat], main.parent / "out.raw")
+    expected = bytes(63 * 512) + content() + bytes(MIB)
+    assert (main.parent / "out.raw").read_bytes() == expected
+    assert found.size == len(expected)
+    assert found.data_bytes == images.vet([main, flat]).data_bytes <= SIZE
+
+
+def test_zeros_may_be_more_than_the_largest_file(tmp_path: Path) -> None:
+    main = tmp_path / "d.vmdk"
+    sectors = (3 << 40) // 512 + 1
+    main.write_text(
+        "# Disk DescriptorFile\nCID=1\nparentCID=ffffffff\n"
+        f'createType="twoGbMaxExtentSparse"\nRW {sectors} ZERO\n'
+    )
+    found = images.vet([main])
+    assert (found.size, found.data_bytes, found.zeros) == (sectors * 512, 0, 1 << 40)
+    assert [line.split()[1] for line in found.descriptor.splitlines() if '"zeros"' in line] == [
+        *[str((1 << 40) // 512)] * 3,
+        "1",
+    ]
 
 
 # --- descriptors that lie
@@ -284,9 +402,13 @@ def test_a_device_or_pipe_in_place_of_an_image_is_refused(tmp_path: Path) -> Non
         ("RW 18432 FLAT", "RW 99999 FLAT", "shorter than"),
         ("RW 18432 FLAT", "RW 0 FLAT", "larger than any|no data"),
         ("RW 18432 FLAT", "RW 99999999999999 FLAT", "larger than any"),
-        ("RW 18432 FLAT", "RDONLY 18432 FLAT", "no data of a disk"),
+        ("RW 18432 FLAT", "NOACCESS 18432 FLAT", "no data of a disk"),
         ("RW 18432 FLAT", "RW 18432 VMFSRDM", "no data of a disk"),
         ("RW 18432 FLAT", "RW 18432 ZERO", "no data of a disk"),
+        ("CID=", "keyID=AAAAAAAA\nCID=", "the disk is encrypted"),
+        ("CID=", 'encryptionKeys="vmware:key/list"\nCID=', "the disk is encrypted"),
+        ("CID=", 'encryption.data = "AAAA"\nCID=', "the disk is encrypted"),
+        ("CID=", 'ddb.iofilters = "cache,vmwarevmcrypt"\nCID=', "the disk is encrypted"),
         ("RW 18432 FLAT", "RW many FLAT", "cannot be understood"),
         ("RW 18432 FLAT", "RW 18432 SPARSE", "header is damaged"),
         ('vmdk" 0', 'vmdk" 1', "shorter than"),
@@ -324,6 +446,41 @@ def test_a_descriptor_of_nothing_is_refused(tmp_path: Path) -> None:
     main = tmp_path / "disk.vmdk"
     main.write_text('# Disk DescriptorFile\nparentCID=ffffffff\ncreateType="vmfs"\n')
     refused([main], "names no extents")
+
+
+@pytest.mark.parametrize(
+    ("kind", "extent", "magic"),
+    [
+        ("vmfsSparse", "VMFSSPARSE", b"COWD"),
+        ("seSparse", "SESPARSE", b"\xbe\xba\xfe\xca\0\0\0\0"),
+        ("vmfsThin", "VMFSRDM", b""),
+    ],
+)
+def test_a_snapshot_of_esxi_is_called_one(
+    image: Make, kind: str, extent: str, magic: bytes
+) -> None:
+    main, flat = image("monolithicFlat")
+    edit(main, 'createType="monolithicFlat"', f'createType="{kind}"')
+    edit(main, "RW 18432 FLAT", f"RW 18432 {extent}")
+    edit(main, "parentCID=ffffffff", 'parentCID=0badcafe\nparentFileNameHint="base.vmdk"')
+    write(flat, 0, magic)
+    refused([main, flat], "it is a snapshot or a linked clone")
+
+
+def test_a_flat_disk_of_a_guest_may_begin_as_a_snapshot_does(image: Make) -> None:
+    """What the guest writes to its disk is not looked at."""
+    main, flat = image("monolithicFlat")
+    write(flat, 0, b"COWD")
+    images.convert_to_raw([main, flat], main.parent / "out.raw")
+    assert (main.parent / "out.raw").read_bytes() == b"COWD" + content()[4:]
+
+
+def test_one_sparse_extent_cannot_be_shown_many_times(image: Make) -> None:
+    """Its tables would be read once for each line of the descriptor."""
+    main, extent = image("twoGbMaxExtentSparse")
+    line = next(line for line in main.read_text().splitlines() if line.startswith("RW"))
+    edit(main, line, "\n".join([line] * 1000))
+    refused([main, extent], "more than once")
 
 
 # --- sparse extents that lie
@@ -650,9 +807,13 @@ def test_a_disk_larger_than_the_limit_is_refused(image: Make) -> None:
 
 def test_what_qemu_img_writes_and_how_long_it_computes_is_limited(tmp_path: Path) -> None:
     bounds = qemu_img.Bounds(cpu=60, wall=60, memory=2048 * MIB, output=MIB)
+    made = qemu_img.Files(write=(tmp_path / "x",))
+    command = ["create", "-q", "-f", "raw", made.name(tmp_path / "x"), "2M"]
     with pytest.raises(ToolFailed, match=r"wrote more than|too large"):
-        qemu_img.run(["create", "-q", "-f", "raw", str(tmp_path / "x"), "2M"], "make x", bounds)
+        qemu_img.run(command, "make x", made, bounds)
     (tmp_path / "big.raw").write_bytes(bytes(MIB))
     command = ["bench", "-q", "-f", "raw", "-c", "2000000000", "-s", "512", "-S", "0"]
+    used = qemu_img.Files(write=(tmp_path / "big.raw",))
+    words = [*command, used.name(tmp_path / "big.raw")]
     with pytest.raises(ToolFailed, match="1 s of processor time"):
-        qemu_img.run([*command, str(tmp_path / "big.raw")], "run", attrs.evolve(bounds, cpu=1))
+        qemu_img.run(words, "run", used, attrs.evolve(bounds, cpu=1))

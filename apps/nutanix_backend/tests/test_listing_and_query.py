@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from nutanix_backend.queries.query import QUERIES, _text
-from nutanix_backend.settings.parameters import BY_NAME
+from nutanix_backend.settings.table import BY_NAME
 from ptcomm import FileType, Phase, Severity
 from ptcomm_runner import jobs
 from ptcomm_runner.catalog import Status

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from ptcomm import Level, Severity
@@ -407,7 +406,6 @@ actions = st.one_of(
 workload = st.lists(actions, max_size=6)
 
 
-@pytest.mark.timeout(300)
 @settings(
     max_examples=3,
     phases=[Phase.explicit, Phase.generate],  # a smaller workload would tell no more

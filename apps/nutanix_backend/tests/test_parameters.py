@@ -8,16 +8,18 @@ import attrs
 import pytest
 from nutanix_backend.errors import ParameterError
 from nutanix_backend.settings.parameters import (
-    TABLE,
     Settings,
     for_target,
     parse,
+    prism_address,
     require_connection,
 )
+from nutanix_backend.settings.table import TABLE
 
 
 def test_the_table_and_the_settings_name_the_same_parameters() -> None:
-    assert [p.name for p in TABLE] == [field.name for field in attrs.fields(Settings)]
+    fields = {field.name for field in attrs.fields(Settings)}
+    assert {row.name for row in TABLE} | {"given"} == fields
 
 
 def test_defaults_are_the_safe_choices() -> None:
@@ -68,6 +70,7 @@ def test_a_bad_parameter_is_one_line_that_names_it(
 def test_config_file_gives_what_the_plugin_line_does_not(tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text("# Prism\nprism = pc.example\n\nuser=backup\npassword = s3cret\n")
+    config.chmod(0o600)
     settings = parse([("config_file", str(config)), ("user", "other")])
     assert (settings.prism, settings.user, settings.password) == ("pc.example", "other", "s3cret")
 
@@ -82,6 +85,7 @@ def test_config_file_with_a_broken_line_names_it(tmp_path: Path) -> None:
 def test_password_file_is_its_first_line(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_bytes(b"pass word\r\nnot this\n")
+    file.chmod(0o600)
     assert parse([("password_file", str(file))]).password == "pass word"
 
 
@@ -95,6 +99,7 @@ def test_paths_of_several_disks() -> None:
 def test_the_target_has_a_connection_of_its_own(tmp_path: Path) -> None:
     secret, config = tmp_path / "password", tmp_path / "other"
     secret.write_text("hush\n")
+    secret.chmod(0o600)
     config.write_text(f"prism=other.example\nuser=dr\npassword_file={secret}\ndsip=10.0.0.9\n")
     here = [("prism", "pc"), ("user", "u"), ("password", "p"), ("ca", "/ca.pem"), ("vm", "web")]
     settings = parse([*here, ("target_config_file", str(config))])
@@ -130,3 +135,42 @@ def test_a_connection_needs_an_address_and_credentials(
 
 def test_an_api_key_is_enough() -> None:
     require_connection(parse([("prism", "pc"), ("api_key", "k")]))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("paswort", "unknown parameter paswort: did you mean password? parameters.md lists all"),
+        ("Prism", "unknown parameter Prism: did you mean prism?"),
+        ("qqqqq", "unknown parameter qqqqq: parameters.md lists all"),
+    ],
+)
+def test_an_unknown_parameter_names_the_nearest(name: str, words: str) -> None:
+    with pytest.raises(ParameterError) as caught:
+        parse([(name, "x")])
+    assert str(caught.value).startswith(words)
+
+
+def test_files_of_windows_are_read(tmp_path: Path) -> None:
+    password, config = tmp_path / "password", tmp_path / "config"
+    for file in (password, config):
+        file.touch(mode=0o600)
+    password.write_bytes(b"\xef\xbb\xbfs\xe2\x80\xa8x\r\n")
+    config.write_bytes(f"\ufeffprism = pc\r\nuser = u\r\npassword_file = {password}\r\n".encode())
+    settings = parse([("config_file", str(config))])
+    assert (settings.prism, settings.user, settings.password) == ("pc", "u", "s\u2028x")
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("PC.Example.COM", "pc.example.com:9440"),
+        ("pc:443", "pc:443"),
+        ("::1", "[::1]:9440"),
+        ("[::1]:443", "[::1]:443"),
+        ("FD00:0::10", "[fd00::10]:9440"),
+        ("", ""),
+    ],
+)
+def test_the_address_of_prism_has_one_spelling(text: str, address: str) -> None:
+    assert prism_address(parse([("prism", text)])) == address

@@ -23,7 +23,7 @@ from phcbt01.testing import MemoryTarget
 from ptcomm import Level
 from vm_replica.errors import Code, CycleRefused, PeerFailed, ReplicationError
 from vm_replica.protocol import manifest as manifests
-from vm_replica.protocol import wire
+from vm_replica.protocol import messages
 from vm_replica.protocol.channel import Channel, Patience, greet
 from vm_replica.protocol.tls import Peer
 
@@ -53,24 +53,24 @@ class Replica:
     vanish: str = ""
     """The connection is lost "before" or "after" the next commit."""
     damage: bool = False
-    refuse: list[wire.Refused] = attrs.field(factory=list)
+    refuse: list[messages.Refused] = attrs.field(factory=list)
     received: int = 0
 
     def connect(self) -> Channel:
         """A connection to the replica, served by a thread of its own."""
         ours, theirs = socket.socketpair()
         threading.Thread(target=self._serve, args=(theirs,), daemon=True).start()
-        channel = self._channel(ours, wire.Role.SOURCE)
+        channel = self._channel(ours, messages.Role.SOURCE)
         greet(channel, "source")
         return channel
 
-    def _channel(self, end: Any, role: wire.Role) -> Channel:
+    def _channel(self, end: Any, role: messages.Role) -> Channel:
         return Channel(end, role, Peer("", ""), patience=PATIENCE)
 
     def _serve(self, end: socket.socket) -> None:
-        with self._channel(end, wire.Role.RECEIVER) as channel:
-            channel.expect(wire.Hello)
-            channel.send(wire.Hello("receiver"))
+        with self._channel(end, messages.Role.RECEIVER) as channel:
+            channel.expect(messages.Hello)
+            channel.send(messages.Hello("receiver"))
             try:
                 while self._answer(channel):
                     pass
@@ -79,11 +79,11 @@ class Replica:
 
     def _answer(self, channel: Channel) -> bool:
         match channel.receive():
-            case wire.Open():
+            case messages.Open():
                 held = tuple((name, len(data)) for name, data in self.spool.items())
-                resume = wire.Resume(self.spooled, held) if held else None
-                channel.send(wire.Ready(self.generation, self.digest, resume))
-            case wire.Cycle(_, _, text):
+                resume = messages.Resume(self.spooled, held) if held else None
+                channel.send(messages.Ready(self.generation, self.digest, resume))
+            case messages.Cycle(_, _, text):
                 return self._cycle(channel, manifests.decode(text))
             case _:
                 return False
@@ -96,25 +96,27 @@ class Replica:
         assert manifest.base in {"", self.digest}, "a cycle on a base that was not named"
         if manifest.digest() != self.spooled:
             self.spooled, self.spool = manifest.digest(), {}
-        channel.send(wire.Accepted())
+        channel.send(messages.Accepted())
         for _ in manifest.disks:
             if not self._disk(channel):
                 return False
-        channel.expect(wire.Commit)
+        channel.expect(messages.Commit)
         if self.vanish == "before":
             return False
         self._apply(manifest)
         if self.vanish == "after":
             return False
-        channel.send(wire.Committed(self.generation))
+        channel.send(messages.Committed(self.generation))
         return True
 
     def _disk(self, channel: Channel) -> bool:
-        disk = channel.expect(wire.Disk)
+        disk = channel.expect(messages.Disk)
         stream = self.spool.setdefault(disk.disk_id, bytearray())
         assert disk.offset == len(stream)
         digest = StreamDigest()
-        while isinstance(message := channel.expect(wire.Data, wire.EndOfDisk), wire.Data):
+        while isinstance(
+            message := channel.expect(messages.Data, messages.EndOfDisk), messages.Data
+        ):
             piece = bytes(message.view)
             stream += piece
             digest.update(piece)
@@ -123,7 +125,7 @@ class Replica:
                 return False
         if self.damage:
             digest.update(b"x")
-        channel.send(wire.Stored(digest.text()))
+        channel.send(messages.Stored(digest.text()))
         return True
 
     def _apply(self, manifest: CycleManifest) -> None:
@@ -340,12 +342,12 @@ def test_lost_state_costs_a_seed_which_says_so(seeded: Site) -> None:
 
 def test_what_the_receiver_asks_for_is_what_it_gets(seeded: Site) -> None:
     """It stands elsewhere when the cycle begins than when it was asked."""
-    need = wire.Refused(Code.WRONG_BASE, f"sha256:{'0' * 64}", "on another base")
+    need = messages.Refused(Code.WRONG_BASE, f"sha256:{'0' * 64}", "on another base")
     seeded.replica.refuse.append(need)
     assert not seeded.cycle().seed
     seeded.replica.refuse += [need, need]
     seeded.fails(CycleRefused, "on another base")
-    seeded.replica.refuse.append(wire.Refused(Code.FENCED, "", "fenced"))
+    seeded.replica.refuse.append(messages.Refused(Code.FENCED, "", "fenced"))
     seeded.fails(CycleRefused, "fenced")
     assert not seeded.cycle().seed
 

@@ -56,6 +56,7 @@ def elsewhere(other: Lab, tmp_path: Path) -> Iterator[Elsewhere]:
         f"prism={other.pc_host}\nuser={other.user}\npassword={other.password}\n"
         f"ca={other.ca_file}\ntransport=userspace\n"
     )
+    config.chmod(0o600)
     yield Elsewhere(other, config)
     assert not other.faults.pending()
 

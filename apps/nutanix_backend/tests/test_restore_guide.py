@@ -100,6 +100,7 @@ def place(
         f"prism={there.pc_host}\nuser={there.user}\npassword={there.password}\n"
         f"ca={there.ca_file}\ntransport=userspace\n"
     )
+    (etc / "dr.conf").chmod(0o600)
     product = make_product(labs["here"], tmp_path / "host")
     return Place(product, labs, tmp_path, loop_device(2 * MIB))
 
@@ -146,6 +147,7 @@ def test_options_for_our_own_backups(place: Place, number: int) -> None:
 FILES = {
     "vsphere": ("@vsphere/web/web.vmx", "missing-keys.vmx", "@vsphere/web/disks/bare.vmdk"),
     "proxmox": ("@proxmox/100/100.conf", "one-disk.conf", "@proxmox/100/disks/scsi0.raw"),
+    "ovf": ("@vsphere/box/box.ovf", "virtualbox.ovf", "@vsphere/box/disks/box-disk001.vmdk"),
     "hyperv": ("@hyperv/web/web.xml", "generation-1.xml", "@hyperv/web/disks/web01.vhdx"),
 }
 

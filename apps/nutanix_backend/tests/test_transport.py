@@ -29,7 +29,7 @@ MIB = 1 << 20
             "auto",
             "it needs root",
             "userspace",
-            "in user space (libiscsi); the kernel initiator cannot be used: it needs root",
+            "in user space (libiscsi), transport=auto",
         ),
         ("userspace", "", "userspace", "in user space, as transport=userspace says"),
     ],

@@ -69,6 +69,8 @@ class Stage:
         self.reference = client.recovery_points.create(
             self.vm, name="reference", expires=self.expires, consistency=Consistency.CRASH
         )
+        if client.revisions.get("dataprotection") == "v4.4":
+            self._take_in_a_project()
         with lab.disk_file(self.vm, 0).open("r+b") as disk:
             disk.write(b"changed")
         self.upload = folder / "upload.raw"
@@ -77,6 +79,18 @@ class Stage:
         self.subnet = client.subnets.list()[0].ext_id
         self.container = client.storage_containers.list()[0].ext_id
         self.category = lab.category_ids()[0]
+
+    def _take_in_a_project(self) -> None:
+        """Let there be a recovery point with a project, for the SDK to list."""
+        project = {"$objectType": "vmm.v4.ahv.config.ProjectReference", "extId": BIOS_UUID}
+        vm = self.lab.create_vm("in a project", [MIB], project=project)
+        self.client.recovery_points.create(
+            vm,
+            name="in a project",
+            expires=self.expires,
+            consistency=Consistency.CRASH,
+            project_ext_id=BIOS_UUID,
+        )
 
     def ids(self, point: Any) -> dict[str, str]:
         """Return the three ids of the first data disk of a recovery point."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from apps.prism_lab.sdk.conftest import Stage, Verdict
 
 FAMILIES = [
+    ("latest", "newest", 200),
     ("v4.1", "7.3", 401),  # the JWT is for v4.0, and this SDK knows v4.1 only
     ("v4.0", "7.3", 200),
     ("v4.0", "2024.3", 404),  # no change tracking there

@@ -32,7 +32,12 @@ def new_image(api: Api, name: str = "disk") -> str:
     assert answer.status_code == 202, answer.text
     assert answer.json()["status"]["state"] == "PENDING"
     task = answer.json()["status"]["execution_context"]["task_uuid"]
-    assert api.call("GET", f"/nutanix/v3/tasks/{task}").json()["operation_type"] == "create_image"
+    for _ in range(1000):
+        shown = api.call("GET", f"/nutanix/v3/tasks/{task}").json()
+        assert shown["operation_type"] == "create_image"
+        if shown["status"] == "SUCCEEDED":
+            break
+        time.sleep(0.01)
     return str(answer.json()["metadata"]["uuid"])
 
 

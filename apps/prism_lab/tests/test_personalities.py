@@ -18,6 +18,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "2024.3": {"info": None, "revisions": {"v4.0": 200, "v4.1": 404}},
     "7.3": {"info": "v4.1", "revisions": {"v4.0": 200, "v4.1": 200, "v4.2": 404}},
     "7.6": {"info": "v4.2", "revisions": {"v4.0": 200, "v4.1": 200, "v4.2": 200}},
+    "newest": {"info": "v4.3", "revisions": dict.fromkeys(("v4.0", "v4.1", "v4.2", "v4.3"), 200)},
 }
 
 

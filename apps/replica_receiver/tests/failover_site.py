@@ -11,8 +11,9 @@ from command_line import program
 from phcbt01.testing import encode
 from replica_receiver.__main__ import command_line
 from vm_config.ahv_record import ConfigDisk, VmConfig
-from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
-from vm_replica.store.replica import Limits, Store
+from vm_replica.protocol.manifest import SCHEMA, Configuration, CycleDisk, CycleManifest
+from vm_replica.store.admission import Limits
+from vm_replica.store.replica import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,7 +85,7 @@ class Site:
         return CycleManifest(
             schema=SCHEMA, cluster="lab", vm_id=self.vm_id, vm_name=self.vm_name, base=base,
             taken=self.taken, rpo=60, consistency="crash", recovery_point=f"point-{self.taken}",
-            metadata=config.encode().decode(),
+            configuration=Configuration("@nutanix", config.encode().decode()),
             disks=tuple(
                 CycleDisk(name, n, SIZES[name], not base, len(streams[name]), 1)
                 for n, name in enumerate(SIZES)

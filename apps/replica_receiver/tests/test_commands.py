@@ -15,7 +15,7 @@ from vm_replica.errors import CycleRefused, PeerRefused
 from vm_replica.protocol import tls
 from vm_replica.receiver import Receiver
 from vm_replica.store.access import make_store
-from vm_replica.store.replica import Limits
+from vm_replica.store.admission import Limits
 
 from libs.vm_replica.tests.receiver_site import SIZE, VM, Site, cycle_of, offer, opened, send
 
@@ -81,7 +81,7 @@ def test_pairing_on_the_command_line(site: Site, run: Run, monkeypatch: pytest.M
     colons = ":".join(wanted[at : at + 2] for at in range(0, 64, 2)).upper()
     assert "paired with" in run(*pair, "--fingerprint", colons)
     line = tls.load_identity(site.folder / "new").one_line
-    allow = ("allow", "--identity", str(site.identity), "--store", "/nowhere")
+    allow = ("allow", "--identity", str(site.identity), "--store", str(site.store.root))
     run(*allow, line, status=2)
     run(*allow, line, "--vm", VM)
     assert VM in run(*allow)

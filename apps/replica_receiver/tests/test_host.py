@@ -16,6 +16,7 @@ from vm_config.ahv_record import ConfigDisk, ConfigNic, VmConfig
 from vm_replica.failover import transitions
 from vm_replica.failover.errors import FailoverFailed, FailoverRefused
 from vm_replica.failover.point import Point, PointDisk
+from vm_replica.protocol.manifest import Configuration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +75,8 @@ def point() -> Point:
         PointDisk(d.disk_id, n, d.size, d.size, writer(content(d.size, n + 1)))
         for n, d in enumerate(config().disks)
     )
-    return Point(7, config(), disks)
+    configuration = Configuration("@nutanix", config().encode().decode())
+    return Point(7, config().vm_id, configuration, configuration.read(), disks)
 
 
 def copy_at(place: str, kind: str, name: str = "web01-test-7") -> transitions.Copy:

@@ -253,3 +253,26 @@ def test_programs_end_in_time_or_are_said_to_be_missing() -> None:
     )
     assert run(["/nowhere/iscsiadm"], timeout=5).status == 127
     assert run(["sleep", "10"], timeout=0.1).status == 124
+
+
+@pytest.mark.security
+def test_locks_are_in_a_folder_that_only_we_can_use(make: Callable[..., FakeHost]) -> None:
+    """Who else writes there could hold our locks, or remove them: a sweep would end our session."""
+    fake = make()
+    folder = fake.root / kernel.LOCKS
+    with kernel._locked(fake.host, "name", "lock", "x", 1):
+        assert folder.stat().st_mode & 0o777 == 0o700
+        (folder / "name").unlink()
+    (folder / "name").symlink_to(fake.root / "made")
+    with (
+        pytest.raises(OSError, match="Too many levels"),
+        kernel._locked(fake.host, "name", "lock", "x", 1),
+    ):
+        pass
+    assert not (fake.root / "made").exists()
+    folder.chmod(0o777)
+    with (
+        pytest.raises(KernelUnavailable, match="is not a folder that only user"),
+        kernel._locked(fake.host, "name", "lock", "x", 1),
+    ):
+        pass

@@ -99,6 +99,17 @@ def test_a_list_of_several_pages_is_whole(prism: Any) -> None:
     assert made <= set(listed)
 
 
+def test_the_clusters_are_not_asked_for_with_each_call(prism: Any, snapshot: Any) -> None:
+    point = snapshot(prism.vm("asked for once"))
+    for _ in range(3):
+        prism.client.recovery_points.get(point.ext_id)
+    before = len(prism.lab.requests)
+    prism.client.recovery_points.get(point.ext_id)
+    calls = [path for _, path, _ in prism.lab.requests[before:]]
+    assert not [path for path in calls if "clusters" in path]
+    assert len(calls) <= (8 if prism.generation == "v3" else 2), calls
+
+
 @pytest.mark.parametrize("field", ["name", "cluster", "disk"])
 def test_one_unreadable_vm_does_not_hide_the_others(prism: Any, field: str) -> None:
     odd, good = prism.vm("odd"), prism.vm("good")
@@ -195,6 +206,62 @@ def test_a_recovery_point_has_the_disks_of_its_vm(prism: Any, snapshot: Any) -> 
 def test_an_application_consistent_recovery_point(prism: Any, snapshot: Any) -> None:
     point = snapshot(prism.vm("app"), consistency=pc.Consistency.APP)
     assert point.consistency is pc.Consistency.APP
+
+
+def test_an_application_consistent_copy_or_full_backup(prism: Any, snapshot: Any) -> None:
+    vm = prism.vm("truncated")
+    options = {"consistency": pc.Consistency.APP, "backup_type": pc.BackupType.FULL}
+    if prism.generation == "v3":
+        with pytest.raises(pc.Unsupported, match="a full backup in the guest"):
+            snapshot(vm, **options)
+        return
+    before = len(prism.lab.exchanges)
+    snapshot(vm, **options)
+    snapshot(vm, consistency=pc.Consistency.APP)
+    asked = [
+        e.body["vmRecoveryPoints"][0]["applicationConsistentProperties"]["backupType"]
+        for e in prism.lab.exchanges[before:]
+        if e.method == "POST" and e.target.endswith("recovery-points")
+    ]
+    assert asked == ["FULL_BACKUP", "COPY_BACKUP"]
+
+
+def test_a_recovery_point_of_a_vm_in_a_project(prism: Any, snapshot: Any) -> None:
+    project = {"$objectType": "vmm.v4.ahv.config.ProjectReference", "extId": NOBODY}
+    ext_id = prism.lab.create_vm("in a project", [MIB], project=project)
+    vm = prism.client.vms.get(ext_id)
+    assert vm.project_ext_id == NOBODY
+    assert prism.client.vms.get(prism.vm("in none")).project_ext_id is None
+    assert snapshot(ext_id, project_ext_id=vm.project_ext_id).vm_ext_id == ext_id
+    if prism.client.revisions.get("dataprotection") == "v4.4":
+        with pytest.raises(pc.BadRequest, match="is in project"):
+            snapshot(ext_id)
+
+
+def test_what_a_vm_tells_about_itself(prism: Any) -> None:
+    tools = {
+        "$objectType": "vmm.v4.ahv.config.GuestTools",
+        "isEnabled": True,
+        "isReachable": True,
+        "isVssSnapshotCapable": False,
+    }
+    hardware = {"customAttributes": ["backup:no", "owner:me"], "guestTools": tools}
+    ext_id = prism.lab.create_vm("talkative", [MIB, MIB], **hardware)
+    prism.lab.put_on_array(ext_id, 1, "volume-17")
+    vm = prism.client.vms.get(ext_id)
+    if prism.generation == "v3":
+        assert (vm.custom_attributes, vm.guest_tools) == ((), None)
+        return
+    assert vm.custom_attributes == ("backup:no", "owner:me")
+    assert vm.guest_tools == pc.GuestTools(is_enabled=True, is_reachable=True, can_quiesce=False)
+    known = prism.client.revisions["vmm"] == "v4.3"
+    assert [disk.external_volume for disk in vm.disks] == [None, "volume-17" if known else None]
+
+
+def test_the_revisions_are_told(prism: Any) -> None:
+    revisions = prism.client.revisions
+    assert ("vmm" in revisions) is (prism.generation == "v4")
+    assert ("multidomain" in revisions) is (revisions.get("vmm") == "v4.3")
 
 
 def test_recovery_points_are_listed_by_vm_and_name(prism: Any, snapshot: Any) -> None:
@@ -559,7 +626,7 @@ def test_a_vm_is_made_of_an_image_and_lives(prism: Any, image: Any) -> None:
         threads_per_core=1,
         memory=2 << 30,
         machine_type="Q35",
-        boot=pc.Boot("uefi", secure=True),
+        boot=pc.Boot("uefi", secure=True, order=("CDROM", "DISK"), disk=("SATA", 1)),
         disks=(pc.DiskSpec(made.ext_id, "SATA", 1),),
         nics=(pc.NicSpec(subnet, None, connected=False),),
     )
@@ -569,6 +636,7 @@ def test_a_vm_is_made_of_an_image_and_lives(prism: Any, image: Any) -> None:
     assert vms.create(spec, request_id=key).ext_id == vm.ext_id
     assert (vm.sockets, vm.cores_per_socket, vm.memory) == (2, 3, 2 << 30)
     assert (vm.boot.firmware, vm.boot.secure, vm.power_state) == ("uefi", True, "OFF")
+    assert (vm.boot.disk, vm.boot.order) == (("SATA", 1), ()), "Prism takes one or the other"
     assert [(d.bus, d.index, d.size) for d in vm.disks] == [("SATA", 1, MIB)]
     assert [(n.subnet_ext_id, n.connected) for n in vm.nics] == [(subnet, False)]
     assert prism.lab.disk_file(vm.ext_id, 0).read_bytes() == content

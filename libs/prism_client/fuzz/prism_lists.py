@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
+from prism_client._clock import SystemClock
 from prism_client._http import Answer
 from prism_client._v3 import inventory as v3_inventory
 from prism_client._v3.api import Api as V3Api
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from prism_client import Unreadables
-    from prism_client._clock import Clock
     from prism_client._http import Call, Http
 
     Path = tuple[str | int, ...]
@@ -80,7 +80,7 @@ def _v4(read: Callable[[V4Api], Iterable[Any]]) -> Callable[[Site], Any]:
 
 def _v3(read: Callable[[V3Api, Elements], Iterable[Any]]) -> Callable[[Site], Any]:
     def listed(site: Site) -> tuple[Iterable[Any], Unreadables]:
-        api = V3Api(cast("Http", site), cast("Clock", NOTHING), 5.0)
+        api = V3Api(cast("Http", site), SystemClock(), 5.0)
         return read(api, Elements(api, lambda _: api)), api.unreadable
 
     return listed

@@ -64,6 +64,16 @@ def test_a_data_disk_is_never_left_out_for_want_of_a_field(prism: Any, client: A
         client.vms.get(vm["extId"])
 
 
+def test_a_boot_disk_is_read(prism: Any, client: Any) -> None:
+    device = {
+        "$objectType": "vmm.v4.ahv.config.BootDeviceDisk",
+        "diskAddress": {"busType": "SCSI", "index": 2},
+    }
+    boot = {"$objectType": "vmm.v4.ahv.config.LegacyBoot", "bootDevice": device}
+    vm = prism.add_vm("third", bootConfig=boot)
+    assert client.vms.get(vm["extId"]).boot == pc.Boot(disk=("SCSI", 2))
+
+
 def test_creating_a_vm_sends_what_v4_wants(prism: Any, client: Any) -> None:
     spec = pc.VmSpec(
         name="restored",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vm_config import readers
 from vm_config.errors import ConfigurationError
+from vm_config.readers import ovf
 
 KINDS = ("@proxmox", "@vsphere", "@hyperv", "@nutanix")
 
@@ -18,6 +19,8 @@ def check(data: bytes) -> None:
         if "\n" in str(error):
             raise AssertionError(f"{error!r} is not one line") from error
         return
+    if KINDS[data[0] % len(KINDS)] == "@vsphere" and ovf.is_descriptor(data[1:]):
+        _check_files(data[1:])
     if data[0] % len(KINDS) == KINDS.index("@nutanix"):
         return  # what we wrote ourselves is taken as it is
     if not 0 < machine.memory <= 64 << 40 or machine.sockets < 1 or machine.cores_per_socket < 1:
@@ -26,3 +29,10 @@ def check(data: bytes) -> None:
         disk.bus not in {"SCSI", "IDE", "SATA", "PCI"} or disk.index < 0 for disk in machine.disks
     ):
         raise AssertionError(f"{machine.disks} have no place")
+
+
+def _check_files(descriptor: bytes) -> None:
+    """What could be read names files whose keys can be parts of the names of files here."""
+    for file in ovf.disk_files(descriptor):
+        if not file.key or len(file.key) > 100 or set("/\\\0\n") & set(file.key):
+            raise AssertionError(f"{file} leads elsewhere")

@@ -7,7 +7,7 @@ from uuid import uuid4
 from xml.etree import ElementTree as ET
 
 import attrs
-from vm_config import libvirt
+from vm_config import libvirt, readers
 from vm_config.ahv_record import ConfigDisk, ConfigNic, VmConfig
 from vm_config.libvirt import DomainDisk
 
@@ -54,7 +54,8 @@ def describe(wanted: VmConfig, bridges: dict[str, str], tmp_path: Path) -> ET.El
         for n, disk in enumerate(wanted.disks)
     ]
     key = str(uuid4())
-    text = libvirt.describe(wanted, "a/<name>", key, disks, bridges, accelerated=False)
+    machine = readers.read("@nutanix", wanted.encode())
+    text = libvirt.describe(machine, "a/<name>", key, disks, bridges, accelerated=False)
     root = ET.fromstring(text)
     assert (root.findtext("name"), root.findtext("uuid")) == ("a-<name>", key)
     return root
@@ -96,3 +97,23 @@ def test_many_disks_have_names(tmp_path: Path) -> None:
     root = describe(config(disks=disks), {}, tmp_path)
     names = [target.attrib["dev"] for target in root.findall("devices/disk/target")]
     assert (names[25], names[26], names[27]) == ("vdz", "vdaa", "vdab")
+
+
+def test_a_machine_of_another_hypervisor(tmp_path: Path) -> None:
+    """Disks are found by their names there; one that is not in the configuration is not lost."""
+    text = (
+        b"cores: 2\nmemory: 512\nmachine: pc-q35-8.1\nscsi0: a:vm-1-disk-0,size=1G\n"
+        b"net0: virtio=50:6B:8D:00:00:09,bridge=vmbr3\n"
+    )
+    machine = readers.read("@proxmox", text)
+    disks = [DomainDisk(name, tmp_path / f"{name}.raw", "raw") for name in ("other", "scsi0")]
+    described = libvirt.describe(
+        machine, "web", str(uuid4()), disks, {"vmbr3": "br7"}, accelerated=False
+    )
+    root = ET.fromstring(described)
+    files = [source.attrib["file"] for source in root.findall("devices/disk/source")]
+    assert files == [str(tmp_path / "scsi0.raw"), str(tmp_path / "other.raw")]
+    targets = [target.attrib["dev"] for target in root.findall("devices/disk/target")]
+    assert targets == ["sda", "vda"]
+    assert [s.attrib["bridge"] for s in root.findall("devices/interface/source")] == ["br7"]
+    assert root.find("os/type").attrib["machine"] == "q35"  # type: ignore[union-attr]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from vm_replica.protocol import tls
 from vm_replica.receiver import Options, Receiver
-from vm_replica.store.replica import Limits, Store
+from vm_replica.store.admission import Limits
+from vm_replica.store.replica import Store
 
 from libs.vm_replica.tests.receiver_site import QUICK, Site
 

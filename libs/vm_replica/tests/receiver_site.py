@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 from phcbt01.testing import encode
-from vm_replica.protocol import allowed, channel, tls, wire
+from vm_replica.protocol import allowed, channel, messages, tls
 from vm_replica.protocol.channel import Patience
-from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
+from vm_replica.protocol.manifest import SCHEMA, Configuration, CycleDisk, CycleManifest
 from vm_replica.receiver import Options, Receiver
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 VM, OTHER_VM = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 SIZE = 300_000
+PROXMOX = Configuration("@proxmox", "name: vm\ncores: 1\nscsi0: local:d,size=1M\n")
 QUICK = Patience(connect=5, idle=5, message=5)
 
 
@@ -82,28 +83,29 @@ def cycle_of(
     """A cycle that sends a whole disk."""
     stream = encode(len(content), [(0, content)] if content else [])
     disk = CycleDisk("d", 0, len(content), True, len(stream), int(bool(content)))
-    made = CycleManifest(SCHEMA, "c", vm, "vm", base, taken, 60, "crash", "p", "{}", (disk,))
+    made = CycleManifest(SCHEMA, "c", vm, "vm", base, taken, 60, "crash", "p", PROXMOX, (disk,))
     return made, stream
 
 
 def offer(session: Channel, manifest: CycleManifest) -> None:
     """Offer a cycle, and have it accepted."""
-    kind = wire.Kind.SEED if manifest.is_seed else wire.Kind.DELTA
-    session.send(wire.Cycle(kind, manifest.base, manifest.encode()))
-    session.expect(wire.Accepted)
+    kind = messages.Kind.SEED if manifest.is_seed else messages.Kind.DELTA
+    session.send(messages.Cycle(kind, manifest.base, manifest.encode()))
+    session.expect(messages.Accepted)
 
 
-def opened(session: Channel, vm: str = VM) -> wire.Ready:
+def opened(session: Channel, vm: str = VM) -> messages.Ready:
     """Open a replica."""
-    session.send(wire.Open("c", vm))
-    return session.expect(wire.Ready)
+    session.send(messages.Open("c", vm))
+    return session.expect(messages.Ready)
 
 
 def send(session: Channel, manifest: CycleManifest, stream: bytes) -> int:
     """A whole cycle; the generation."""
     opened(session, manifest.vm_id)
     offer(session, manifest)
-    session.send(wire.Disk("d", 0), wire.Data(stream), wire.EndOfDisk())
-    session.expect(wire.Stored)
-    session.send(wire.Commit(manifest.digest()))
-    return session.expect(wire.Committed).generation
+    pieces = (messages.Data(stream[at : at + 900_000]) for at in range(0, len(stream), 900_000))
+    session.send(messages.Disk("d", 0), *pieces, messages.EndOfDisk())
+    session.expect(messages.Stored)
+    session.send(messages.Commit(manifest.digest()))
+    return session.expect(messages.Committed).generation

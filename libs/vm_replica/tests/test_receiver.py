@@ -15,7 +15,7 @@ import attrs
 import phcbt01
 import pytest
 from ptcomm import Status, encode_packet
-from vm_replica import receiver
+from vm_replica import session as session_module
 from vm_replica.errors import (
     Code,
     CycleRefused,
@@ -25,10 +25,13 @@ from vm_replica.errors import (
     PeerRefused,
     ReplicationError,
 )
-from vm_replica.protocol import allowed, channel, tls, wire
+from vm_replica.failover import stored
+from vm_replica.protocol import allowed, channel, lines, messages, tls
 from vm_replica.protocol.channel import Patience
+from vm_replica.protocol.manifest import Configuration
 from vm_replica.store import spool
-from vm_replica.store.replica import Limits, Retention
+from vm_replica.store.admission import Limits
+from vm_replica.store.retention import Retention
 
 from libs.vm_replica.tests.receiver_site import (
     OTHER_VM,
@@ -71,21 +74,23 @@ def test_cycles_arrive_and_an_interrupted_one_goes_on(
     content = os.urandom(SIZE)
     manifest, stream = cycle_of(content)
     with site.connect(source) as session:
-        assert opened(session) == wire.Ready(0, "", None)
+        assert opened(session) == messages.Ready(0, "", None)
         offer(session, manifest)
-        session.send(wire.Disk("d", 0), wire.Data(stream[:150_000]))
+        session.send(messages.Disk("d", 0), messages.Data(stream[:150_000]))
     deadline = time.monotonic() + 5
     while not (held := site.replica().resumable()) or not held.durable_bytes:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     with site.connect(source) as session:
         ready = opened(session)
-        assert ready.resume == wire.Resume(manifest.digest(), (("d", 150_000),))
+        assert ready.resume == messages.Resume(manifest.digest(), (("d", 150_000),))
         wait_until_free(session, manifest)
-        session.send(wire.Disk("d", 150_000), wire.Data(stream[150_000:]), wire.EndOfDisk())
-        session.expect(wire.Stored)
-        session.send(wire.Commit(manifest.digest()))
-        assert session.expect(wire.Committed).generation == 1
+        session.send(
+            messages.Disk("d", 150_000), messages.Data(stream[150_000:]), messages.EndOfDisk()
+        )
+        session.expect(messages.Stored)
+        session.send(messages.Commit(manifest.digest()))
+        assert session.expect(messages.Committed).generation == 1
         newer, stream = cycle_of(content[:-1] + b"!", manifest.digest(), 2)
         assert send(session, newer, stream) == 2
     assert [point.number for point in site.replica().points()] == [1, 2]
@@ -106,7 +111,7 @@ def wait_until_free(session: Channel, manifest: CycleManifest) -> None:
 
 
 def test_older_points_are_dropped_by_the_receiver(start: Callable[..., Site]) -> None:
-    site = start(retention=Retention(count=2))
+    site = start(retention=Retention(count=2, protect=0, hours=0, days=0))
     base = ""
     with site.connect(site.source("source", VM)) as session:
         for number in range(1, 6):
@@ -119,16 +124,16 @@ def test_older_points_are_dropped_by_the_receiver(start: Callable[..., Site]) ->
 def test_the_source_hears_that_a_long_commit_goes_on(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiver, "PULSE", 0.0)
+    monkeypatch.setattr(session_module, "PULSE", 0.0)
     manifest, stream = cycle_of(os.urandom(SIZE))
     with site.connect(site.source("source", VM)) as session:
         opened(session)
         offer(session, manifest)
-        session.send(wire.Disk("d", 0), wire.Data(stream), wire.EndOfDisk())
-        session.expect(wire.Stored)
-        session.send(wire.Commit(manifest.digest()))
-        assert isinstance(session.receive(), wire.Working)
-        assert session.expect(wire.Committed).generation == 1
+        session.send(messages.Disk("d", 0), messages.Data(stream), messages.EndOfDisk())
+        session.expect(messages.Stored)
+        session.send(messages.Commit(manifest.digest()))
+        assert isinstance(session.receive(), messages.Working)
+        assert session.expect(messages.Committed).generation == 1
 
 
 # --- who gets in ----------------------------------------------------------------------------------
@@ -140,7 +145,7 @@ def raw(site: Site, context: ssl.SSLContext) -> bytes:
         socket.create_connection(("127.0.0.1", site.port), timeout=5) as plain,
         context.wrap_socket(plain) as connection,
     ):
-        connection.sendall(b"".join(wire.encode(wire.Role.SOURCE, wire.Hello("x"))))
+        connection.sendall(b"".join(lines.encode(messages.Role.SOURCE, messages.Hello("x"))))
         return connection.recv(100)
 
 
@@ -323,11 +328,11 @@ def test_names_are_no_paths(site: Site, cluster: str, vm: str, tmp_path: Path) -
     source = site.source("source", "*")
     before = sorted(tmp_path.rglob("*"))
     with site.connect(source) as session:
-        session.send(wire.Open(cluster, vm))
-        match session.expect(wire.Ready, wire.Refused):
-            case wire.Refused(code):
+        session.send(messages.Open(cluster, vm))
+        match session.expect(messages.Ready, messages.Refused):
+            case messages.Refused(code):
                 assert code is Code.NOT_ALLOWED
-            case wire.Ready(generation):  # quoted, any printable name is one folder
+            case messages.Ready(generation):  # quoted, any printable name is one folder
                 assert generation == 0
                 assert vm == VM
     assert sorted(tmp_path.rglob("*")) == before
@@ -366,11 +371,25 @@ def test_a_manifest_that_lies_is_refused(site: Site, change: dict[str, Any]) -> 
     with site.connect(source) as session:
         opened(session)
         text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-        session.send(wire.Cycle(wire.Kind.SEED, "", text.encode()))
+        session.send(messages.Cycle(messages.Kind.SEED, "", text.encode()))
         with pytest.raises(CycleRefused) as caught:
-            session.expect(wire.Accepted)
+            session.expect(messages.Accepted)
     assert caught.value.code is Code.BAD_MANIFEST, caught.value
     assert site.untouched()
+
+
+def test_a_configuration_that_cannot_be_read_is_refused_when_it_is_offered(site: Site) -> None:
+    """Such a replica would be proven, and nobody could fail over to it."""
+    good, stream = cycle_of(b"x" * SIZE)
+    bad = attrs.evolve(good, configuration=Configuration("@nutanix", "{}"))
+    with site.connect(site.source("source", VM)) as session:
+        opened(session)
+        with pytest.raises(CycleRefused, match="configuration of the VM cannot be read") as caught:
+            offer(session, bad)
+        assert caught.value.code is Code.BAD_MANIFEST
+        assert site.untouched()
+        assert send(session, good, stream) == 1
+    assert stored.find(site.store, VM).point(None).machine.name == "vm"
 
 
 def test_lengths_that_lie_allocate_nothing(start: Callable[..., Site]) -> None:
@@ -380,7 +399,12 @@ def test_lengths_that_lie_allocate_nothing(start: Callable[..., Site]) -> None:
     manifest, _ = cycle_of(b"x" * 100)
     huge = attrs.evolve(manifest.disks[0], size=1 << 50, stream_bytes=(1 << 50) + 40)
     tall = attrs.evolve(manifest.disks[0], size=1 << 39, stream_bytes=(1 << 39) + 40)
-    many = tuple(attrs.evolve(manifest.disks[0], disk_id=f"d{n}") for n in range(3))
+    ids = ("d", "d1", "d2")
+    lines = "".join(f"scsi{n}: local:{name},size=1M\n" for n, name in enumerate(ids))
+    manifest = attrs.evolve(manifest, configuration=Configuration("@proxmox", f"cores: 1\n{lines}"))
+    many = tuple(
+        attrs.evolve(manifest.disks[0], disk_id=name, index=n) for n, name in enumerate(ids)
+    )
     for disks, code in (
         ((huge,), Code.TOO_LARGE),
         (many, Code.TOO_LARGE),
@@ -396,7 +420,7 @@ def test_lengths_that_lie_allocate_nothing(start: Callable[..., Site]) -> None:
         opened(session)
         offer(session, manifest)
         lie = phcbt01.MAGIC + struct.pack("<QQQQ", 100, 1, 0, 1 << 62)
-        session.send(wire.Disk("d", 0), wire.Data(lie + b"x" * 100))
+        session.send(messages.Disk("d", 0), messages.Data(lie + b"x" * 100))
         with pytest.raises(PeerFailed, match="invalid"):
             flood(session)
     stored = sum(path.stat().st_size for path in site.store.root.rglob("*") if path.is_file())
@@ -406,8 +430,8 @@ def test_lengths_that_lie_allocate_nothing(start: Callable[..., Site]) -> None:
 
 def flood(session: Channel) -> None:
     """Send more than any buffer holds, and wait for an answer."""
-    session.send(*[wire.Data(b"x" * 100_000)] * 200, wire.EndOfDisk())
-    session.expect(wire.Stored)
+    session.send(*[messages.Data(b"x" * 100_000)] * 200, messages.EndOfDisk())
+    session.expect(messages.Stored)
 
 
 # --- who dawdles ----------------------------------------------------------------------------------
@@ -420,7 +444,7 @@ def test_who_says_nothing_or_dawdles_is_cut_off(
     site = start(patience=IMPATIENT, sessions=4)
     source = site.source("source", "*")
     context = tls.client_context(source)
-    hello = b"".join(wire.encode(wire.Role.SOURCE, wire.Hello("x")))
+    hello = b"".join(lines.encode(messages.Role.SOURCE, messages.Hello("x")))
     for dawdle in (b"", b"\x16\x03\x01"):
         with socket.create_connection(("127.0.0.1", site.port), timeout=5) as plain:
             plain.sendall(dawdle)
@@ -490,7 +514,7 @@ def test_strangers_keep_nobody_out(
     with site.connect(source) as session:
         opened(session)
     strangers += [socket.create_connection(("127.0.0.1", site.port)) for _ in range(4)]
-    assert logged(caplog, "handshakes are going on")
+    assert logged(caplog, "5 are silent")
     for stranger in strangers:
         stranger.close()
     with connected(site, source) as session:
@@ -517,7 +541,7 @@ def test_what_is_not_the_protocol_ends_the_session_with_words(
 ) -> None:
     source = site.source("source", "*")
     context = tls.client_context(source)
-    hello = b"".join(wire.encode(wire.Role.SOURCE, wire.Hello("x")))
+    hello = b"".join(lines.encode(messages.Role.SOURCE, messages.Hello("x")))
     for garbage, words in (
         (b"GET / HTTP/1.1\r\n\r\n", "bad-status"),
         (hello + command(b"Open c\n"), "bad-command"),

@@ -27,10 +27,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from phcbt01.testing import MemoryTarget, encode
 from vm_replica.errors import Code, CycleRefused, ReplicaDamaged, StoreError
-from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
-from vm_replica.store import replica as replicas
-from vm_replica.store import spool, undo
-from vm_replica.store.replica import Limits, Retention, Store
+from vm_replica.protocol.manifest import SCHEMA, Configuration, CycleDisk, CycleManifest
+from vm_replica.store import admission, records, spool, thinning, undo
+from vm_replica.store.admission import Limits, Room
+from vm_replica.store.replica import Store
+from vm_replica.store.retention import Retention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from vm_replica.store.replica import IncomingCycle, Replica
 
 KIB = 1 << 10
+CONFIGURATION = Configuration("@proxmox", "cores: 1\n")
 CLUSTER, VM, SOURCE = "a cluster/with ü", "11111111-1111-4111-8111-111111111111", "a" * 64
 NO_RESERVE = Limits(reserve=0)
 SIZES = (0, 1, 4096, 64 * KIB, 65 * KIB + 1, 200_000)
@@ -61,7 +63,7 @@ class Vm:
         ids = [name for name in ("x", "y", "z") if self.random.random() < 0.8] or ["x"]
         made = [self._disk(name, index, base) for index, name in enumerate(ids)]
         manifest = CycleManifest(
-            SCHEMA, CLUSTER, VM, "vm", base, self.taken, 60, "crash", "point", "{}",
+            SCHEMA, CLUSTER, VM, "vm", base, self.taken, 60, "crash", "point", CONFIGURATION,
             tuple(disk for disk, _, _ in made),
         )  # fmt: skip
         streams = {disk.disk_id: stream for disk, stream, _ in made}
@@ -100,6 +102,11 @@ class Sent:
     manifest: CycleManifest
     streams: dict[str, bytes]
     contents: dict[str, bytes]
+
+
+def newest(count: int) -> Retention:
+    """Keep so many older generations, however young the others are."""
+    return Retention(count, protect=0, hours=0, days=0)
 
 
 def send(replica: Replica, sent: Sent, cut: Random | None = None) -> int:
@@ -188,12 +195,12 @@ def test_retention_keeps_what_is_asked_and_breaks_nothing(
             sent = vm.cycle(seed=number == 1)
             vm.has_committed(send(replica, sent), sent)
         now = replica.points()[-1].committed + 10
-        replica.prune(Retention(keep, age), now)
+        replica.prune(Retention(keep, age, protect=0, hours=0, days=0), now)
         left = [point.number for point in replica.points()]
         by_age = [] if 0 < age < 10 else [1, 2, 3, 4]
         assert left == [*by_age[max(4 - keep, 0) :], 5]
         check(replica, vm)
-        assert replica.prune(Retention(0)) == left[:-1]
+        assert replica.prune(newest(0)) == left[:-1]
         check(replica, vm)
 
 
@@ -274,7 +281,9 @@ def test_what_a_cycle_given_up_has_left_makes_room_for_the_next(
     monkeypatch.setattr(spool, "SEGMENT", 1000)
     with replica.begin_cycle(seeds[0], SOURCE) as cycle, cycle.disk("x", 0) as arriving:
         arriving.write(stream[:400_000])
-    free = types.SimpleNamespace(f_bavail=2 * len(stream) - 400_001, f_frsize=1)
+    wanted = admission.needed(seeds[1], None, Room(free=0, block=1))
+    assert wanted > 2 * len(stream)
+    free = types.SimpleNamespace(f_bavail=wanted - 400_001, f_frsize=1)
     monkeypatch.setattr(os, "statvfs", lambda _: free)
     refused(replica, seeds[1], Code.NO_SPACE)
     free.f_bavail += 1
@@ -437,9 +446,9 @@ class Disk:
         self.layer = layer
         trees: Any = types.SimpleNamespace(**vars(shutil))
         trees.rmtree = self._remove_tree
-        for module in (durable._files, spool, undo, phcbt01.files):
+        for module in (durable._files, spool, undo, thinning, phcbt01.files):
             monkeypatch.setattr(module, "os", layer)
-        for module in (spool, replicas):
+        for module in (spool, records):
             monkeypatch.setattr(module, "shutil", trees)
 
     def order(self, fatal: int) -> None:
@@ -568,7 +577,7 @@ def test_a_crash_at_every_step_leaves_exactly_one_committed_generation(
         disk.order(fatal)
         with suppress(Crash):
             send(replica_in(root), next_one)
-            replica_in(root).prune(Retention(2))
+            replica_in(root).prune(newest(2))
         if not disk.dead:
             break
         disk.order(0)
@@ -621,7 +630,7 @@ def after_the_crash(replica: Replica, vm: Vm, sent: Sent) -> int:
         vm.has_committed(4, sent)
         check(replica, vm)
     assert replica.resumable() is None
-    replica.prune(Retention(1))
+    replica.prune(newest(1))
     assert [point.number for point in replica.points()] == [3, 4]
     check(replica, vm)
     left = {path.name for path in replica.files.images.iterdir()}
@@ -662,7 +671,7 @@ def test_points_can_be_read_at_every_moment_of_a_commit(
             disk.watch = lambda: None
             vm.has_committed(number, sent)
             disk.watch = look
-        assert replica.prune(Retention(0)) == [], "nothing is dropped that is being read"
+        assert replica.prune(newest(0)) == [], "nothing is dropped that is being read"
     disk.watch = lambda: None
     disk.forget()
     assert looks > 100
@@ -715,7 +724,7 @@ def fails_once(patch: pytest.MonkeyPatch, number: int, work: Callable[[], object
 
     for name in ("write", "pwrite", "fsync", "ftruncate", "replace", "rename", "mkdir"):
         setattr(layer, name, failing(getattr(os, name)))
-    for module in (durable._files, spool, undo, phcbt01.files):
+    for module in (durable._files, spool, undo, thinning, phcbt01.files):
         patch.setattr(module, "os", layer)
     try:
         work()

@@ -28,8 +28,18 @@ def main() -> int:
 
 
 def _command(words: list[str]) -> int:
-    from command_line import program  # noqa: PLC0415
+    from command_line import program, terminal  # noqa: PLC0415
 
+    from nutanix_backend.errors import ParameterError  # noqa: PLC0415
+    from nutanix_backend.settings import parameters, places, secrecy  # noqa: PLC0415
+
+    secrecy.keep_memory_private()
+    os.environ[places.STARTED_BY] = places.COMMAND_LINE
+    try:
+        parameters.refuse_secrets(words)
+    except ParameterError as error:
+        terminal.complain(str(error))
+        return program.UNUSABLE
     return program.run(command_line(), words)
 
 
@@ -40,20 +50,22 @@ def command_line() -> argparse.ArgumentParser:
     from ptcomm_runner import command as job  # noqa: PLC0415
     from vm_replica import pairing  # noqa: PLC0415
 
-    from nutanix_backend.cli import upkeep  # noqa: PLC0415
+    from nutanix_backend.cli import import_machine, upkeep  # noqa: PLC0415
     from nutanix_backend.doctor import command as doctor  # noqa: PLC0415
     from nutanix_backend.replicate import command as replicate  # noqa: PLC0415
-    from nutanix_backend.settings import parameters  # noqa: PLC0415
+    from nutanix_backend.settings.table import BY_NAME  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Without arguments: the backend that bacula-fd starts.",
     )
     commands = parser.add_subparsers(required=True)
-    job.add_parser(commands, job.OwnBackend(PROGRAM, "nutanix_backend", "@nutanix"))
+    own = job.OwnBackend(PROGRAM, "nutanix_backend", "@nutanix")
+    job.add_parser(commands, own)
+    import_machine.add_parser(commands, own)
     for command in (doctor, upkeep, replicate):
         command.add_parser(commands)
-    state = parameters.BY_NAME["state_dir"].default
+    state = BY_NAME["state_dir"].default
     pairing.add_parser(commands, Path(state, "identity"))
     return parser
 

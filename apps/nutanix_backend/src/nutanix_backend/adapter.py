@@ -11,11 +11,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ptcomm import JobType
+
 from nutanix_backend.errors import ParameterError
 from nutanix_backend.names import NAMESPACE
+from nutanix_backend.settings import parameters, places
 
 if TYPE_CHECKING:
-    from ptcomm import Phase
+    from ptcomm import Job, Phase
+
+    from nutanix_backend.settings.parameters import Settings
 
 CONFIG_FILE = Path("/etc/podheitor-nutanix/adapter.conf")
 VARIABLE = "PODHEITOR_ADAPTER_CONF"
@@ -24,12 +29,21 @@ VARIABLE = "PODHEITOR_ADAPTER_CONF"
 Items = tuple[tuple[str, str], ...]
 
 
-def parameters(namespace: str, given: Items) -> Items:
-    """The parameters of a job: as given in ours, from the file of this host in a sibling's."""
-    if not is_sibling(namespace):
-        return given
+def settings(job: Job, given: Items) -> Settings:
+    """The settings of a job: as given in ours, from the file of this host in a sibling's."""
+    if not is_sibling(job.namespace):
+        return parameters.parse(given, _place(job.type))
     path = Path(os.environ.get(VARIABLE, CONFIG_FILE))
-    return (("config_file", str(path)),) if path.exists() else ()
+    return parameters.parse((("config_file", str(path)),) if path.exists() else ())
+
+
+def _place(job: JobType) -> places.SettingPlace:
+    """Who has written the parameters of such a job."""
+    if os.environ.get(places.STARTED_BY) == places.COMMAND_LINE:
+        return places.HOST
+    if job is JobType.BACKUP:
+        return places.PLUGIN_LINE
+    return places.RESTORE if job is JobType.RESTORE else places.TYPED_LINE
 
 
 def refuse_all_but_restores(namespace: str, phase: Phase) -> None:

@@ -10,6 +10,7 @@ from ptcomm import Message, Severity
 
 from nutanix_backend.cluster import journal
 from nutanix_backend.settings.parameters import prism_address
+from nutanix_backend.settings.secrecy import Secrets
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -27,6 +28,11 @@ class JobContext:
     endpoint: Endpoint
     info: ptcomm.Job
     settings: Settings
+    _secrets: Secrets = attrs.field(init=False, repr=False)
+
+    @_secrets.default
+    def _find_secrets(self) -> Secrets:
+        return Secrets(self.settings)
 
     def check_cancelled(self) -> None:
         """Raise Cancelled when it gave the job up: while we send it has nothing else to say."""
@@ -43,12 +49,12 @@ class JobContext:
 
     def say(self, text: str) -> None:
         """An information line in the job log."""
-        self.endpoint.send(Message(Severity.INFO, text))
+        self.endpoint.send(Message(Severity.INFO, self._secrets.hide(text)))
 
     def warn(self, text: str) -> None:
         """A warning in the job log."""
-        self.endpoint.send(Message(Severity.WARNING, text))
+        self.endpoint.send(Message(Severity.WARNING, self._secrets.hide(text)))
 
     def report(self, text: str) -> None:
         """An error in the job log that does not end the job: it ends "with warnings"."""
-        self.endpoint.send(Message(Severity.NONFATAL, text))
+        self.endpoint.send(Message(Severity.NONFATAL, self._secrets.hide(text)))

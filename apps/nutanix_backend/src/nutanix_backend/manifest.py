@@ -8,6 +8,7 @@ refers to it.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 
 import attrs
 import phcbt01
@@ -100,9 +101,9 @@ def decode(data: bytes) -> Manifest:
         ) from error
     except records.RecordError as error:
         raise ManifestError(f"a manifest in the backup is damaged: {error}") from error
-    ids = [disk.disk_id for disk in manifest.disks]
+    found = Counter(disk.disk_id for disk in manifest.disks)
     for disk in manifest.disks:
-        if ids.count(disk.disk_id) > 1 or not _is_sound(manifest, disk):
+        if found[disk.disk_id] > 1 or not _is_sound(manifest, disk):
             raise ManifestError(
                 f"the manifest of VM {manifest.vm_name} in job {manifest.job} is inconsistent "
                 f"about disk {disk.index}: it was not written by this plugin"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from nutanix_backend.job import JobContext
     from nutanix_backend.settings.parameters import Settings
+    from nutanix_backend.settings.secrecy import Secrets
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +57,27 @@ def cancel_on_signal() -> None:
 def _converse(endpoint: Endpoint) -> None:
     endpoint.expect(PluginHello)
     endpoint.send(BackendHello())
+    from nutanix_backend.settings import secrecy  # noqa: PLC0415 - see _job
+
+    secrecy.keep_memory_private()
     info = endpoint.expect(ptcomm.Job)
     endpoint.send(Ack())
+    given = endpoint.expect(ptcomm.Parameters).items
+    settings, secrets = _settings(endpoint, info, given)
+    endpoint.send(Ack())
+    try:
+        _run(endpoint, info, settings)
+    except (Cancelled, ptcomm.PtcommError):
+        raise
+    except Exception as error:
+        log.exception("the job failed")
+        _fail(endpoint, secrets.hide(as_line(error)))
+
+
+def _run(endpoint: Endpoint, info: ptcomm.Job, settings: Settings) -> None:
+    """Do the job, from its start to the end of input."""
     from nutanix_backend import adapter  # noqa: PLC0415 - see _job
 
-    given = endpoint.expect(ptcomm.Parameters).items
-    settings = _settings(endpoint, info, given)
-    endpoint.send(Ack())
     phase = endpoint.expect(ptcomm.Start).phase
     adapter.refuse_all_but_restores(info.namespace, phase)
     run = _job(phase, settings)
@@ -79,21 +94,24 @@ def _converse(endpoint: Endpoint) -> None:
     _until_end(endpoint)
 
 
-def _settings(endpoint: Endpoint, info: ptcomm.Job, given: tuple[tuple[str, str], ...]) -> Settings:
+def _settings(
+    endpoint: Endpoint, info: ptcomm.Job, given: tuple[tuple[str, str], ...]
+) -> tuple[Settings, Secrets]:
     """Read the parameters and start the log. A restore is failed at its end, see refusal."""
     from nutanix_backend import adapter  # noqa: PLC0415 - see _job
-    from nutanix_backend.settings import parameters  # noqa: PLC0415 - see _job
+    from nutanix_backend.settings import secrecy  # noqa: PLC0415 - see _job
 
     try:
-        settings = parameters.parse(adapter.parameters(info.namespace, given))
-        start_log(settings)
+        settings = adapter.settings(info, given)
+        secrets = secrecy.Secrets(settings)
+        start_log(settings, secrets)
     except BackendError as error:
         if info.type is ptcomm.JobType.RESTORE:
             from nutanix_backend.restore.refusal import refuse  # noqa: PLC0415 - see _job
 
             refuse(endpoint, error)
         raise
-    return settings
+    return settings, secrets
 
 
 def _job(phase: Phase, settings: Settings) -> Callable[[JobContext], None]:
@@ -137,7 +155,7 @@ def _fail(endpoint: Endpoint, text: str) -> None:
         log.warning("the daemon is gone: %s", error)
 
 
-def start_log(settings: Settings) -> None:
+def start_log(settings: Settings, secrets: logging.Filter) -> None:
     """Log to a file in the state folder, and send there what any library writes to stderr."""
     from logging.handlers import RotatingFileHandler  # noqa: PLC0415 - see _job
 
@@ -150,6 +168,7 @@ def start_log(settings: Settings) -> None:
         raise ParameterError(
             f"state_dir {settings.state_dir} is not usable: {error.strerror}: check path and rights"
         ) from error
+    handler.addFilter(secrets)
     handler.setFormatter(
         logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
     )

@@ -61,11 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    up = command(top, "up", _up, "start a lab")
-    up.add_argument("--detach", action="store_true", help="return when it is ready")
-    up.add_argument("--name", default="lab-cluster", help="name of the cluster")
-    up.add_argument("--personality", choices=PERSONALITIES, default="7.6", help="its release")
-    up.add_argument("--no-data-services", action="store_true", help="no data services IP")
+    _add_up(command(top, "up", _up, "start a lab"))
     command(top, "down", _down, "stop it")
     command(top, "state", _state, "what is on the cluster").add_argument(
         "--json", action="store_true", help="as one JSON object"
@@ -82,7 +78,27 @@ def _parser() -> argparse.ArgumentParser:
     path = command(points, "path", _point_path, "the file of one disk of a recovery point")
     path.add_argument("recovery_point")
     path.add_argument("disk")
-    fault = command(top, "fault", _fault, "order a fault")
+    _add_fault(command(top, "fault", _fault, "order a fault"))
+    kill = command(top, "kill-target", _kill_target, "let a volume group's target die")
+    kill.add_argument("volume_group")
+    return parser
+
+
+def _add_up(up: argparse.ArgumentParser) -> None:
+    up.add_argument("--detach", action="store_true", help="return when it is ready")
+    up.add_argument("--name", default="lab-cluster", help="name of the cluster")
+    up.add_argument("--personality", choices=PERSONALITIES, default="7.6", help="its release")
+    up.add_argument("--no-data-services", action="store_true", help="no data services IP")
+    up.add_argument(
+        "--latency",
+        default="none",
+        metavar="PROFILE",
+        help="how long calls and tasks take: none, prism (as on a cluster), or for example "
+        "prism,call=0.2,snapshot=5 (seconds; also volume_group, attach, delete, other)",
+    )
+
+
+def _add_fault(fault: argparse.ArgumentParser) -> None:
     fault.add_argument(
         "kind",
         choices=[
@@ -109,15 +125,13 @@ def _parser() -> argparse.ArgumentParser:
     fault.add_argument("--seconds", type=float, default=1.0, help="of a delay or a drip")
     fault.add_argument("--retry-after", type=float, help="seconds, in the answer of a status")
     fault.add_argument("--message", default="internal error", help="of a status or a failed task")
-    kill = command(top, "kill-target", _kill_target, "let a volume group's target die")
-    kill.add_argument("volume_group")
-    return parser
 
 
 def _add_vm_commands(group: Any, command: Any) -> None:  # noqa: ANN401 - argparse's own types are private
     create = command(group, "create", _vm_create, "add a VM with empty disks")
     create.add_argument("name")
     create.add_argument("--disk", type=size, action="append", required=True, metavar="SIZE")
+    create.add_argument("--count", type=int, default=0, help="so many: NAME-00001 and so on")
     command(group, "list", _vm_list, "list VMs and disks")
     path = command(group, "path", _vm_path, "the live file of a disk")
     write = command(group, "write", _vm_write, "write into a disk, as the guest would")
@@ -160,6 +174,7 @@ def _serve(folder: Path, arguments: argparse.Namespace) -> None:
             personality=arguments.personality,
             cluster_name=arguments.name,
             data_services=not arguments.no_data_services,
+            latency=arguments.latency,
         ) as lab:
             known = _control.commands(lab, stopping.set)
             control = _control.ControlServer(lab.run_dir / "control", known)
@@ -173,7 +188,7 @@ def _serve(folder: Path, arguments: argparse.Namespace) -> None:
 
 def _start_detached(folder: Path, arguments: argparse.Namespace) -> None:
     argv = [sys.executable, "-m", "prism_lab", "up", "--dir", str(folder), "--name", arguments.name]
-    argv += ["--personality", arguments.personality]
+    argv += ["--personality", arguments.personality, "--latency", arguments.latency]
     if arguments.no_data_services:
         argv.append("--no-data-services")
     (folder / "lab.json").unlink(missing_ok=True)
@@ -281,7 +296,11 @@ def _state(arguments: argparse.Namespace) -> None:
 
 
 def _vm_create(arguments: argparse.Namespace) -> None:
-    _say(_ask(arguments, "create_vm", name=arguments.name, disk_sizes=arguments.disk))
+    if arguments.count:
+        many = {"prefix": arguments.name, "count": arguments.count, "disk_sizes": arguments.disk}
+        _say("\n".join(_ask(arguments, "create_vms", **many)))
+    else:
+        _say(_ask(arguments, "create_vm", name=arguments.name, disk_sizes=arguments.disk))
 
 
 def _vm_list(arguments: argparse.Namespace) -> None:

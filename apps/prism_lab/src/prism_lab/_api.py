@@ -7,7 +7,7 @@ import datetime as dt
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -74,7 +74,7 @@ class Entity:
 class Listing:
     """Objects to filter, order and page."""
 
-    items: list[Json]
+    items: Sequence[Json]
 
 
 @attrs.frozen
@@ -304,17 +304,17 @@ def _link(rel: str, href: str) -> Json:
     return obj("common.v1.response.ApiLink", rel=rel, href=href)
 
 
-def _page(items: list[Json]) -> Response:
+def _page(items: Sequence[Json]) -> Response:
     number = _integer("$page", 0, 0, 1 << 31)
     limit = _integer("$limit", 50, 1, 100)
     try:
         if text := request.args.get("$filter"):
             items = list(filter(_odata.compile_filter(text), items))
         if text := request.args.get("$orderby"):
-            items = _odata.order(items, text)
+            items = _odata.order(list(items), text)
     except (_odata.FilterError, TypeError) as exc:
         raise InvalidRequest("$filter", str(exc), location="Query Parameter") from exc
-    shown = items[number * limit : (number + 1) * limit]
+    shown = list(items[number * limit : (number + 1) * limit])
     if text := request.args.get("$select"):
         shown = [_odata.select(item, text) for item in shown]
     last = max(0, -(-len(items) // limit) - 1)

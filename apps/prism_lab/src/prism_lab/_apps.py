@@ -44,7 +44,7 @@ def prism_central(
     faults: Faults,
 ) -> Flask:
     """Make the application of Prism Central."""
-    app = new_app("prism central", requests, faults, auth.expire_jwts)
+    app = new_app("prism central", requests, faults, auth.expire_jwts, world.settings.latency.call)
     _require_login(app, auth, PC_COOKIE, api_key=True)
     serve_versions(app, world.settings.revisions if world.settings.version_info else {})
     api = V4Api(app, world, tasks)
@@ -76,7 +76,7 @@ def prism_element(
     faults: Faults,
 ) -> Flask:
     """Make the application of Prism Element: no generic v4, but the content calls."""
-    app = new_app("prism element", requests, faults, auth.expire_jwts)
+    app = new_app("prism element", requests, faults, auth.expire_jwts, world.settings.latency.call)
     _require_login(app, auth, PE_COOKIE, api_key=False)
     api = V4Api(app, world, tasks)
     if world.settings.change_tracking:

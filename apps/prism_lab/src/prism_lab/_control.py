@@ -39,6 +39,7 @@ def commands(lab: Lab, stop: Callable[[], None]) -> Mapping[str, Callable[..., A
 
     return {
         "create_vm": lab.create_vm,
+        "create_vms": lab.create_vms,
         "grow_disk": lab.grow_disk,
         "disk_file": disk_file,
         "recovery_point_file": recovery_point_file,

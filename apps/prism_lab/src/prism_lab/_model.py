@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import attrs
 
+from prism_lab import _storage
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 Protection = Literal["UNPROTECTED", "RULE_PROTECTED", "PD_PROTECTED"]
 TaskStatus = Literal["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELED"]
+
+
+_MAKING = threading.Lock()
 
 
 def new_id() -> str:
@@ -68,19 +73,35 @@ class Addresses:
 
 @attrs.define
 class Disk:
-    """A data disk of a VM. The backing vdisk has an id of its own, and that one is in snapshots."""
+    """A data disk of a VM. The backing vdisk has an id of its own, and that one is in snapshots.
 
-    file: Path
+    blank: size in bytes of a disk whose file at `path` is not there yet: it reads as zeros.
+    """
+
+    path: Path
     bus: str
     index: int
     ext_id: str = attrs.field(factory=new_id)
     disk_ext_id: str = attrs.field(factory=new_id)
     container: str = ""
+    blank: int | None = None
+    external_volume: str | None = None
+    """Its volume on an array of another maker, if it is there."""
+
+    @property
+    def file(self) -> Path:
+        """The bytes, in a file that is made now if it has to be."""
+        with _MAKING:
+            if self.blank is not None:
+                _storage.create(self.path, self.blank)
+                self.blank = None
+        return self.path
 
     @property
     def size(self) -> int:
         """Size in bytes."""
-        return self.file.stat().st_size
+        blank = self.blank
+        return self.path.stat().st_size if blank is None else blank
 
 
 @attrs.define
@@ -159,6 +180,7 @@ class RecoveryPoint:
     ext_id: str = attrs.field(factory=new_id)
     location_agnostic_id: str = attrs.field(factory=new_id)
     number: int = attrs.field(factory=itertools.count(4711).__next__)
+    project: str | None = None
     created: dt.datetime = attrs.field(factory=now)
     version: int = 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -10,17 +11,21 @@ import socket
 import struct
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import attrs
 from flask import Flask, Response, g, request
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
+from werkzeug.test import run_wsgi_app
 
 from prism_lab.errors import StartFailed
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
+
+    from werkzeug.datastructures import Headers
+    from werkzeug.wsgi import ClosingIterator
 
     from prism_lab.faults import Fault, Faults
 
@@ -31,18 +36,108 @@ PORT = 9440
 _NO_ANSWER = {"drop", "drop_answer", "reset", "reset_answer"}
 _LOGIN_PAGE = "<!DOCTYPE html><html><head><title>Prism</title></head><body>Log in</body></html>"
 _MOST_PIECES = 200
+_PIECE = 1 << 20
+
+
+_HANG_UP = "prism_lab.hang_up"
+
+
+class _Unread(io.RawIOBase):
+    """The body of a request, which ends where its length says."""
+
+    def __init__(self, source: Any, length: int) -> None:  # noqa: ANN401 - socketserver's
+        self._source = source
+        self.left = length
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - a writable buffer
+        piece = self._source.read1(min(len(buffer), self.left)) if self.left else b""
+        buffer[: len(piece)] = piece
+        self.left -= len(piece)
+        return len(piece)
+
+    def drop(self) -> None:
+        """Read what nobody wanted: the next request begins behind it."""
+        while self.left and self.read(_PIECE):
+            pass
 
 
 class _Handler(WSGIRequestHandler):
-    """Speaks HTTP/1.1, one request a connection; nothing goes to stderr."""
+    """Speaks HTTP/1.1 and keeps the connection, as Prism does; nothing goes to stderr.
+
+    werkzeug's own handler closes a connection after each answer.
+    """
 
     protocol_version = "HTTP/1.1"
+    timeout: ClassVar[float | None] = 75.0
+    """Seconds after which an idle connection is closed."""
+    disable_nagle_algorithm = True
+
+    def run_wsgi(self) -> None:
+        """Answer one request."""
+        if self.headers.get("Expect", "").lower().strip() == "100-continue":
+            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        environ = self.make_environ()
+        environ[_HANG_UP] = self._hang_up
+        body = _Unread(self.rfile, int(self.headers.get("Content-Length") or 0))
+        if environ.get("wsgi.input_terminated"):
+            self.close_connection = True  # chunked, which no client of ours sends
+        else:
+            environ["wsgi.input"] = body
+        pieces, status, headers = run_wsgi_app(self.server.app, environ)
+        try:
+            self._send_head(status, headers)
+            for piece in pieces:
+                self.wfile.write(piece)
+        except OSError:
+            self.close_connection = True  # a fault on order, or the client was not interested
+        finally:
+            cast("ClosingIterator", pieces).close()
+        if not self.close_connection:
+            body.drop()
+
+    def _send_head(self, status: str, headers: Headers) -> None:
+        code, _, reason = status.partition(" ")
+        self.send_response(int(code), reason)
+        for name, value in headers:
+            self.send_header(name, value)
+        if "Content-Length" not in headers:
+            self.close_connection = True
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
 
     def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002 - werkzeug's name
         log.debug("%s %s", type, message % args)
 
 
 class _Server(ThreadedWSGIServer):
+    """Knows its connections, so that none outlives it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - werkzeug's
+        self._connections: set[socket.socket] = set()
+        super().__init__(*args, **kwargs)
+
+    def get_request(self) -> Any:  # noqa: ANN401 - socketserver's
+        connection, address = super().get_request()
+        self._connections.add(connection)
+        return connection, address
+
+    def close_request(self, request: Any) -> None:  # noqa: ANN401 - socketserver's
+        self._connections.discard(request)
+        super().close_request(request)
+
+    def cut_all(self) -> None:
+        """End every connection, busy or idle."""
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - socketserver calls it so
         """Expect clients that hang up, and those that we cut off."""
         log.debug("connection of %s ended", client_address)
@@ -68,6 +163,7 @@ class HttpsServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+        self._server.cut_all()
 
 
 def listen(address: str, port: int = PORT) -> socket.socket:
@@ -117,8 +213,17 @@ class Exchange:
     status: int
 
 
-def new_app(name: str, log: RequestLog, faults: Faults, expire_jwt: Callable[[], None]) -> Flask:
-    """Make a Flask app with the log and the faults in front of every route."""
+def new_app(
+    name: str,
+    log: RequestLog,
+    faults: Faults,
+    expire_jwt: Callable[[], None],
+    call_seconds: float,
+) -> Flask:
+    """Make a Flask app with the log and the faults in front of every route.
+
+    call_seconds: how long each call takes at least.
+    """
     app = Flask(name)
     app.url_map.merge_slashes = False
 
@@ -126,6 +231,7 @@ def new_app(name: str, log: RequestLog, faults: Faults, expire_jwt: Callable[[],
     def disturb() -> Response | None:
         if request.mimetype == "application/json" and request.content_length:
             g.asked = request.get_json(silent=True)
+        time.sleep(call_seconds)
         g.fault = fault = faults.take(request.method, request.path)
         return _before(fault, expire_jwt) if fault else None
 
@@ -209,6 +315,7 @@ def _reset_connection() -> None:
     TLS still writes to the number of the descriptor, which must not become another file's: a
     socket that nobody reads takes its place.
     """
+    request.environ[_HANG_UP]()
     connection = request.environ["werkzeug.socket"]
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     dead, other = socket.socketpair()
@@ -233,12 +340,14 @@ def _dripping(answer: Response, seconds: float) -> Response:
 
 
 def _cut_connection() -> None:
+    request.environ[_HANG_UP]()
     with contextlib.suppress(OSError):  # the client was faster
         request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
 
 
 def _truncated(answer: Response) -> Response:
     body = answer.get_data()
+    request.environ[_HANG_UP]()
     connection = request.environ["werkzeug.socket"]
 
     def half() -> Iterator[bytes]:

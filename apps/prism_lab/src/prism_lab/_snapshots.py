@@ -68,7 +68,7 @@ def _keep_sizes(part: EntitySnapshot) -> None:
     """Let the kept configuration tell of the kept disks: the live ones may change or go."""
     kept = {disk.disk_ext_id: disk.file for disk in part.disks if disk.file is not None}
     for disk in part.config.disks:
-        disk.file = kept[disk.disk_ext_id]
+        disk.path = kept[disk.disk_ext_id]
 
 
 def _snapshot_vm(vm: Vm) -> EntitySnapshot:

@@ -15,22 +15,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Work = Callable[[Task], None]
+_WORKERS = 64  # a cluster does many things at a time, and most tasks only wait
 
 
 class TaskRunner:
-    """A few workers; the effect of a task is there before the task says SUCCEEDED."""
+    """Workers; the effect of a task is there before the task says SUCCEEDED."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._stopping = threading.Event()
-        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="task")
+        self._pool = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="task")
 
     def start(self, operation: str, work: Work, fault: Fault | None = None) -> Task:
         """Queue `work`, which fills in the task's affected entities and details."""
         task = Task(operation)
         with self._world.lock:
             self._world.tasks[task.uuid] = task
-        if self._world.settings.task_seconds:
+        if self._seconds(operation):
             future = self._pool.submit(self._run, task, work, fault)
         else:
             future = _done(lambda: self._run(task, work, fault))
@@ -38,7 +39,7 @@ class TaskRunner:
         return task
 
     def _run(self, task: Task, work: Work, fault: Fault | None) -> None:
-        self._stopping.wait(self._world.settings.task_seconds)
+        self._stopping.wait(self._seconds(task.operation))
         with self._world.lock:
             if task.status == "CANCELED":
                 return
@@ -50,6 +51,10 @@ class TaskRunner:
         if fault.after_effect:
             work(Task(task.operation))  # it happens, and the task does not tell of it
         task.error = fault.message
+
+    def _seconds(self, operation: str) -> float:
+        settings = self._world.settings
+        return settings.task_seconds + settings.latency.of_task(operation)
 
     def cancel(self, task: Task) -> bool:
         """Cancel a task that has not begun; False: it is too late."""

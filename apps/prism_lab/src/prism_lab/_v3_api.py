@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import unquote
 
 import attrs
 from flask import Flask, Response, g, jsonify, request
 
+from prism_lab._lazily import Lazily
 from prism_lab._model import Intent, Task, World, new_id
 
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ class V3Api:
         @self.route("POST", f"{kind.plural}/list")
         def list_all() -> Response:
             with self.world.lock:
-                shown = [kind.show(entity) for entity in kind.shelf().values()]
-            return jsonify(_page(kind.name, shown))
+                shown = Lazily(list(kind.shelf().values()), kind.show)
+                return jsonify(_page(kind.name, shown))
 
     def _show_intent(self, kind: str, ext_id: str) -> Json:
         """Show what was asked for and is not there yet, or never came to be."""
@@ -209,7 +210,7 @@ def integer(given: Mapping[str, Any], field: str, default: int | None) -> int | 
     return value
 
 
-def _page(kind: str, shown: list[Json]) -> Json:
+def _page(kind: str, shown: Sequence[Json]) -> Json:
     given = body()
     if given.get("kind", kind) != kind:
         raise invalid(f"kind must be {kind}")
@@ -220,8 +221,8 @@ def _page(kind: str, shown: list[Json]) -> Json:
     chosen = _filtered(shown, given.get("filter") or "")
     if field := given.get("sort_attribute"):
         descending = given.get("sort_order") == "DESCENDING"
-        chosen.sort(key=lambda e: str(_attributes(e).get(field)), reverse=descending)
-    page = chosen[offset : offset + length]
+        chosen = sorted(chosen, key=lambda e: str(_attributes(e).get(field)), reverse=descending)
+    page = list(chosen[offset : offset + length])
     return {
         "api_version": VERSION,
         "entities": page,
@@ -234,7 +235,7 @@ def _page(kind: str, shown: list[Json]) -> Json:
     }
 
 
-def _filtered(shown: list[Json], text: str) -> list[Json]:
+def _filtered(shown: Sequence[Json], text: str) -> Sequence[Json]:
     """Understand `attribute==value;attribute==value`: all of them."""
     chosen = shown
     for part in filter(None, text.split(";")):
@@ -243,7 +244,7 @@ def _filtered(shown: list[Json], text: str) -> list[Json]:
             raise invalid(f"the filter {part!r} is not understood")
         field, value = comparison[1], unquote(comparison[2])
         chosen = [entity for entity in chosen if str(_attributes(entity).get(field)) == value]
-    return list(chosen)
+    return chosen
 
 
 def _attributes(entity: Json) -> Json:

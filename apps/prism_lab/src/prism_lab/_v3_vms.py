@@ -130,11 +130,17 @@ def _boot_to_v4(boot: Json | None) -> Json:
     if not boot:
         return {}
     kind = boot.get("boot_type") or "LEGACY"
+    address = (boot.get("boot_device") or {}).get("disk_address")
+    order = boot.get("boot_device_order_list") or ["CDROM", "DISK", "NETWORK"]
+    what: Json = {"bootOrder": order} if kind == "LEGACY" else {}
+    if address:
+        place = {"busType": address["adapter_type"], "index": address["device_index"]}
+        what = {"bootDevice": {"$objectType": f"{_AHV}.BootDeviceDisk", "diskAddress": place}}
     if kind == "LEGACY":
-        order = boot.get("boot_device_order_list") or ["CDROM", "DISK", "NETWORK"]
-        return {"bootConfig": {"$objectType": f"{_AHV}.LegacyBoot", "bootOrder": order}}
+        return {"bootConfig": {"$objectType": f"{_AHV}.LegacyBoot", **what}}
     secure = kind == "SECURE_BOOT"
-    return {"bootConfig": {"$objectType": f"{_AHV}.UefiBoot", "isSecureBootEnabled": secure}}
+    uefi = {"$objectType": f"{_AHV}.UefiBoot", "isSecureBootEnabled": secure}
+    return {"bootConfig": uefi | what}
 
 
 def _device(world: World, entry: Json) -> tuple[str, Json]:
@@ -218,9 +224,15 @@ def _metadata(world: World, vm: Vm) -> Json:
         "creation_time": stamp(vm.created),
         "last_update_time": stamp(vm.created),
         "owner_reference": reference("user", world.central_ext_id, "admin"),
+        **_project(vm),
         "categories": {key: values[0] for key, values in mapping.items()},
         "categories_mapping": mapping,
     }
+
+
+def _project(vm: Vm) -> Json:
+    project = (vm.hardware.get("project") or {}).get("extId")
+    return {"project_reference": reference("project", project)} if project else {}
 
 
 def _resources(world: World, vm: Vm) -> Json:
@@ -242,9 +254,14 @@ def _resources(world: World, vm: Vm) -> Json:
 
 
 def _show_boot(boot: Json) -> Json:
+    device: Json = {}
+    if address := (boot.get("bootDevice") or {}).get("diskAddress"):
+        place = {"adapter_type": address["busType"], "device_index": address["index"]}
+        device = {"boot_device": {"disk_address": place}}
     if not boot.get("$objectType", "").endswith("UefiBoot"):
-        return {"boot_type": "LEGACY", "boot_device_order_list": boot.get("bootOrder") or []}
-    return {"boot_type": "SECURE_BOOT" if boot.get("isSecureBootEnabled") else "UEFI"}
+        order = [] if device else boot.get("bootOrder") or []
+        return {"boot_type": "LEGACY", "boot_device_order_list": order} | device
+    return {"boot_type": "SECURE_BOOT" if boot.get("isSecureBootEnabled") else "UEFI"} | device
 
 
 def _show_disk(world: World, disk: Disk) -> Json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
-from flask import Response, request
+from flask import Response, g, request
 
 from prism_lab import _regions, _snapshots
 from prism_lab._api import (
@@ -30,11 +30,11 @@ from prism_lab._api import (
 from prism_lab.errors import LabError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from prism_lab._auth import Auth
-    from prism_lab._model import DiskSnapshot, EntitySnapshot, RecoveryPoint, Task, World
+    from prism_lab._model import DiskSnapshot, EntitySnapshot, RecoveryPoint, Task, Vm, World
 
 NS = "dataprotection"
 CONFIG = f"{NS}.v4.config"
@@ -43,6 +43,7 @@ POINTS = "config/recovery-points"
 POINT_REL = "dataprotection:config:recovery-point"
 VM_REL = "vmm:ahv:config:vm"
 _MAX_ENTITIES = 30
+_WITH_PROJECT = 4
 T = TypeVar("T")
 DiskIds = tuple[str | None, str | None, str | None]
 
@@ -229,6 +230,7 @@ def _create(api: V4Api, spec: Json) -> Accepted:
         _entity(api.world.volume_groups, "volume group", entry, "volumeGroupExtId")
         for entry in spec.get("volumeGroupRecoveryPoints") or []
     ]
+    project = _project(spec, vms)
     if not 1 <= len(vms) + len(groups) <= _MAX_ENTITIES:
         raise InvalidRequest("vmRecoveryPoints", f"1 to {_MAX_ENTITIES} entities are possible")
     kind = spec.get("recoveryPointType") or "CRASH_CONSISTENT"
@@ -239,10 +241,27 @@ def _create(api: V4Api, spec: Json) -> Accepted:
         point = _snapshots.take(
             api.world, name=name, kind=kind, expires=expires, vms=vms, groups=groups
         )
+        point.project = project
         task.affected.append((POINT_REL, point.ext_id))
         task.details["recoveryPointExtId"] = point.ext_id
 
     return api.start("CreateRecoveryPoint", work)
+
+
+def _project(spec: Json, vms: Sequence[Vm]) -> str | None:
+    """Return the project of a recovery point, which since v4.4 has to be that of its VMs."""
+    given: str | None = spec.get("projectExtId")
+    if g.revision < _WITH_PROJECT:
+        if given is not None:
+            raise InvalidRequest("projectExtId", "this revision does not know it")
+        return None
+    for vm in vms:
+        own = (vm.hardware.get("project") or {}).get("extId")
+        if own != given:
+            raise InvalidRequest(
+                "projectExtId", f"VM {vm.ext_id} is in project {own}, not in {given}"
+            )
+    return given
 
 
 def _entity(known: Mapping[str, T], kind: str, entry: Json, field: str) -> T:
@@ -382,6 +401,7 @@ def _show(world: World, point: RecoveryPoint) -> Json:
         name=point.name,
         **_common(point),
         isSecure=False,
+        **({"projectExtId": point.project} if point.project else {}),
         locationReferences=[obj(f"{CONFIG}.LocationReference", locationExtId=world.ext_id)],
         vmRecoveryPoints=[_show_vm_part(point, part) for part in point.vms],
         volumeGroupRecoveryPoints=[

@@ -26,6 +26,7 @@ from prism_lab._api import (
     ref,
     stamp,
 )
+from prism_lab._lazily import Lazily
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +80,7 @@ def _register_vms(api: V4Api) -> None:
     def list_vms() -> Result:
         with world.lock:
             known = list(world.vms.values())
-        return Listing([show_vm(world, vm) for vm in known])
+        return Listing(Lazily(known, lambda vm: show_vm(world, vm)))
 
     @api.get(NS, f"{VMS}/<vm_id>", f"{AHV}.GetVmApiResponse")
     def get_vm(vm_id: str) -> Result:
@@ -471,9 +472,17 @@ def _show_disk(disk: Disk) -> Json:
         diskExtId=disk.disk_ext_id,
         diskSizeBytes=disk.size,
         storageContainer=ref(f"{AHV}.VmDiskContainerReference", disk.container),
+        **_show_external(disk),
     )
     address = obj(f"{AHV}.DiskAddress", busType=disk.bus, index=disk.index)
     return obj(f"{AHV}.Disk", extId=disk.ext_id, diskAddress=address, backingInfo=backing)
+
+
+def _show_external(disk: Disk) -> Json:
+    if disk.external_volume is None or g.revision < 3:
+        return {}
+    info = obj(f"{AHV}.ExternalStorageInfo", volumeName=disk.external_volume)
+    return {"externalStorageInfo": info}
 
 
 def _show_cd_rom(cd_rom: CdRom) -> Json:

@@ -18,7 +18,8 @@ HARDWARE = (
     "description", "numSockets", "numCoresPerSocket", "numThreadsPerCore", "memorySizeBytes",
     "machineType", "hardwareClockTimezone", "isCpuPassthroughEnabled", "biosUuid",
     "isVcpuHardPinningEnabled", "isMemoryOvercommitEnabled", "isVgaConsoleEnabled",
-    "isAgentVm", "isBrandingEnabled", "bootConfig", "vtpmConfig", "project",
+    "isAgentVm", "isBrandingEnabled", "bootConfig", "vtpmConfig", "project", "customAttributes",
+    "guestTools",
 )  # fmt: skip
 _DEFAULTS: dict[str, Any] = {
     "numSockets": 1,
@@ -39,14 +40,27 @@ def new_mac() -> str:
     return "50:6b:8d:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
 
 
-def blank(world: World, name: str, disk_sizes: Sequence[int], hardware: Mapping[str, Any]) -> Vm:
-    """Add a running VM with empty SCSI disks, a CD-ROM drive and one NIC."""
+def blank(
+    world: World,
+    name: str,
+    disk_sizes: Sequence[int],
+    hardware: Mapping[str, Any],
+    *,
+    lazy: bool = False,
+) -> Vm:
+    """Add a running VM with empty SCSI disks, a CD-ROM drive and one NIC.
+
+    lazy: the files of the disks are made when somebody wants them.
+    """
     spec = {**hardware, "name": name, "nics": [{}], "cdRoms": [{}]}
     vm = from_spec(world, spec)
     vm.power_state = "ON"
     for index, size in enumerate(disk_sizes):
         vm.disks.append(disk := new_disk(world, vm, "SCSI", index))
-        _storage.create(disk.file, size)
+        if lazy:
+            disk.blank = size
+        else:
+            _storage.create(disk.path, size)
     with world.lock:
         world.vms[vm.ext_id] = vm
     return vm
@@ -87,12 +101,23 @@ def create(world: World, spec: Mapping[str, Any], ext_id: str | None = None) -> 
     try:
         for disk in spec.get("disks") or []:
             add_disk(world, vm, disk)
+        _refuse_missing_boot_disk(vm)
     except BaseException:
         _discard(world, vm)
         raise
     with world.lock:
         world.vms[vm.ext_id] = vm
     return vm
+
+
+def _refuse_missing_boot_disk(vm: Vm) -> None:
+    address = (vm.hardware["bootConfig"].get("bootDevice") or {}).get("diskAddress")
+    if address and not any(
+        (d.bus, d.index) == (address["busType"], address["index"]) for d in vm.disks
+    ):
+        raise LabError(
+            f"the VM has no disk at {address['busType']}.{address['index']} to boot from"
+        )
 
 
 def add_disk(world: World, vm: Vm, spec: Mapping[str, Any]) -> Disk:
@@ -108,7 +133,7 @@ def add_disk(world: World, vm: Vm, spec: Mapping[str, Any]) -> Disk:
         raise LabError(f"the VM has a disk at {bus}.{index} already")
     disk = new_disk(world, vm, bus, index)
     disk.container = (backing.get("storageContainer") or {}).get("extId") or disk.container
-    _fill(world, disk.file, backing)
+    _fill(world, disk.path, backing)
     vm.disks.append(disk)
     return disk
 

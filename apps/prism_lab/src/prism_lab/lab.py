@@ -23,6 +23,7 @@ from prism_lab._tgt import TargetServer
 from prism_lab._volume_groups import VolumeGroups
 from prism_lab.errors import NotInLab, StartFailed
 from prism_lab.faults import Faults
+from prism_lab.latency import Latency
 from prism_lab.settings import PERSONALITIES, Settings
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Lab:
         """Start a cluster that keeps its disks below `root`; StartFailed if a part cannot.
 
         `personality` is one of `prism_lab.PERSONALITIES`; further keywords, those of
-        `prism_lab.Settings`, go before it.
+        `prism_lab.Settings`, go before it. `latency` may also be text, see Latency.parse().
         """
         chosen = _settings(
             personality, cluster_name=cluster_name, data_services=data_services, **settings
@@ -114,6 +115,7 @@ class Lab:
             cluster_name=had.cluster_name,
             data_services=had.data_services,
             task_seconds=had.task_seconds,
+            latency=had.latency,
         )
         self._serve()
 
@@ -168,6 +170,14 @@ class Lab:
         `hardware` are fields of a v4 VM, such as numSockets, memorySizeBytes or bootConfig.
         """
         return _vms.blank(self._world, name, disk_sizes, hardware).ext_id
+
+    def create_vms(self, prefix: str, count: int, disk_sizes: Sequence[int]) -> list[str]:
+        """Add many such VMs, named PREFIX-00001 and so on; return their ids.
+
+        A disk has no file before it is read or written: 5,000 VMs cost some megabytes.
+        """
+        names = [f"{prefix}-{number:05}" for number in range(1, count + 1)]
+        return [_vms.blank(self._world, name, disk_sizes, {}, lazy=True).ext_id for name in names]
 
     def category_ids(self) -> list[str]:
         """Return the ids of the categories that a VM may have."""
@@ -233,6 +243,10 @@ class Lab:
         """Let every session cookie be refused from now on."""
         self._auth.expire_sessions()
 
+    def put_on_array(self, vm: str, index: int, volume: str) -> None:
+        """Let a disk of a VM live on a storage array of another maker, as that volume."""
+        self._vm(vm).disks[index].external_volume = volume
+
     def kill_target(self, volume_group: str) -> None:
         """Let the iSCSI target of a volume group die at once."""
         with self._world.lock:
@@ -291,6 +305,9 @@ class Lab:
 def _settings(personality: str, **chosen: Any) -> Settings:  # noqa: ANN401 - see Lab.start
     if personality not in PERSONALITIES:
         raise StartFailed(f"{personality} is none of {', '.join(PERSONALITIES)}")
+    latency = chosen.get("latency")
+    if isinstance(latency, str):
+        chosen["latency"] = Latency.parse(latency)
     return Settings(**{**PERSONALITIES[personality], **chosen})
 
 
@@ -299,7 +316,7 @@ def _vm_state(vm: Vm) -> dict[str, Any]:
         {
             "ext_id": d.ext_id,
             "size": d.size,
-            "file": str(d.file),
+            "file": str(d.path),
             "address": f"{d.bus}.{d.index}",
             "container": d.container,
         }

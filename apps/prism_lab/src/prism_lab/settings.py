@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from prism_lab.latency import Latency
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -57,6 +59,8 @@ class Settings:
     jwt_seconds: float = 900.0
     task_seconds: float = 0.02
     """How long every task stays queued before it runs; with 0 it has ended when it is named."""
+    latency: Latency = attrs.field(factory=Latency)
+    """How long calls and tasks take besides that: `Latency.parse("prism")` is as on a cluster."""
     pc_version: str = "pc.7.6"
     aos_version: str = "7.6"
 
@@ -89,6 +93,15 @@ PERSONALITIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "content_revision": 0,
         },
         "7.6": {},
+        "newest": {
+            "revisions": MappingProxyType(
+                {**_all_at(3), "dataprotection": 4, "networking": 4, "prism": 4, "multidomain": 3}
+            ),
+            "content_revision": 4,
+        },
     }
 )
-"""Releases that the lab can play, by name: what differs from the defaults of Settings."""
+"""Releases that the lab can play, by name: what differs from the defaults of Settings.
+
+"newest" serves the newest revisions that the official clients know, whichever release has them.
+"""

@@ -8,7 +8,7 @@ import sys
 from command_line import program
 from vm_replica import pairing
 
-from replica_receiver import allow, failover, points, serve, status
+from replica_receiver import allow, failover, points, serve, status, upkeep
 from replica_receiver.places import IDENTITY
 
 PROGRAM = "podheitor-receiver"
@@ -18,7 +18,7 @@ def command_line() -> argparse.ArgumentParser:
     """The parser of the commands."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Stores replicas of VMs.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (serve, status, points, allow):
+    for command in (serve, status, points, upkeep, allow):
         command.add_parser(commands)
     pairing.add_parser(commands, IDENTITY)
     failover.add_parser(commands)

@@ -94,7 +94,7 @@ class Host:
         durable.replace(partial / _KEY, copy.key.encode())
         disks = [DomainDisk(d.disk_id, self._image(partial, d), self.format) for d in point.disks]
         content = libvirt.describe(
-            point.config,
+            point.machine,
             copy.name,
             copy.key,
             [attrs.evolve(disk, path=final / disk.path.name) for disk in disks],

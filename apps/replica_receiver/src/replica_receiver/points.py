@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from vm_replica.store.replica import Replica
 
 HEADINGS = ("generation", "taken (UTC)", "committed (UTC)", "consistency", "disks", "size")
+CONFIGURATIONS = {
+    "@nutanix": "vm-metadata.json",
+    "@proxmox": "configuration.conf",
+    "@vsphere": "configuration.vmx",
+    "@hyperv": "configuration.xml",
+}
+"""Names for the configuration file of the VM, by the kind of its hypervisor."""
 REPLICA = "name or UUID of the VM, or CLUSTER/UUID"
 
 
@@ -132,5 +139,7 @@ def export_point(args: argparse.Namespace) -> int:
         path = args.folder / f"disk-{disk.index}-{disk.disk_id}.raw"
         replica.rebuild(number, disk.disk_id, path)
         terminal.say(terminal.plain(f"{path}: {size(disk.size)}, proven"))
-    (args.folder / "vm-metadata.json").write_text(generation.manifest.metadata, "utf-8")
+    configuration = generation.manifest.configuration
+    path = args.folder / CONFIGURATIONS.get(configuration.kind, "configuration.txt")
+    path.write_text(configuration.text, "utf-8")
     return 0

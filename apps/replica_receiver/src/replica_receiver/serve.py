@@ -11,10 +11,11 @@ from vm_replica import pairing
 from vm_replica.owner import refuse_foreign
 from vm_replica.protocol import tls
 from vm_replica.protocol.channel import parse_address
-from vm_replica.protocol.wire import PORT
+from vm_replica.protocol.messages import PORT
 from vm_replica.receiver import Options, Receiver
 from vm_replica.store.access import make_store
-from vm_replica.store.replica import Limits, Retention
+from vm_replica.store.admission import Limits
+from vm_replica.store.retention import DAY, Retention
 
 from replica_receiver.places import IDENTITY, add_store
 
@@ -41,6 +42,18 @@ def add_parser(commands: Subparsers) -> None:
         help="drop restore points that are older: 36h, 7d; default: keep them",
     )  # fmt: skip
     parser.add_argument(
+        "--protect", type=arguments.seconds(), default=7 * DAY, metavar="TIME",
+        help="drop no restore point that is younger, whatever else is said; default: 7d",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep-hours", type=arguments.number(least=0), default=24, metavar="N",
+        help="also keep the last restore point of each of so many hours; default: %(default)s",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep-days", type=arguments.number(least=0), default=30, metavar="N",
+        help="also keep the last restore point of each of so many days; default: %(default)s",
+    )  # fmt: skip
+    parser.add_argument(
         "--sessions", type=arguments.number(least=1), default=16, metavar="N",
         help="sessions of sources at the same time; default: %(default)s",
     )  # fmt: skip
@@ -56,6 +69,14 @@ def add_parser(commands: Subparsers) -> None:
         "--max-size", type=arguments.size, default=64 << 40, metavar="SIZE",
         help="largest size of a disk; default: 64T",
     )  # fmt: skip
+    parser.add_argument(
+        "--quota", type=arguments.size, default=0, metavar="SIZE",
+        help="space that the replicas of one source may take; default: no limit",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-replicas", type=arguments.number(least=1), default=1000, metavar="N",
+        help="largest number of replicas of one source; default: %(default)s",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -64,8 +85,17 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(threadName)s: %(message)s")
     refuse_foreign(args.identity)
     tls.server_context(args.identity)  # a missing key is an error now, not at the first session
-    store = make_store(args.store, Limits(args.max_disks, args.max_size, args.reserve))
-    retention = Retention(args.keep_points, int(args.keep_age))
+    limits = Limits(
+        args.max_disks, args.max_size, args.reserve, quota=args.quota, replicas=args.max_replicas
+    )
+    store = make_store(args.store, limits)
+    retention = Retention(
+        count=args.keep_points,
+        age=int(args.keep_age),
+        protect=int(args.protect),
+        hours=args.keep_hours,
+        days=args.keep_days,
+    )
     options = Options(sessions=args.sessions, retention=retention)
     receiver = Receiver(store, args.identity, parse_address(args.listen), options)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -15,6 +15,17 @@ from durable._files import (
     replace,
     sync_folder,
 )
+from durable._folders import at, open_folder
 
 __version__ = "0.1.0"
-__all__ = ["append", "make_folder", "open_locked", "remove", "rename", "replace", "sync_folder"]
+__all__ = [
+    "append",
+    "at",
+    "make_folder",
+    "open_folder",
+    "open_locked",
+    "remove",
+    "rename",
+    "replace",
+    "sync_folder",
+]

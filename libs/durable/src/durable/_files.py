@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOCKED = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder, and those above it, for our eyes only."""
     if folder.is_dir():
@@ -28,7 +32,7 @@ def make_folder(folder: Path) -> None:
 def replace(path: Path, content: bytes) -> None:
     """Give a file this content: after a crash it has the old one or the new one, whole."""
     temporary = path.with_suffix(".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(temporary, _NEW, 0o600)
     try:
         _write(descriptor, content)
         os.fsync(descriptor)
@@ -56,7 +60,7 @@ def open_locked(path: Path) -> int:
     Raises BlockingIOError when another process holds it.
     """
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, _LOCKED, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_nlink:

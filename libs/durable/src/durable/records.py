@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+MOST_VALUES = 2_000_000
+"""Lists, objects and their members in one record: Python needs up to 100 bytes for each."""
+
+
 class RecordError(ValueError):
     """The JSON does not hold the record expected."""
 
@@ -74,6 +78,7 @@ def load(data: bytes, expected: type[T], *, schema: int | None = None) -> T:
     `schema` is the only one that we know, if there are any; for another, OtherSchema is raised.
     """
     try:
+        _refuse_too_many(data)
         plain: Any = json.loads(data.decode(), object_pairs_hook=_object)
         found = plain.get("schema") if isinstance(plain, dict) else None
         if schema is None or found == schema or type(found) is not int:
@@ -88,6 +93,11 @@ def load(data: bytes, expected: type[T], *, schema: int | None = None) -> T:
     ) as error:
         raise RecordError(f"not a valid {expected.__name__}: {_first_line(error)}") from error
     raise OtherSchema(found)
+
+
+def _refuse_too_many(data: bytes) -> None:
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > MOST_VALUES:
+        raise ValueError(f"it holds more than {MOST_VALUES} values")
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from iscsi_attach.errors import (
     DeviceBusy,
     DeviceNotFound,
     IoFailed,
+    KernelUnavailable,
     LunNotFound,
     SessionLost,
     TargetInUse,
@@ -49,7 +51,8 @@ DEFAULT_REPLACEMENT = 15.0
 INTERFACE = "iscsi_attach"
 """The interface record through which we discover under our own name."""
 DATABASES = ("etc/iscsi", "var/lib/iscsi")  # Debian's, and Red Hat's
-LOCKS = "run/lock/iscsi_attach"
+LOCKS = "run/iscsi_attach"
+_LOCK_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 COMMAND_TIMEOUT = 60.0  # of a command that waits for nobody but iscsid
 PAUSE = 0.02
 
@@ -450,19 +453,33 @@ def _command(
         time.sleep(PAUSE * 5)
 
 
+def _lock_folder(host: Host, step: str, where: str) -> Path:
+    """Our folder of locks: whoever else could write there could hold or remove our locks."""
+    folder = host.root / LOCKS
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise KernelUnavailable(
+            f"{folder} is not a folder that only user {os.geteuid()} can use: remove it",
+            step=step,
+            target=where,
+        )
+    return folder
+
+
 @contextmanager
 def _locked(host: Host, name: str, step: str, where: str, wait: float) -> Iterator[bool]:
     """Hold a lock of this host; tells whether its last holder died while it held it.
 
     The file goes with the lock, so that one which is there and free was left by a dead process.
     """
-    folder = host.root / LOCKS
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / name
+    path = _lock_folder(host, step, where) / name
     deadline = time.monotonic() + wait
     while True:
         inherited = path.exists()
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, _LOCK_FLAGS | os.O_CREAT, 0o600)
         if _is_taken(descriptor, path):
             break
         os.close(descriptor)
@@ -480,7 +497,7 @@ def _is_free(host: Host, iqn: str) -> bool:
     """Whether no living process of ours is at a target; the mark of a dead one stays."""
     path = host.root / LOCKS / _lock_name(iqn)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(path, _LOCK_FLAGS)
     except FileNotFoundError:
         return True
     try:

@@ -28,6 +28,7 @@ from prism_client.errors import (
 )
 from prism_client.model import (
     ApiKey,
+    BackupType,
     Basic,
     Boot,
     Category,
@@ -39,6 +40,7 @@ from prism_client.model import (
     DiskSnapshotRef,
     DiskSpec,
     Endpoint,
+    GuestTools,
     Image,
     Nic,
     NicSpec,
@@ -66,6 +68,7 @@ __all__ = [
     "ApiError",
     "ApiKey",
     "AuthFailed",
+    "BackupType",
     "BadAnswer",
     "BadRequest",
     "Basic",
@@ -82,6 +85,7 @@ __all__ = [
     "DiskSpec",
     "Endpoint",
     "Forbidden",
+    "GuestTools",
     "Image",
     "IncompleteChangeList",
     "Nic",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -20,6 +20,7 @@ class PrismClient:
     """One Prism Central and the clusters behind it. Made by connect(); closes as a context.
 
     unreadable: the records that lists left out because they cannot be understood.
+    revisions: what the server speaks, namespace -> "v4.3"; a namespace that it has not is missing.
     """
 
     clusters: services.Clusters
@@ -35,6 +36,7 @@ class PrismClient:
     tasks: services.Tasks
     protection_policies: services.ProtectionPolicies
     unreadable: Unreadables
+    revisions: Mapping[str, str]
     _on_close: Callable[[], None] = attrs.field(repr=False)
 
     def close(self) -> None:

@@ -138,6 +138,8 @@ class VmDisk:
     """A data disk of a VM: no CD-ROM, and no disk of an attached volume group.
 
     disk_ext_id is the backing virtual disk, which recovery points refer to.
+    external_volume: its volume on a storage array of another maker; None for Nutanix's own storage.
+    Whether changed regions and clones work there is not known.
     """
 
     ext_id: str
@@ -146,6 +148,7 @@ class VmDisk:
     index: int
     size: int
     storage_container_ext_id: str | None
+    external_volume: str | None = None
 
 
 @attrs.frozen
@@ -161,17 +164,36 @@ class Nic:
 
 @attrs.frozen
 class Boot:
-    """How a VM boots: firmware "legacy" or "uefi"; order as Prism names the device kinds."""
+    """How a VM boots: firmware "legacy" or "uefi"; order as Prism names the device kinds.
+
+    disk: bus and index of the one disk that it boots from, which Prism takes instead of an order.
+    """
 
     firmware: str = "legacy"
     secure: bool = False
     order: tuple[str, ...] = ()
+    disk: tuple[str, int] | None = None
+
+
+@attrs.frozen
+class GuestTools:
+    """What Prism knows of the Nutanix guest tools of a VM.
+
+    can_quiesce: whether Prism says that they can take an application-consistent snapshot now.
+    """
+
+    is_enabled: bool
+    is_reachable: bool
+    can_quiesce: bool
 
 
 @attrs.frozen
 class Vm:
     """An AHV virtual machine.
 
+    project_ext_id: its project, which dataprotection v4.4 wants to be named with a recovery point.
+    custom_attributes: text of the user's, "key:value" each (v4.2 and later).
+    guest_tools: None where Prism says nothing of them, as in v3.
     raw: the configuration exactly as Prism sent it, for keeping with a backup.
     volume_group_ext_ids: attached volume groups, whose disks a VM recovery point leaves out.
     """
@@ -193,6 +215,20 @@ class Vm:
     category_ext_ids: tuple[str, ...]
     protection_type: str | None
     raw: Mapping[str, Any] = attrs.field(repr=False, eq=False)
+    project_ext_id: str | None = None
+    custom_attributes: tuple[str, ...] = ()
+    guest_tools: GuestTools | None = None
+
+
+class BackupType(enum.Enum):
+    """What an application-consistent recovery point is to the applications in a Windows guest.
+
+    COPY leaves their backup history alone. FULL records a full backup there, after which Exchange
+    or SQL Server, for example, truncate their logs: only for who has no other backup of them.
+    """
+
+    COPY = "copy"
+    FULL = "full"
 
 
 class Consistency(enum.Enum):

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Namespace -> (newest revision whose shapes are known, a list that every revision has).
+# Namespace -> (newest revision whose shapes are known, a list that every revision has; "" for one
+# that counts only where the server announces it).
 _NAMESPACES = {
     "clustermgmt": (3, "config/clusters"),
     "vmm": (3, "ahv/config/vms"),
@@ -43,6 +44,7 @@ _NAMESPACES = {
     "networking": (4, "config/subnets"),
     "prism": (4, "config/tasks"),
     "datapolicies": (3, "config/protection-policies"),
+    "multidomain": (3, ""),  # external repositories: nothing is called there yet
 }
 _RELEASE = re.compile(r"v4\.(\d{1,3})")  # previews such as v4.0.b1 do not count
 _NOT_HERE = frozenset({404, 405, 501})
@@ -176,6 +178,8 @@ def _revision(http: Http, namespace: str) -> str | None:
     offered = _announced(http, namespace)
     if offered is not None:
         return f"v4.{min(offered, newest)}"
+    if not cheap_list:
+        return None
     for number in range(newest, -1, -1):
         if _has_list(http, f"/api/{namespace}/v4.{number}/{cheap_list}"):
             return f"v4.{number}"

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from prism_client.model import BackupType
+
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Callable, Iterator, Sequence
@@ -152,9 +154,15 @@ class RecoveryPoints(Protocol):
         name: str,
         expires: datetime,
         consistency: Consistency,
+        backup_type: BackupType = BackupType.COPY,
+        project_ext_id: str | None = None,
         request_id: UUID | None = None,
     ) -> RecoveryPoint:
-        """Take a recovery point, which the server itself deletes at `expires`, and its disks."""
+        """Take a recovery point, which the server itself deletes at `expires`, and its disks.
+
+        backup_type: for application consistency; v3 has no choice, and raises Unsupported for FULL.
+        project_ext_id: the VM's project. It is sent to a server that asks for it (v4.4).
+        """
         ...
 
     def get(self, ext_id: str) -> RecoveryPoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ from ptcomm_runner.errors import RunnerError
 from ptcomm_runner.process import Cancellation
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from command_line.arguments import Subparsers
 
     from ptcomm_runner.jobs import Result
@@ -77,7 +80,9 @@ def run(args: argparse.Namespace) -> int:
 
     Raises RunnerError and OSError.
     """
-    return _list(args) if args.action == "list" else _job(args)
+    if args.action == "list":
+        return _list(args)
+    return run_job(args, partial(_run_action, args))
 
 
 def _add(
@@ -87,6 +92,12 @@ def _add(
     if stored:
         _add_store(parser)
     parser.add_argument("--name", required=True, type=_job_name, help="name of the job")
+    add_job_arguments(parser)
+    return parser
+
+
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every job takes."""
     parser.add_argument("--backend", help="program to run as the backend; default: this one")
     parser.add_argument("--working-dir", type=Path, help="default: working in the store")
     parser.add_argument(
@@ -98,7 +109,6 @@ def _add(
     )
     _add_json(parser)
     parser.add_argument("parameters", nargs="*", type=arguments.pair, metavar="KEY=VALUE")
-    return parser
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +137,8 @@ def _list(args: argparse.Namespace) -> int:
     return 0
 
 
-def _job(args: argparse.Namespace) -> int:
+def run_job(args: argparse.Namespace, action: Callable[[jobs.Settings], Result]) -> int:
+    """Run a job with the settings of a command line, show its result, return its exit status."""
     cancellation = Cancellation()
     with ExitStack() as stack:
         stack.enter_context(cancellation.on_signals())
@@ -141,7 +152,7 @@ def _job(args: argparse.Namespace) -> int:
             cancellation=cancellation,
             namespace=args.own.namespace,
         )
-        result = _run_action(args, settings)
+        result = action(settings)
     _show(args, result)
     return 0 if result.status.good else 1
 

@@ -142,6 +142,33 @@ def restore(
     return _result(record, [item.head for item in moved], size)
 
 
+def restore_files(
+    name: str, settings: Settings, files: Sequence[FileItem], *, where: str = "/"
+) -> Result:
+    """Restore files that are in no store, in their order, below the folder `where`.
+
+    Their names begin with the namespace.
+    """
+    job_log = JobLog(settings.watcher)
+    prefix = "" if where == "/" else where.rstrip("/") + "/"
+    files = [
+        attrs.evolve(item, head=attrs.evolve(item.head, name=prefix + item.head.name))
+        for item in files
+    ]
+    job = attrs.evolve(
+        _passing_job(name, settings),
+        type=JobType.RESTORE,
+        where="" if where == "/" else where,
+    )
+    conversation = partial(
+        run_restore, job=job, parameters=Parameters(settings.parameters), objects=(), files=files
+    )
+    status, _ = _converse(settings, job_log, job.job_id, conversation)
+    size = sum(item.stored.data_bytes for item in files) if status.good else 0
+    heads = tuple(item.head for item in files)
+    return Result(status, job_log.messages, job_name=job.name, files=heads, data_bytes=size)
+
+
 def listing(name: str, settings: Settings, phase: Phase) -> Result:
     """What a backend would save (Phase.ESTIMATE) or offers for `listing=` (Phase.LISTING)."""
     job_log, job = JobLog(settings.watcher), _passing_job(name, settings)

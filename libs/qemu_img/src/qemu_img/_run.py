@@ -1,16 +1,31 @@
-"""The one place that starts qemu-img."""
+"""The one place that starts qemu-img, always in the sandbox."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
+import os
 import shutil
 import signal
+import stat
 import subprocess  # noqa: TID251 - this module exists to start a program
+import sys
+from functools import cache
 from typing import TYPE_CHECKING
 
 import attrs
 
+from qemu_img import sandbox
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+NO_SANDBOX = 125
+"""The exit code of a sandbox that could not be made."""
 
 
 class ToolFailed(Exception):
@@ -27,6 +42,27 @@ class Bounds:
     output: int
 
 
+@attrs.frozen
+class Files:
+    """All that one run may use of this host: what it reads (files, folders), and what it writes.
+
+    A file that is written and does not exist is made, with mode 0600.
+    """
+
+    read: tuple[Path, ...] = ()
+    write: tuple[Path, ...] = ()
+
+    def name(self, path: Path) -> str:
+        """The name of one of them for qemu-img, which does not see the path."""
+        return sandbox.path_of((*self.read, *self.write).index(path))
+
+    def show(self, text: str) -> str:
+        """A message of qemu-img with the paths in place of these names."""
+        for path in (*self.read, *self.write):
+            text = text.replace(self.name(path), str(path))
+        return text
+
+
 _BOUNDS_MET = {
     -signal.SIGXCPU: "it used more than {0.cpu} s of processor time",
     -signal.SIGKILL: "it used more than {0.cpu} s of processor time",
@@ -40,35 +76,117 @@ def convert_to_qcow2(raw: Path, qcow2: Path) -> None:
 
     Both formats are named, never probed: the bytes of a disk are the guest's to choose.
     """
-    run(["convert", "-f", "raw", "-O", "qcow2", str(raw), str(qcow2)], f"convert {raw.name}")
-
-
-def run(arguments: list[str], what: str, bounds: Bounds | None = None) -> None:
-    """Run qemu-img to do `what`, within `bounds` if given; raise ToolFailed with its last words."""
-    if shutil.which("qemu-img") is None:
-        raise ToolFailed("qemu-img is not installed: install qemu-utils")
-    command = ["qemu-img", *arguments]
-    if bounds:
-        limits = [f"--cpu={bounds.cpu}:{bounds.cpu + 5}", f"--as={bounds.memory}"]
-        command = ["prlimit", *limits, f"--fsize={bounds.output}", "--core=0", "--", *command]
+    files = Files(read=(raw,), write=(qcow2,))
+    formats = ["-f", "raw", "-O", "qcow2"]
     try:
-        done = subprocess.run(
-            command,
-            check=False,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            stdin=subprocess.DEVNULL,
-            timeout=bounds.wall if bounds else None,
-        )
+        run(["convert", *formats, files.name(raw), files.name(qcow2)], f"convert {raw.name}", files)
+    except BaseException:
+        qcow2.unlink(missing_ok=True)
+        raise
+
+
+def run(arguments: list[str], what: str, files: Files, bounds: Bounds | None = None) -> None:
+    """Run qemu-img to do `what` with `files`, within `bounds` if given.
+
+    Raises ToolFailed with its last words.
+    """
+    program = shutil.which("qemu-img")
+    if program is None:
+        raise ToolFailed("qemu-img is not installed: install qemu-utils")
+    _warn_without_landlock()
+    try:
+        with _opened(files) as descriptors:
+            done = _start(program, arguments, len(files.read), descriptors, bounds)
     except subprocess.TimeoutExpired as error:
         raise ToolFailed(
             f"qemu-img cannot {what}: stopped, it took more than {error.timeout} s"
         ) from error
+    except OSError as error:
+        raise ToolFailed(f"qemu-img cannot {what}: {error.strerror}") from error
     if done.returncode == 0:
         return
     if bounds and done.returncode in _BOUNDS_MET:
         reason = _BOUNDS_MET[done.returncode].format(bounds)
         raise ToolFailed(f"qemu-img cannot {what}: stopped, {reason}")
     words = done.stderr.strip().splitlines() or [f"no message, status {done.returncode}"]
-    raise ToolFailed(f"qemu-img cannot {what}: {words[-1].removeprefix('qemu-img: ')}")
+    said = files.show(words[-1].removeprefix("qemu-img: "))
+    raise ToolFailed(f"qemu-img cannot {what}: {said}")
+
+
+def _start(
+    program: str,
+    arguments: list[str],
+    readable: int,
+    descriptors: list[int],
+    bounds: Bounds | None,
+) -> subprocess.CompletedProcess[str]:
+    order = {
+        "read": descriptors[:readable],
+        "write": descriptors[readable:],
+        "limits": _limits(bounds),
+    }
+    launcher = [sys.executable, "-IS", sandbox.__file__, json.dumps(order)]
+    return subprocess.run(
+        [*launcher, program, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+        env={},
+        pass_fds=descriptors,
+        timeout=bounds.wall if bounds else None,
+    )
+
+
+def _limits(bounds: Bounds | None) -> dict[str, tuple[int, int]]:
+    limits = {"RLIMIT_CORE": (0, 0)}
+    if bounds:
+        limits["RLIMIT_CPU"] = (bounds.cpu, bounds.cpu + 5)
+        limits["RLIMIT_AS"] = (bounds.memory, bounds.memory)
+        limits["RLIMIT_FSIZE"] = (bounds.output, bounds.output)
+    return limits
+
+
+@contextlib.contextmanager
+def _opened(files: Files) -> Iterator[list[int]]:
+    """Open the files; while they are open they belong to the sandbox's user, if we are root."""
+    with contextlib.ExitStack() as stack:
+        descriptors = []
+        for path in files.read:
+            descriptors.append(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+            stack.callback(os.close, descriptors[-1])
+        for path in files.write:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptors.append(os.open(path, flags, 0o600))
+            stack.callback(os.close, descriptors[-1])
+        if os.geteuid() == 0:
+            for descriptor in descriptors:
+                _lend(descriptor, stack)
+        yield descriptors
+
+
+def _lend(descriptor: int, stack: contextlib.ExitStack) -> None:
+    """Give a file to the user of the sandbox until the stack ends."""
+    found = os.fstat(descriptor)
+    stack.callback(os.fchmod, descriptor, stat.S_IMODE(found.st_mode))
+    stack.callback(os.fchown, descriptor, found.st_uid, found.st_gid)
+    os.fchown(descriptor, sandbox.NOBODY, sandbox.NOBODY)
+    os.fchmod(descriptor, 0o700 if stat.S_ISDIR(found.st_mode) else 0o600)
+
+
+def weakness() -> str:
+    """What the sandbox lacks on this host; empty when it has everything."""
+    if sandbox.landlock_version():
+        return ""
+    return (
+        "this kernel has no Landlock: qemu-img could read files of this host that everybody can "
+        "read; use a kernel of 5.13 or later with lsm=landlock"
+    )
+
+
+@cache
+def _warn_without_landlock() -> None:
+    """Say it once in the log; `doctor` says it too."""
+    if found := weakness():
+        log.warning("%s", found)

@@ -7,11 +7,13 @@ from xml.etree import ElementTree as ET
 
 import attrs
 
+from vm_config.machine import match_disks
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from vm_config.ahv_record import ConfigNic, VmConfig
+    from vm_config.machine import Machine, MachineNic
 
 _BUSES = {
     "SCSI": ("scsi", "sd"),
@@ -32,7 +34,7 @@ class DomainDisk:
 
 
 def describe(
-    config: VmConfig,
+    machine: Machine,
     name: str,
     uuid: str,
     disks: Sequence[DomainDisk],
@@ -42,23 +44,24 @@ def describe(
 ) -> bytes:
     """The domain as XML.
 
-    `bridges` gives for a MAC address, a subnet of the source or `*` the bridge of this host; a card
-    without one is left out. Disks keep their order and bus, the first boots.
+    `bridges` gives for a MAC address, a network of the source (name or id) or `*` the bridge of
+    this host; a card without one is left out. Disks keep their order and bus, the first boots. An
+    image whose disk the machine does not know becomes a last disk, on virtio.
     """
     root = ET.Element("domain", type="kvm" if accelerated else "qemu")
     ET.SubElement(root, "name").text = name_of(name)
     ET.SubElement(root, "uuid").text = uuid
     ET.SubElement(root, "description").text = "a copy of a replica, made by podheitor"
-    ET.SubElement(root, "memory", unit="b").text = str(config.memory)
-    vcpu = config.sockets * config.cores_per_socket * config.threads_per_core
+    ET.SubElement(root, "memory", unit="b").text = str(machine.memory)
+    vcpu = machine.sockets * machine.cores_per_socket * machine.threads_per_core
     ET.SubElement(root, "vcpu").text = str(vcpu)
-    _firmware(root, config)
-    _processor(root, config, accelerated=accelerated)
+    _firmware(root, machine)
+    _processor(root, machine, accelerated=accelerated)
     ET.SubElement(root, "on_poweroff").text = "destroy"
     ET.SubElement(root, "on_reboot").text = "restart"
     devices = ET.SubElement(root, "devices")
-    _disks(devices, config, disks)
-    for nic in config.nics:
+    _disks(devices, machine, disks)
+    for nic in machine.nics:
         _card(devices, nic, bridges)
     ET.SubElement(devices, "serial", type="pty")
     ET.SubElement(devices, "console", type="pty")
@@ -74,66 +77,73 @@ def name_of(copy: str) -> str:
     return copy.replace("/", "-")
 
 
-def bridge_of(nic: ConfigNic, bridges: Mapping[str, str]) -> str:
+def bridge_of(nic: MachineNic, bridges: Mapping[str, str]) -> str:
     """The bridge for a network card; empty when none is given for it."""
-    keys = (nic.mac.lower(), nic.subnet, "*")
+    keys = (nic.mac.lower(), nic.network_id, nic.network, "*")
     return next((bridges[key] for key in keys if key and key in bridges), "")
 
 
-def _firmware(root: ET.Element, config: VmConfig) -> None:
-    is_uefi = config.firmware == "uefi"
+def _firmware(root: ET.Element, machine: Machine) -> None:
+    is_uefi = machine.firmware == "uefi"
     system = ET.SubElement(root, "os")
     if is_uefi:
         system.set("firmware", "efi")
-    machine = "q35" if _is_q35(config) else "pc"
-    ET.SubElement(system, "type", arch="x86_64", machine=machine).text = "hvm"
+    chipset = "q35" if _is_q35(machine) else "pc"
+    ET.SubElement(system, "type", arch="x86_64", machine=chipset).text = "hvm"
     if is_uefi:
         firmware = ET.SubElement(system, "firmware")
-        wanted = "yes" if config.secure_boot else "no"
+        wanted = "yes" if machine.secure_boot else "no"
         ET.SubElement(firmware, "feature", enabled=wanted, name="secure-boot")
     features = ET.SubElement(root, "features")
     ET.SubElement(features, "acpi")
     ET.SubElement(features, "apic")
-    if config.secure_boot:
+    if machine.secure_boot:
         ET.SubElement(features, "smm", state="on")
 
 
-def _is_q35(config: VmConfig) -> bool:
-    return config.firmware == "uefi" or config.machine_type.upper() == "Q35"
+def _is_q35(machine: Machine) -> bool:
+    return machine.firmware == "uefi" or "q35" in machine.machine_type.lower()
 
 
-def _processor(root: ET.Element, config: VmConfig, *, accelerated: bool) -> None:
+def _processor(root: ET.Element, machine: Machine, *, accelerated: bool) -> None:
     cpu = ET.SubElement(root, "cpu", mode="host-passthrough" if accelerated else "maximum")
     ET.SubElement(
         cpu,
         "topology",
-        sockets=str(config.sockets),
-        cores=str(config.cores_per_socket),
-        threads=str(config.threads_per_core),
+        sockets=str(machine.sockets),
+        cores=str(machine.cores_per_socket),
+        threads=str(machine.threads_per_core),
     )
 
 
-def _disks(devices: ET.Element, config: VmConfig, disks: Sequence[DomainDisk]) -> None:
+def _disks(devices: ET.Element, machine: Machine, disks: Sequence[DomainDisk]) -> None:
     """The disks on their buses; the first that the configuration lists boots."""
-    images = {disk.disk_id: disk for disk in disks}
     used: dict[str, int] = {}
-    present = [disk for disk in config.disks if disk.disk_id in images]
-    for order, disk in enumerate(present, start=1):
-        bus, prefix = _BUSES.get(disk.bus, ("virtio", "vd"))
-        if bus == "ide" and _is_q35(config):  # that machine has none
+    present = _in_order(machine, disks)
+    for order, (disk_bus, image) in enumerate(present, start=1):
+        bus, prefix = _BUSES.get(disk_bus, ("virtio", "vd"))
+        if bus == "ide" and _is_q35(machine):  # that machine has none
             bus, prefix = _BUSES["SATA"]
         number = used[prefix] = used.get(prefix, -1) + 1
-        image = images[disk.disk_id]
         element = ET.SubElement(devices, "disk", type="file", device="disk")
         ET.SubElement(element, "driver", name="qemu", type=image.format, discard="unmap")
         ET.SubElement(element, "source", file=str(image.path))
         ET.SubElement(element, "target", dev=prefix + _letters(number), bus=bus)
         ET.SubElement(element, "boot", order=str(order))
-    if any(disk.bus == "SCSI" for disk in present):
+    if any(bus == "SCSI" for bus, _ in present):
         ET.SubElement(devices, "controller", type="scsi", index="0", model="virtio-scsi")
 
 
-def _card(devices: ET.Element, nic: ConfigNic, bridges: Mapping[str, str]) -> None:
+def _in_order(machine: Machine, disks: Sequence[DomainDisk]) -> list[tuple[str, DomainDisk]]:
+    """The images with their buses, in the order of the machine."""
+    known = match_disks(machine.disks, [disk.disk_id for disk in disks])
+    places = {disk_id: machine.disks.index(disk) for disk_id, disk in known.items()}
+    last = len(machine.disks)
+    ordered = sorted(disks, key=lambda disk: places.get(disk.disk_id, last))
+    return [(known[d.disk_id].bus if d.disk_id in known else "PCI", d) for d in ordered]
+
+
+def _card(devices: ET.Element, nic: MachineNic, bridges: Mapping[str, str]) -> None:
     bridge = bridge_of(nic, bridges)
     if not bridge:
         return

@@ -20,6 +20,7 @@ class MachineDisk:
 
     `bus` is "SCSI", "IDE", "SATA" or "PCI" (virtio and NVMe), `size` in bytes when the
     configuration says it. `aliases` are other stems that a backup may have used for its file.
+    `is_saved` is False for a disk that its hypervisor leaves out of backups.
     """
 
     key: str
@@ -27,6 +28,7 @@ class MachineDisk:
     index: int
     size: int | None = None
     aliases: tuple[str, ...] = ()
+    is_saved: bool = True
 
 
 @attrs.frozen
@@ -50,8 +52,9 @@ class Machine:
     """A VM without its bytes: memory in bytes, firmware "legacy" or "uefi".
 
     Disks are in boot order as far as the source has one, else in the order of their buses.
-    `boot_order` holds "DISK", "NETWORK" and "CDROM". `left_out` has a line for each thing that
-    cannot be carried over, for the job log.
+    `boot_order` holds "DISK", "NETWORK" and "CDROM"; `boot_disk` is the key of the disk that the
+    machine boots from, when the source names one. `left_out` has a line for each thing that cannot
+    be carried over, for the job log.
     """
 
     name: str
@@ -70,24 +73,30 @@ class Machine:
     project: str = ""
     bios_uuid: str = ""
     left_out: tuple[str, ...] = ()
+    boot_disk: str = ""
 
 
 def match_disks(disks: Sequence[MachineDisk], stems: Sequence[str]) -> dict[str, MachineDisk]:
     """Which disk of a machine each file of a backup is, by the stem of the file.
 
     A stem is a disk's key or one of its aliases, without regard to case; what remains is matched
-    in order when as many disks as stems are left, since then there is nothing to choose. A stem
-    that is nobody's is not in the result.
+    in order when as many disks as stems are left, since then there is nothing to choose: of disks
+    that backups leave out none is expected. A stem that is nobody's is not in the result.
     """
-    found: dict[str, MachineDisk] = {}
+    by_name: dict[str, list[int]] = {}
+    for number, disk in enumerate(disks):
+        for name in dict.fromkeys(name.casefold() for name in (disk.key, *disk.aliases)):
+            by_name.setdefault(name, []).append(number)
+    numbers: dict[str, int] = {}
+    free = set(range(len(disks)))
     for stem in stems:
-        for disk in disks:
-            names = {name.casefold() for name in (disk.key, *disk.aliases)}
-            if stem.casefold() in names and disk not in found.values():
-                found[stem] = disk
+        for number in by_name.get(stem.casefold(), ()):
+            if number in free:
+                numbers[stem] = number
+                free.remove(number)
                 break
-    other_stems = [stem for stem in stems if stem not in found]
-    other_disks = [disk for disk in disks if disk not in found.values()]
-    if len(other_stems) == len(other_disks):
-        found |= dict(zip(other_stems, other_disks, strict=True))
-    return found
+    other_stems = [stem for stem in stems if stem not in numbers]
+    expected = [number for number in sorted(free) if disks[number].is_saved]
+    if len(other_stems) == len(expected):
+        numbers |= dict(zip(other_stems, expected, strict=True))
+    return {stem: disks[number] for stem, number in numbers.items()}

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from command_line import terminal
+from command_line import arguments, terminal
 
 from vm_replica.errors import IdentityError
 from vm_replica.owner import refuse_foreign
@@ -41,6 +41,18 @@ def add_parser(subparsers: Subparsers, identity: Path) -> None:
         "--fingerprint", default="",
         help="fingerprint that `pair` shows on the other host: it must fit its certificate",
     )  # fmt: skip
+    parser.add_argument(
+        "--renew", action="store_true",
+        help="make our next key and certificate, and show it; the one of today stays in use",
+    )  # fmt: skip
+    parser.add_argument(
+        "--change", action="store_true",
+        help="use the next key from now on: the other hosts must trust its certificate already",
+    )  # fmt: skip
+    parser.add_argument(
+        "--overlap", type=arguments.seconds(), default=0, metavar="TIME",
+        help="with --receiver: its certificate of before still counts for this time: 7d",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -55,7 +67,12 @@ def add_identity(parser: argparse.ArgumentParser, default: Path) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show our certificate, made if need be; trust another. Raises ReplicationError."""
     refuse_foreign(args.identity)
-    ours = tls.ensure_identity(args.identity, args.name or socket.gethostname())
+    name = args.name or socket.gethostname()
+    ours = tls.ensure_identity(args.identity, name)
+    if args.change:
+        ours = tls.change_to_next(args.identity)
+    if args.renew:
+        ours = tls.make_next(args.identity, name)
     terminal.say(f"our fingerprint: {ours.fingerprint}")
     terminal.say(f"our certificate: {ours.one_line}")
     found = ""
@@ -72,7 +89,7 @@ def _pair_with_receiver(args: argparse.Namespace, found: str) -> None:
     if not found:
         certificate = tls.fetch_certificate(host, port, timeout=TIMEOUT)
         found = _trust(args, certificate)
-    tls.remember_pair(args.identity, f"{host}:{port}", found)
+    tls.remember_pair(args.identity, f"{host}:{port}", found, int(args.overlap))
     terminal.say(f"paired with the receiver at {host}:{port}")
     terminal.say("on the receiver, allow us: podheitor-receiver allow CERTIFICATE --vm PATTERN")
 

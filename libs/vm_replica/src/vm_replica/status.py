@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import os
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
 from vm_replica.errors import ReplicationError
 from vm_replica.failover import ledger
-from vm_replica.store.catalog import Role
+from vm_replica.store.accounts import stored_bytes
+from vm_replica.store.catalog import ReplicaRole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vm_replica.store.catalog import Generation
     from vm_replica.store.replica import Replica, Store
+
+
+ALARM_SHARE = 50
+"""Percent of what a disk held: who overwrites so much in one cycle has to explain it."""
+ALARM_SIZE = 1 << 20
+"""Bytes of a disk below which the share says nothing."""
+ALARM_TIME = 86_400
+"""Seconds for which status shows it."""
 
 
 class Level(Enum):
@@ -115,7 +122,7 @@ def _status(replica: Replica, now: float, rpo: int) -> Status:
         points=len(points),
         oldest=points[0].manifest.taken if points else 0,
         rpo=rpo,
-        stored=_stored(replica.files.path),
+        stored=stored_bytes(replica.files.path),
         arrived=sum(arrived.durable_bytes.values()) if arrived else 0,
         expected=arrived.manifest.stream_bytes if arrived else 0,
         error=trouble.text if trouble else "",
@@ -124,12 +131,16 @@ def _status(replica: Replica, now: float, rpo: int) -> Status:
     )
     if current:
         found = _with_generation(found, current, now)
-    why, level = _judge(found, takes_cycles=state.role is Role.REPLICA)
+    why, level = _judge(found, takes_cycles=state.role is ReplicaRole.REPLICA)
+    if level is Level.OK and (alarm := _rewriting(points, now)):
+        why, level = alarm, Level.WARNING
     if ledger.is_interrupted(replica.files.path, failover):
         why = f"failover {failover.doing} was interrupted: run failover recover"
         level = Level.CRITICAL
     if state.applying:
         why, level = f"generation {state.applying.number} is only half applied", Level.CRITICAL
+    if state.rolling:
+        why, level = f"the rollback to generation {state.rolling} broke off", Level.CRITICAL
     return attrs.evolve(found, why=why, level=level)
 
 
@@ -140,10 +151,24 @@ def _with_generation(found: Status, current: Generation, now: float) -> Status:
         vm_name=manifest.vm_name,
         taken=manifest.taken,
         committed=current.committed,
-        lag=max(int(now) - manifest.taken, 0),
+        lag=max(int(now) - current.moment, 0),
         rpo=manifest.rpo or found.rpo,
         size=sum(disk.size for disk in current.disks),
     )
+
+
+def _rewriting(points: list[Generation], now: float) -> str:
+    """Which cycle of the last day has overwritten most of a disk, as one does that encrypts it."""
+    for point in reversed(points):
+        for disk in point.disks:
+            is_suspect = disk.size >= ALARM_SIZE and disk.rewritten >= ALARM_SHARE
+            if is_suspect and now - point.committed < ALARM_TIME:
+                return (
+                    f"generation {point.number} has overwritten {disk.rewritten} % of what disk "
+                    f"{disk.index} held: if nobody can explain it, generation {point.number - 1} "
+                    "is the last good one"
+                )
+    return ""
 
 
 def _judge(found: Status, *, takes_cycles: bool) -> tuple[str, Level]:
@@ -157,15 +182,3 @@ def _judge(found: Status, *, takes_cycles: bool) -> tuple[str, Level]:
         error = f": {found.error}" if found.error else ""
         return f"it lags {found.lag} s behind, {found.rpo} s are allowed{error}", level
     return found.error, Level.WARNING if found.error else Level.OK
-
-
-def _stored(folder: Path) -> int:
-    """Bytes on disk of all files in a folder, holes not counted."""
-    total = 0
-    for path, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += (Path(path) / name).stat().st_blocks * 512
-            except FileNotFoundError:  # a commit goes on beside us
-                continue
-    return total

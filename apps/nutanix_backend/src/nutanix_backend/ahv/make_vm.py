@@ -86,6 +86,7 @@ def _specification(
 ) -> prism_client.VmSpec:
     site, machine = order.site, order.machine
     categories, project = _categories_and_project(creation, site, machine)
+    disks = _disks(site, machine, sources)
     return prism_client.VmSpec(
         name=order.name,
         description=creation.description,
@@ -95,8 +96,8 @@ def _specification(
         threads_per_core=machine.threads_per_core,
         memory=machine.memory,
         machine_type=machine.machine_type or ("Q35" if machine.secure_boot else None),
-        boot=prism_client.Boot(machine.firmware, machine.secure_boot, machine.boot_order),
-        disks=tuple(_disks(site, machine, sources)),
+        boot=_boot(machine, disks),
+        disks=tuple(disks.values()),
         nics=tuple(_nic(creation, order, nic) for nic in machine.nics),
         category_ext_ids=categories,
         project_ext_id=project,
@@ -104,18 +105,31 @@ def _specification(
     )
 
 
+def _boot(machine: Machine, disks: dict[str, prism_client.DiskSpec]) -> prism_client.Boot:
+    """The order of the source, or the one of several disks that it names.
+
+    Prism takes either: a disk is named unless the machine looks to the network first. Without one
+    AHV would start what it finds on the first disk.
+    """
+    known = match_disks(machine.disks, list(disks))
+    named = [disks[key] for key, disk in known.items() if disk.key == machine.boot_disk]
+    is_clear = len(disks) == 1 or machine.boot_order[:1] == ("NETWORK",)
+    disk = None if is_clear or not named else (named[0].bus, named[0].index)
+    return prism_client.Boot(machine.firmware, machine.secure_boot, machine.boot_order, disk)
+
+
 def _disks(
     site: Site, machine: Machine, sources: dict[str, str | prism_client.VolumeDiskRef]
-) -> list[prism_client.DiskSpec]:
+) -> dict[str, prism_client.DiskSpec]:
     """The disks on their addresses; one that has none there goes behind the others."""
     known = match_disks(machine.disks, list(sources))
     container = site.container.ext_id if site.container else None
     taken = {(disk.bus, disk.index) for disk in machine.disks}
-    found = []
+    found = {}
     for key, source in sources.items():
         bus, index = _address(machine, known.get(key), taken)
         taken.add((bus, index))
-        found.append(prism_client.DiskSpec(source, bus, index, container))
+        found[key] = prism_client.DiskSpec(source, bus, index, container)
     return found
 
 

@@ -10,7 +10,7 @@ from command_line.text import size
 
 from nutanix_backend.ahv import networks
 from nutanix_backend.cluster import inventory
-from nutanix_backend.cluster.guards import Place
+from nutanix_backend.cluster.guards import DiskPlace
 from nutanix_backend.errors import RestoreRefused, SelectionError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Site:
     names: frozenset[str]
     owners: Mapping[str, str]
 
-    def place(self) -> Place:
+    def place(self) -> DiskPlace:
         """Where new disks of a volume group go; raise RestoreRefused when that is not clear."""
         chosen = self.container or self._usual_container()
         if chosen is None:
@@ -50,7 +50,7 @@ class Site:
                 f"cluster {self.cluster.name} has several storage containers: choose one with "
                 f"storage_container=, of {_known(self.containers)}"
             )
-        return Place(self.client, self.cluster.ext_id, chosen.ext_id)
+        return DiskPlace(self.client, self.cluster.ext_id, chosen.ext_id)
 
     def refuse_full(self, needed: int) -> None:
         """Raise RestoreRefused when the disks do not fit; what Prism does not say is let pass."""

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 @attrs.frozen
-class Place:
+class DiskPlace:
     """Where new disks are made: a Prism, one of its clusters, and a storage container there."""
 
     client: prism_client.PrismClient
@@ -236,6 +236,7 @@ class SnapshotGuard(ClusterGuard):
             name=self.name,
             expires=datetime.now(UTC) + TEMPORARY,
             consistency=kinds.APP if application else kinds.CRASH,
+            project_ext_id=self.vm.project_ext_id,
             request_id=self.entry.key,
         )
 
@@ -314,7 +315,7 @@ class NewDiskGuard(OfferGuard):
 
     def __init__(
         self,
-        place: Place,
+        place: DiskPlace,
         journal: Journal,
         name: str,
         size: int,

@@ -86,14 +86,14 @@ class Missing:
 
 
 @attrs.frozen
-class Selection:
+class SelectedVms:
     """The VMs of a job in the order of their names, and what was asked for in vain."""
 
     sources: tuple[Source, ...]
     missing: tuple[Missing, ...] = ()
 
 
-def select(client: prism_client.PrismClient, settings: Settings) -> Selection:
+def select(client: prism_client.PrismClient, settings: Settings) -> SelectedVms:
     """Find the VMs that `vm=` and `exclude_vm=` ask for.
 
     A value that selects nothing costs the others nothing. Raises SelectionError when no VM is left.
@@ -117,7 +117,7 @@ def select(client: prism_client.PrismClient, settings: Settings) -> Selection:
             "; ".join(item.reason for item in lost)
             or "no VM is left to back up: exclude_vm leaves out all that vm names"
         )
-    return Selection(tuple(kept), lost)
+    return SelectedVms(tuple(kept), lost)
 
 
 def _selected_by(

@@ -73,7 +73,7 @@ class Intent:
 
 
 @attrs.frozen
-class Outcome:
+class IntentOutcome:
     """What became of an intent: its id once it is there; `closed` when it is settled for good."""
 
     number: int
@@ -126,7 +126,7 @@ class Journal:
         self._append(intent)
         return Entry(self, intent)
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: IntentOutcome) -> None:
         """Write an outcome down; raise StateError."""
         if outcome.closed:
             self._open.discard(outcome.number)
@@ -153,12 +153,12 @@ class Entry:
 
     def made(self, ext_id: str) -> None:
         """The thing is there, under this id."""
-        self._journal.settle(Outcome(self.intent.number, ext_id, closed=False))
+        self._journal.settle(IntentOutcome(self.intent.number, ext_id, closed=False))
 
     def close(self) -> None:
         """The thing is gone, or is to stay. If that cannot be written, a sweep finds out itself."""
         try:
-            self._journal.settle(Outcome(self.intent.number, "", closed=True))
+            self._journal.settle(IntentOutcome(self.intent.number, "", closed=True))
         except StateError as error:
             log.warning("%s", error)
 
@@ -260,7 +260,7 @@ def _note(pending: dict[int, Pending], line: bytes) -> None:
         pending[intent.number] = Pending(intent, "")
         return
     try:
-        outcome = records.load(line, Outcome)
+        outcome = records.load(line, IntentOutcome)
     except records.RecordError:
         log.warning("a damaged line in a journal is ignored: %r", line[:200])
         return

@@ -37,7 +37,8 @@ class Transport:
 def choose(wanted: str, unavailable: Callable[[], str] = kernel.unavailable) -> Transport:
     """The transport for `auto`, `kernel` or `userspace`; `auto` prefers the kernel.
 
-    Raises ParameterError when the kernel is asked for and cannot.
+    Why the kernel cannot be used is told by `doctor`, not by each job. Raises ParameterError when
+    the kernel is asked for and cannot.
     """
     if wanted == "userspace":
         return _in_user_space("in user space, as transport=userspace says")
@@ -46,9 +47,7 @@ def choose(wanted: str, unavailable: Callable[[], str] = kernel.unavailable) -> 
         return _by_the_kernel(f"by the kernel (open-iscsi), transport={wanted}")
     if wanted == "kernel":
         raise ParameterError(f"transport=kernel cannot be used: {why_not}")
-    return _in_user_space(
-        f"in user space (libiscsi); the kernel initiator cannot be used: {why_not}"
-    )
+    return _in_user_space("in user space (libiscsi), transport=auto")
 
 
 def portal(

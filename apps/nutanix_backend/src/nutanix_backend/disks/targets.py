@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
+import durable
 import phcbt01
 
 from nutanix_backend.errors import RestoreFailed
@@ -112,24 +113,32 @@ class ImageTarget(PathTarget):
     def __init__(self, path: Path) -> None:
         """Write to `path`, under another name at first."""
         super().__init__(path)
-        self._written_to = partial_of(path)
+        self._folder = -1
 
     def open(self, size: int) -> OpenDisk:
-        """Make the file anew, and the folders above it."""
-        self._written_to.parent.mkdir(parents=True, exist_ok=True)
+        """Make the file anew, and the folders above it; no link of another user is followed."""
+        self._folder = durable.open_folder(self.path.parent)
+        self._written_to = durable.at(self._folder) / partial_of(self.path).name
         self._written_to.unlink(missing_ok=True)
         return super().open(size)
 
     def finish(self) -> None:
         """Give it its name."""
         self._close()
-        self._written_to.replace(self.path)
+        self._written_to.replace(self._written_to.with_name(self.path.name))
+        self._leave()
 
     def abandon(self) -> None:
         """Remove it."""
         self._close()
         if self._disk is not None:
             self._written_to.unlink(missing_ok=True)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._folder >= 0:
+            os.close(self._folder)
+            self._folder = -1
 
 
 def at_path(path: Path) -> PathTarget:

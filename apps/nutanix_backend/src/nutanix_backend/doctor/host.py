@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import tempfile
 from typing import TYPE_CHECKING
 
 import iscsi_attach
+import qemu_img
 from durable import records
+from iscsi_attach import kernel
 
 from nutanix_backend.doctor.finding import Finding
 from nutanix_backend.references.state import VmState
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 def check(settings: Settings) -> Iterator[Finding]:
     """Look at the programs and folders that jobs use, and at what past jobs have recorded."""
     yield _qemu_img()
-    yield _initiator()
-    yield from _secrets(settings)
+    yield _initiator(settings.transport)
     yield _state_folder(settings.state_dir)
     yield _previous_jobs(settings.state_dir)
 
@@ -35,22 +35,24 @@ def _qemu_img() -> Finding:
     path = shutil.which("qemu-img")
     if path is None:
         return Finding.bad("qemu-img", "no qemu-img on PATH, to restore VMs: install qemu-utils")
-    return Finding.ok("qemu-img", path)
+    if weakness := qemu_img.weakness():
+        return Finding.note("qemu-img", f"{path}: {weakness}")
+    return Finding.ok("qemu-img", f"{path}, in a sandbox")
 
 
-def _initiator() -> Finding:
+def _initiator(transport: str) -> Finding:
+    """Tell which iSCSI initiator jobs use, and why it is not the kernel's."""
+    why_not = "" if transport == "userspace" else kernel.unavailable()
+    if transport != "userspace" and not why_not:
+        return Finding.ok("initiator", "open-iscsi, in the kernel")
+    if transport == "kernel":
+        return Finding.bad("initiator", f"transport=kernel cannot be used: {why_not}")
     try:
         name = iscsi_attach.require_library()
     except iscsi_attach.LibraryMissing as error:
         return Finding.bad("initiator", str(error))
-    return Finding.ok("initiator", f"{name}, in user space")
-
-
-def _secrets(settings: Settings) -> Iterator[Finding]:
-    """Files with a password that others than their owner may read."""
-    for path in (settings.config_file, settings.password_file):
-        if path and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            yield Finding.note("secrets", f"{path} is open to others: chmod 600 {path}")
+    reason = f"; the kernel initiator cannot be used: {why_not}" if why_not else ""
+    return Finding.ok("initiator", f"{name}, in user space{reason}")
 
 
 def _state_folder(folder: Path) -> Finding:

@@ -16,7 +16,7 @@ from iscsi_attach import IscsiAttachError
 from phcbt01 import PhcbtError
 from prism_client import PrismError
 from qemu_img import ToolFailed
-from vm_config.readers import ahv
+from vm_config import ahv_record
 from vm_replica.failover.errors import FailoverFailed, FailoverRefused
 
 from nutanix_backend.ahv import identity, make_vm, method
@@ -117,7 +117,7 @@ class Ahv:
         return journal.opened(self.settings.state_dir, f"failover {copy.key}", self.place)
 
     def _creation(self, copy: Copy, point: Point, intents: Journal) -> Creation:
-        name = point.config.name
+        name = point.machine.name
         description = f"generation {copy.generation} of {name}, podheitor copy {copy.key}"
         return Creation(self.settings, self.report, intents, copy.key, description)
 
@@ -133,8 +133,7 @@ class Ahv:
         return inspect_target(self.client, settings, _origin(point), named_by_user=True)
 
     def _machine(self, point: Point, *, test: bool) -> Machine:
-        machine = ahv.machine_of(point.config)
-        return attrs.evolve(machine, nics=()) if test else machine
+        return attrs.evolve(point.machine, nics=()) if test else point.machine
 
     def _identity(self, site: Site, point: Point, *, test: bool) -> identity.Identity:
         wanted = "new" if test else self.settings.restore_identity
@@ -151,13 +150,13 @@ def _as_failure() -> Iterator[None]:
 
 
 def _origin(point: Point) -> Origin:
-    config = point.config
+    kind, text = point.configuration.kind, point.configuration.text
     return Origin(
-        namespace=NAMESPACE,
-        folder=config.vm_id,
-        vm_id=config.vm_id,
-        vm_name=config.name,
-        cluster_id=config.cluster_id,
+        namespace=kind,
+        folder=point.vm_id,
+        vm_id=point.vm_id,
+        vm_name=point.machine.name,
+        cluster_id=ahv_record.decode(text.encode()).cluster_id if kind == NAMESPACE else "",
     )
 
 

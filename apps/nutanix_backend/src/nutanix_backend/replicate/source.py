@@ -23,8 +23,8 @@ from command_line.text import size, with_notes
 from durable import records
 from vm_replica.errors import Code, CycleRefused, PeerFailed, ReplicationError
 from vm_replica.protocol import manifest as manifests
-from vm_replica.protocol import wire
-from vm_replica.protocol.manifest import SCHEMA, CycleDisk, CycleManifest
+from vm_replica.protocol import messages
+from vm_replica.protocol.manifest import SCHEMA, Configuration, CycleDisk, CycleManifest
 
 from nutanix_backend import vm_record
 from nutanix_backend.cluster import journal
@@ -33,7 +33,7 @@ from nutanix_backend.disks.attach import Route, open_disks, reference
 from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
 from nutanix_backend.disks.streams import StreamSender
 from nutanix_backend.errors import BackendError, ChainError, SelectionError, SourceError, StateError
-from nutanix_backend.names import OURS
+from nutanix_backend.names import NAMESPACE, OURS
 from nutanix_backend.progress import Progress
 from nutanix_backend.references import state
 from nutanix_backend.references.replicated import JOB, References
@@ -167,17 +167,17 @@ class Replication:
                     raise
             return self._cycle(client, references, self._ask())
 
-    def _ask(self) -> wire.Ready:
+    def _ask(self) -> messages.Ready:
         """What the receiver holds: asked before there is a snapshot, and again when it is sent."""
         with self._link.connect() as channel:
             return self._open(channel)
 
-    def _open(self, channel: Channel) -> wire.Ready:
-        channel.send(wire.Open(self._source.cluster.name, self._source.vm.ext_id))
-        return channel.expect(wire.Ready)
+    def _open(self, channel: Channel) -> messages.Ready:
+        channel.send(messages.Open(self._source.cluster.name, self._source.vm.ext_id))
+        return channel.expect(messages.Ready)
 
     def _cycle(
-        self, client: prism_client.PrismClient, references: References, ready: wire.Ready
+        self, client: prism_client.PrismClient, references: References, ready: messages.Ready
     ) -> Result:
         """One cycle on what the receiver holds. What fails once it is committed is only said."""
         name = f"{JOB} {self._source.vm.ext_id}"
@@ -215,7 +215,7 @@ class Replication:
         client: prism_client.PrismClient,
         references: References,
         intents: journal.Journal,
-        ready: wire.Ready,
+        ready: messages.Ready,
     ) -> Cycle:
         """Go on with the cycle that was interrupted, or begin one on a snapshot of now."""
         base = self._base(references, ready)
@@ -239,7 +239,7 @@ class Replication:
         snapshot.keep()
         return cycle
 
-    def _base(self, references: References, ready: wire.Ready) -> state.Reference | None:
+    def _base(self, references: References, ready: messages.Ready) -> state.Reference | None:
         """The reference whose state the replica has; None for a seed."""
         if not ready.digest:
             return None
@@ -285,7 +285,7 @@ class Replication:
             rpo=self._link.rpo,
             consistency=point.consistency.value,
             recovery_point=point.ext_id,
-            metadata=vm_record.from_vm(vm).encode().decode(),
+            configuration=Configuration(NAMESPACE, vm_record.from_vm(vm).encode().decode()),
             disks=_disks(plans),
         )
 
@@ -353,11 +353,11 @@ class Replication:
         self,
         cycle: Cycle,
         devices: Mapping[int, iscsi_attach.BlockDevice],
-        ready: wire.Ready,
+        ready: messages.Ready,
     ) -> Result:
         manifest = cycle.manifest
         digest = manifest.digest()
-        kind = wire.Kind.SEED if manifest.is_seed else wire.Kind.DELTA
+        kind = messages.Kind.SEED if manifest.is_seed else messages.Kind.DELTA
         with self._link.connect() as channel:
             now = self._open(channel)
             if now.digest != ready.digest:
@@ -368,13 +368,13 @@ class Replication:
                     needs=now.digest,
                 )
             held = dict(now.resume.disks) if now.resume and now.resume.digest == digest else {}
-            self._begin(channel, wire.Cycle(kind, manifest.base, manifest.encode()))
+            self._begin(channel, messages.Cycle(kind, manifest.base, manifest.encode()))
             for plan in cycle.plans:
                 start = held.get(plan.disk.disk_ext_id, 0)
                 self._send_disk(channel, plan, devices.get(plan.index), start)
             cycle.snapshot.prolong()
-            channel.send(wire.Commit(digest))
-            generation = channel.expect(wire.Committed).generation
+            channel.send(messages.Commit(digest))
+            generation = channel.expect(messages.Committed).generation
         return Result(
             vm_name=manifest.vm_name,
             vm_id=manifest.vm_id,
@@ -388,13 +388,13 @@ class Replication:
             seconds=0.0,
         )
 
-    def _begin(self, channel: Channel, cycle: wire.Cycle) -> None:
+    def _begin(self, channel: Channel, cycle: messages.Cycle) -> None:
         """Have the cycle accepted; a receiver may not have noticed yet that our last line broke."""
         deadline = time.monotonic() + BUSY
         while True:
             channel.send(cycle)
             try:
-                channel.expect(wire.Accepted)
+                channel.expect(messages.Accepted)
             except CycleRefused as refused:
                 if refused.code is not Code.BUSY or time.monotonic() > deadline:
                     raise
@@ -418,13 +418,13 @@ class Replication:
             self._link.throttle.check_cancelled()
             progress.advance(count)
 
-        channel.send(wire.Disk(plan.disk.disk_ext_id, start))
+        channel.send(messages.Disk(plan.disk.disk_ext_id, start))
         with closing(stream.pieces(device, plan.regions, start)) as pieces:
             sent, digest = send_stream(channel, pieces, tick)
         if sent != total - start:
             raise SourceError(f"{name}: {sent} bytes were read, not {total - start}")
-        channel.send(wire.EndOfDisk())
-        stored = channel.expect(wire.Stored).digest
+        channel.send(messages.EndOfDisk())
+        stored = channel.expect(messages.Stored).digest
         if stored != digest:
             raise PeerFailed(f"{name} arrived damaged: it was {digest}, the receiver has {stored}")
 
@@ -433,7 +433,7 @@ def send_stream(
     channel: Channel, pieces: Iterable[Buffer], tick: Callable[[int], None]
 ) -> tuple[int, str]:
     """Send the pieces as data; how many bytes it were, and their digest."""
-    sender = StreamSender(lambda data: channel.send(wire.Data(data.parts[0])))
+    sender = StreamSender(lambda data: channel.send(messages.Data(data.parts[0])))
     for piece in pieces:
         tick(memoryview(piece).nbytes)
         sender.put(piece)

@@ -101,7 +101,6 @@ class Folder(Destination):
         """Keep the configuration beside the disks."""
         path = Path(file.where) / file.name
         refuse_unfit(path, len(content), overwrite=self.job.settings.overwrite)
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
 
 

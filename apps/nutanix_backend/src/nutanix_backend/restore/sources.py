@@ -2,7 +2,8 @@
 
     @nutanix/<cluster>/<vm-uuid>/vm-metadata.json     disks/disk-<index>-<id>.raw
     @proxmox/<vmid>/<vmid>.conf                       disks/<disk>.raw
-    @vsphere/<vm>/<vm>.vmx                            disks/<disk>.vmdk
+    @vsphere/<vm>/<vm>.vmx, or <vm>.ovf               disks/<disk>.vmdk
+    @vsphere/<vm>/<vm>.ova                            (all in one file)
     @hyperv/<vm>/<vm>.xml                             disks/<disk>.vhdx
 
 each disk with deltas `disks/<disk>.<yyyymmddThhmmssZ>.phcbt01`. Siblings may put a cluster before
@@ -24,7 +25,7 @@ NAMESPACES = ("@nutanix", "@proxmox", "@vsphere", "@hyperv")
 _CONFIGURATIONS = {
     "@nutanix": ("vm-metadata.json",),
     "@proxmox": (".conf",),
-    "@vsphere": (".vmx",),
+    "@vsphere": (".vmx", ".ovf"),
     "@hyperv": (".xml", ".vmcx"),
 }
 _IMAGES = ("raw", "vmdk", "vhdx", "avhdx", "vhd", "qcow2")
@@ -44,6 +45,7 @@ class Role(Enum):
     DISK = "disk"
     EXTENT = "extent"
     DELTA = "delta"
+    PACKAGE = "package"
     OTHER = "other"
 
 
@@ -54,7 +56,8 @@ class SourceFile:
     `name` has no doubled prefix any more. `key` is the disk that the file belongs to, the same for
     an image, its extents and its deltas; `index` the disk's number where the name has one;
     `format` the ending of an image in lower case ("raw", "vmdk", "vhdx", "avhdx", "vhd", "qcow2")
-    or of a configuration (with "json", "conf", "vmx", "xml", "vmcx"); `stamp` the time of a delta.
+    or of a configuration ("json", "conf", "vmx", "ovf", "xml", "vmcx"); a package ("ova") is the
+    configuration and the images of all disks in one file; `stamp` is the time of a delta.
     """
 
     name: str
@@ -147,12 +150,21 @@ def _folder_and_file(name: str, parts: list[str]) -> tuple[list[str], list[str]]
 def _without_doubles(before: list[str], prefix: list[str]) -> list[str]:
     """Take the copies of a file's own prefix from the end of what stands before it."""
     copies = ([*prefix, "disks"], prefix, prefix[:1])
-    while copy := next((c for c in copies if before[-len(c) :] == c), None):
-        before = before[: -len(copy)]
-    return before
+    end = len(before)
+    while copy := next((c for c in copies if before[max(end - len(c), 0) : end] == c), None):
+        end -= len(copy)
+    return before[:end]
+
+
+def whole_disk(file: SourceFile) -> SourceFile:
+    """What an extent is when it turns out to be a disk, of a name that looks like an extent's."""
+    key, index = _numbered(file.file.rpartition(".")[0])
+    return attrs.evolve(file, role=Role.DISK, key=key, index=index)
 
 
 def _vm_file(found: SourceFile, file: str) -> SourceFile:
+    if found.namespace == "@vsphere" and file.lower().endswith(".ova"):
+        return attrs.evolve(found, role=Role.PACKAGE, format="ova")
     ending = next((e for e in _CONFIGURATIONS[found.namespace] if file.lower().endswith(e)), None)
     if ending is None:
         return found

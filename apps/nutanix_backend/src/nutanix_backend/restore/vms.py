@@ -10,7 +10,9 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import tempfile
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -20,6 +22,7 @@ from vm_config.machine import match_disks
 
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.restore import configuration, images
+from nutanix_backend.restore.package import Package
 from nutanix_backend.restore.plan import (
     DiskChain,
     numbers,
@@ -28,11 +31,10 @@ from nutanix_backend.restore.plan import (
     sibling_delta,
     sibling_image,
 )
-from nutanix_backend.restore.sources import Role
+from nutanix_backend.restore.sources import Role, whole_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from vm_config.machine import MachineDisk
 
@@ -174,11 +176,13 @@ class SiblingVm(Vm):
         """Prepare for what may come; `staging` makes the folder for images."""
         super().__init__(job, destination, plan_sibling(first))
         self._staging = staging
+        self._folder: Path | None = None
         self._images: dict[str, StagedImage] = {}
         self._wanted = numbers(job.settings.disk) or destination.wanted()
         self._numbers: dict[str, int] = {}
         self._stamps: dict[str, str] = {}
         self._known: Sequence[MachineDisk] = ()
+        self._known_names: set[str] = set()
         destination.prepare(self.plan)
 
     def configuration(self, file: SourceFile, content: bytes) -> None:
@@ -188,17 +192,40 @@ class SiblingVm(Vm):
             self._known = configuration.read(file.namespace, content).disks
         except RestoreRefused as error:  # disks alone need none
             self._job.say(f"{file.file} is not read: {error}")
+        names = (name for disk in self._known for name in (disk.key, *disk.aliases))
+        self._known_names = {name.casefold() for name in names}
 
     def receiver(self, file: SourceFile, length: int) -> Receiver | None:
         """A writer for raw images and deltas, a staged file for images of other formats."""
-        number = self._number(file)
-        if self._wanted and str(number) not in self._wanted:
+        if file.role is Role.PACKAGE:
+            return Package(file, self)
+        if file.role is Role.EXTENT:
+            file = self._by_its_name(file)
+            if self._is_known(file) and not self.wants(file):
+                return None
+            return self._stage(file, length)
+        if not self.wants(file):
             return None
         if file.role is Role.DELTA:
             return self._delta(file, length)
-        if file.format != RAW:
-            return self._stage(file, number, length)
-        return self._begin(file, number, length)
+        return self._stage(file, length) if file.format != RAW else self._begin(file, length)
+
+    def wants(self, file: SourceFile) -> bool:
+        """Whether the disk of a file is asked for."""
+        return not self._wanted or str(self._number(file)) in self._wanted
+
+    def say(self, text: str) -> None:
+        """Write a line into the job log."""
+        self._job.say(text)
+
+    def _by_its_name(self, file: SourceFile) -> SourceFile:
+        """An extent, or a disk of a name like an extent's, which the configuration may know."""
+        disk = whole_disk(file)
+        return disk if disk.key.casefold() in self._known_names else file
+
+    def _is_known(self, file: SourceFile) -> bool:
+        """Whether it is certain whose disk a file is before its content is seen."""
+        return file.key in self._numbers or file.key.casefold() in self._known_names
 
     def _number(self, file: SourceFile) -> int:
         """The number of a disk: its name says it, or the configuration, else it is the next."""
@@ -236,21 +263,22 @@ class SiblingVm(Vm):
     def abandon(self) -> None:
         """Give up what is not complete, and what is staged."""
         super().abandon()
-        for staged in self._images.values():
-            staged.discard()
         self._images.clear()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _begin(self, file: SourceFile, number: int, disk_size: int) -> DiskWriter:
-        """Start a disk with its whole image."""
+    def _begin(self, file: SourceFile, length: int) -> DiskWriter:
+        """Start a disk with its whole image, which is raw."""
         if file.key in self.writers:
             raise RestoreRefused(
                 f"{file.name}: two whole images of one disk came: select the files of one backup"
             )
-        chain = DiskChain(number, file.key, (sibling_image(file, disk_size),))
+        number = self._number(file)
+        chain = DiskChain(number, file.key, (sibling_image(file, length),))
         writer = self._destination.writer(self.plan, chain, grows=True)
         self._destination.refuse_too_large([writer])
         self._job.say(
-            f"VM {self.plan.origin.vm_name} disk {number}: {file.file}, {size(disk_size)} "
+            f"VM {self.plan.origin.vm_name} disk {number}: {file.file}, {size(length)} "
             f"to {writer.target.label}"
         )
         self.writers[file.key] = writer
@@ -273,29 +301,53 @@ class SiblingVm(Vm):
         writer.begin(file.name)
         return writer
 
-    def _stage(self, file: SourceFile, number: int, length: int) -> Receiver:
+    def _stage(self, file: SourceFile, length: int) -> StagedFile:
         """Keep a file of an image until all of its disk's are there."""
+        self._refuse_late(file)
+        staged = self.staging_file(file.file, length)
+        staged.when_whole = lambda: self.take_image(file, staged.path)
+        return staged
+
+    def staging_file(self, name: str, length: int) -> StagedFile:
+        """A file beside those of all images of this VM: a descriptor names its extents."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="images-", dir=self._staging()))
+        path = self._folder / name
+        if path.exists():
+            raise RestoreRefused(f"{name} came twice: select the files of one backup")
+        free = os.statvfs(self._folder)
+        if free.f_bavail * free.f_frsize < length:
+            raise RestoreRefused(
+                f"{self._folder} has {size(free.f_bavail * free.f_frsize)} free, {name} needs "
+                f"{size(length)}"
+            )
+        return StagedFile(path)
+
+    def take_image(self, file: SourceFile, path: Path) -> None:
+        """A file of an image is staged: its content says whether it is an extent."""
+        if file.role is Role.EXTENT and images.is_whole_disk(path):
+            file = whole_disk(file)
+        self._refuse_late(file)
+        if not self.wants(file):
+            path.unlink()
+            return
+        self._images.setdefault(file.key, StagedImage(file)).files.append(path)
+
+    def _refuse_late(self, file: SourceFile) -> None:
         if file.key in self.writers:
             raise RestoreRefused(f"{file.name} came after the changes of its disk")
-        staged = self._images.get(file.key)
-        if staged is None:
-            folder = self._staging() / "images" / f"{len(self._images)}-{number}"
-            folder.mkdir(parents=True)
-            staged = self._images[file.key] = StagedImage(file, number, folder)
-        return staged.receive(file.file, length)
 
     def _unpack(self, key: str) -> None:
         """Convert the staged image of a disk, if there is one, and write it to its target."""
         staged = self._images.pop(key, None)
         if staged is None:
             return
-        raw = staged.folder / "disk.raw"
+        raw = staged.files[0].with_name(f"{self._number(staged.first)}.converted")
         found = images.convert_to_raw(staged.files, raw)
         for path in staged.files:
             path.unlink()
-        length = raw.stat().st_size
         self._job.say(f"{staged.first.file} is an image of kind {found.kind}")
-        writer = self._begin(staged.first, staged.number, length)
+        writer = self._begin(staged.first, raw.stat().st_size)
         pour(raw, writer)
         writer.end()
         raw.unlink()
@@ -309,40 +361,21 @@ def pour(raw: Path, writer: DiskWriter) -> None:
             writer.write(buffer[:count])
 
 
+@attrs.frozen
 class StagedImage:
-    """The files of one disk of another hypervisor, on their way to be converted."""
+    """The files of one disk of another hypervisor, under the names that they had."""
 
-    def __init__(self, first: SourceFile, number: int, folder: Path) -> None:
-        """Keep them in `folder`, which is theirs alone."""
-        self.first = first
-        self.number = number
-        self.folder = folder
-        self.files: list[Path] = []
-
-    def receive(self, name: str, length: int) -> StagedFile:
-        """A file of it, under the name that it had: a descriptor refers to its extents by name."""
-        path = self.folder / name
-        if path in self.files:
-            raise RestoreRefused(f"{name} came twice: select the files of one backup")
-        free = os.statvfs(self.folder)
-        if free.f_bavail * free.f_frsize < length:
-            raise RestoreRefused(
-                f"{self.folder} has {size(free.f_bavail * free.f_frsize)} free, {name} needs "
-                f"{size(length)}"
-            )
-        self.files.append(path)
-        return StagedFile(path)
-
-    def discard(self) -> None:
-        """Remove what is staged."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    first: SourceFile
+    files: list[Path] = attrs.field(factory=list)
 
 
 class StagedFile:
-    """A file that is being staged, with holes for zeros."""
+    """A file that is being staged, with holes for zeros; `when_whole` is called at its end."""
 
     def __init__(self, path: Path) -> None:
         """Write to `path`."""
+        self.path = path
+        self.when_whole: Callable[[], None] | None = None
         self._file = path.open("xb")
 
     def write(self, piece: memoryview) -> None:
@@ -356,3 +389,5 @@ class StagedFile:
         """It is whole."""
         self._file.truncate(self._file.tell())
         self._file.close()
+        if self.when_whole is not None:
+            self.when_whole()

@@ -9,6 +9,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 import attrs
+import durable
 import phcbt01
 from command_line.text import size
 from digests import StreamDigest
@@ -54,13 +55,19 @@ class ImageReceiver:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a small file under another name and rename it: what looks whole is whole."""
-    partial = partial_of(path)
+    folder = durable.open_folder(path.parent)
+    partial = durable.at(folder) / partial_of(path).name
     try:
-        partial.write_bytes(content)
-        partial.replace(path)
+        partial.unlink(missing_ok=True)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
+            file.write(content)
+        partial.replace(partial.with_name(path.name))
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(folder)
 
 
 class Record:

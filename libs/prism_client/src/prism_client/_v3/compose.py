@@ -41,5 +41,6 @@ def client(
         tasks=Tasks(central, elements),
         protection_policies=ProtectionPolicies(central),
         unreadable=central.unreadable,
+        revisions={},
         on_close=on_close,
     )

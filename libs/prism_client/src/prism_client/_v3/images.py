@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -36,7 +35,7 @@ log = logging.getLogger(__name__)
 _CHUNK = 128 << 10  # bytes; each has the time-out to itself, so that a slow line may be slow
 _PAUSE = 1.0  # seconds between two looks at an image that is not ready
 _TRIES = 3  # uploads of one file, of which all but the last broke
-_GRACE = 30.0  # seconds for an image to become whole after the connection broke at the very end
+_LOOKS = 8  # at an image, after the connection broke at the very end: some 30 seconds
 _GATEWAY_GAVE_UP = frozenset({408, 502, 504})  # a proxy's words: Prism itself may still be at work
 
 
@@ -96,7 +95,7 @@ class Uploader:
             if task is not None:
                 self.api.wait(task)
             self._send(ext_id, stream, sha256)
-            self._until_whole(ext_id, stream.size, self.api.deadline)
+            self._until_whole(ext_id, stream.size)
         except BaseException as exc:
             self._discard(ext_id, exc)
             raise
@@ -149,9 +148,10 @@ class Uploader:
         log.info("image %s was sent whole, but the answer did not come: %s", ext_id, exc)
         if isinstance(exc, Timeout):
             return True
-        with suppress(TaskTimeout):
-            self._until_whole(ext_id, size, _GRACE)
-            return True
+        for look in range(_LOOKS):
+            if self._is_whole(ext_id, size):
+                return True
+            self.api.clock.sleep(_PAUSE * 1.5**look)
         return False
 
     def _put(self, ext_id: str, stream: FileStream, sha256: str | None) -> None:
@@ -169,13 +169,13 @@ class Uploader:
             )
         )
 
-    def _until_whole(self, ext_id: str, size: int, seconds: float) -> None:
-        """Look again and again, for so long. Raises TaskTimeout, TaskFailed, BadAnswer."""
-        end = self.api.clock.monotonic() + seconds
+    def _until_whole(self, ext_id: str, size: int) -> None:
+        """Look again and again, until the deadline. Raises TaskTimeout, TaskFailed, BadAnswer."""
+        end = self.api.clock.monotonic() + self.api.deadline
         while not self._is_whole(ext_id, size):
             if self.api.clock.monotonic() >= end:
                 raise TaskTimeout(
-                    f"image {ext_id} is not ready after {seconds:g} s;"
+                    f"image {ext_id} is not ready after {self.api.deadline:g} s;"
                     " see its task in Prism, or allow more time",
                     task_ext_id=ext_id,
                 )

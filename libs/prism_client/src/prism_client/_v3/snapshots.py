@@ -8,8 +8,8 @@ import attrs
 
 from prism_client._v3 import wire
 from prism_client._v3.api import V2, segment
-from prism_client.errors import NotFound
-from prism_client.model import DiskRecoveryPoint, PointKind
+from prism_client.errors import NotFound, Unsupported
+from prism_client.model import BackupType, Consistency, DiskRecoveryPoint, PointKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prism_client._fields import Fields
     from prism_client._v3.api import Api
     from prism_client._v3.elements import Elements
-    from prism_client.model import Consistency, PointId, RecoveryPoint, Vm
+    from prism_client.model import PointId, RecoveryPoint, Vm
 
 
 @attrs.frozen
@@ -40,8 +40,14 @@ class RecoveryPoints:
         name: str,
         expires: datetime,
         consistency: Consistency,
+        backup_type: BackupType = BackupType.COPY,
+        project_ext_id: str | None = None,  # noqa: ARG002 - v3 does not ask for it
         request_id: UUID | None = None,
     ) -> RecoveryPoint:
+        if consistency is Consistency.APP and backup_type is BackupType.FULL:
+            raise Unsupported(
+                "a VM snapshot of v3 cannot be told to record a full backup in the guest"
+            )
         element = self.elements.of(self._vm(vm_ext_id).cluster_ext_id)
         spec = wire.snapshot_body(vm_ext_id, name, expires, consistency)
         made = element.create("vm_snapshots", "vm_snapshot", spec, request_id)

@@ -136,6 +136,7 @@ def vm(entity: Fields) -> Vm:
         category_ext_ids=_categories(entity.need("metadata")),
         protection_type=resources.opt_text("protection_type"),
         raw=entity.value,
+        project_ext_id=entity.child("metadata", "project_reference").opt_text("uuid"),
     )
 
 
@@ -174,7 +175,13 @@ def _boot(data: Fields) -> Boot:
         firmware="legacy" if kind == "LEGACY" else "uefi",
         secure=kind == "SECURE_BOOT",
         order=data.texts("boot_device_order_list"),
+        disk=_boot_disk(data.child("boot_device").child("disk_address")),
     )
+
+
+def _boot_disk(address: Fields) -> tuple[str, int] | None:
+    bus, index = address.opt_text("adapter_type"), address.opt_integer("device_index")
+    return None if bus is None else (bus, index or 0)
 
 
 def _categories(metadata: Fields) -> tuple[str, ...]:
@@ -210,6 +217,10 @@ def vm_body(spec: VmSpec) -> dict[str, Any]:
 
 def _boot_body(boot: Boot) -> dict[str, Any]:
     kind = "LEGACY" if boot.firmware != "uefi" else "SECURE_BOOT" if boot.secure else "UEFI"
+    if boot.disk is not None:
+        bus, index = boot.disk
+        address = {"adapter_type": bus, "device_index": index}
+        return {"boot_type": kind, "boot_device": {"disk_address": address}}
     order = {"boot_device_order_list": list(boot.order)} if boot.order else {}
     return {"boot_type": kind} | order
 

@@ -39,6 +39,7 @@ def over(
     Whatever writes needs the tasks of v4. Recovery points, changed regions and volume groups hand
     each other ids, so they are of one generation.
     """
+    client = attrs.evolve(client, revisions={name: api.revision for name, api in apis.items()})
     if "clustermgmt" in apis:
         client = attrs.evolve(
             client,

@@ -8,7 +8,7 @@ import attrs
 
 from prism_client._v4 import wire
 from prism_client._v4.api import equals, segment
-from prism_client.model import PointKind
+from prism_client.model import BackupType, PointKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _PATH = "config/recovery-points"
 _KIND = "dataprotection:config:recovery-point"
+_WITH_PROJECT = 4  # v4.4: earlier ones refuse a field that they do not know
 
 
 @attrs.frozen
@@ -41,9 +42,13 @@ class RecoveryPoints:
         name: str,
         expires: datetime,
         consistency: Consistency,
+        backup_type: BackupType = BackupType.COPY,
+        project_ext_id: str | None = None,
         request_id: UUID | None = None,
     ) -> RecoveryPoint:
-        body = wire.recovery_point_body(vm_ext_id, name, expires, consistency)
+        body = wire.recovery_point_body(vm_ext_id, name, expires, consistency, backup_type)
+        if project_ext_id is not None and _number(self.api.revision) >= _WITH_PROJECT:
+            body["projectExtId"] = project_ext_id
         return self.get(
             self.writes.create(_PATH, body, _KIND, request_id, detail="recoveryPointExtId")
         )
@@ -71,6 +76,10 @@ class RecoveryPoints:
 
     def delete(self, ext_id: str) -> bool:
         return self.writes.delete(_entity(ext_id))
+
+
+def _number(revision: str) -> int:
+    return int(revision.removeprefix("v4."))
 
 
 def _entity(ext_id: str) -> str:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from prism_client._refusal import app_messages
 from prism_client._text import one_line
 from prism_client.model import (
+    BackupType,
     Boot,
     Category,
     Cluster,
     Consistency,
     DiskRecoveryPoint,
     DiskSpec,
+    GuestTools,
     Image,
     Nic,
     NicSpec,
@@ -105,6 +107,19 @@ def vm(data: Fields) -> Vm:
         category_ext_ids=tuple(item.text("extId") for item in data.items("categories")),
         protection_type=data.opt_text("protectionType"),
         raw=data.value,
+        project_ext_id=data.opt_text("projectExtId") or data.child("project").opt_text("extId"),
+        custom_attributes=data.texts("customAttributes"),
+        guest_tools=_guest_tools(data.child("guestTools")),
+    )
+
+
+def _guest_tools(data: Fields) -> GuestTools | None:
+    if not data.value:
+        return None
+    return GuestTools(
+        is_enabled=data.flag("isEnabled"),
+        is_reachable=data.flag("isReachable"),
+        can_quiesce=data.flag("isVssSnapshotCapable"),
     )
 
 
@@ -115,7 +130,13 @@ def _boot(data: Fields) -> Boot:
         firmware="uefi" if is_uefi else "legacy",
         secure=data.flag("isSecureBootEnabled"),
         order=data.texts("bootOrder"),
+        disk=_boot_disk(data.child("bootDevice").child("diskAddress")),
     )
+
+
+def _boot_disk(address: Fields) -> tuple[str, int] | None:
+    bus, index = address.opt_text("busType"), address.opt_integer("index")
+    return None if bus is None else (bus, index or 0)
 
 
 def _volume_group_of(disk: Fields) -> str | None:
@@ -132,6 +153,7 @@ def _vm_disk(data: Fields) -> VmDisk:
         index=address.integer("index"),
         size=backing.integer("diskSizeBytes"),
         storage_container_ext_id=backing.child("storageContainer").opt_text("extId"),
+        external_volume=backing.child("externalStorageInfo").opt_text("volumeName"),
     )
 
 
@@ -176,7 +198,13 @@ def _boot_body(boot: Boot) -> dict[str, Any]:
     body: dict[str, Any] = {"$objectType": f"vmm.v4.ahv.config.{kind}"}
     if boot.firmware == "uefi":
         body["isSecureBootEnabled"] = boot.secure
-    if boot.order:
+    if boot.disk is not None:
+        bus, index = boot.disk
+        body["bootDevice"] = {
+            "$objectType": "vmm.v4.ahv.config.BootDeviceDisk",
+            "diskAddress": {"busType": bus, "index": index},
+        }
+    elif boot.order:
         body["bootOrder"] = list(boot.order)
     return body
 
@@ -245,15 +273,14 @@ def disk_recovery_points(vm_part: Fields) -> tuple[DiskRecoveryPoint, ...]:
 
 
 def recovery_point_body(
-    vm_ext_id: str, name: str, expires: datetime, consistency: Consistency
+    vm_ext_id: str, name: str, expires: datetime, consistency: Consistency, backup_type: BackupType
 ) -> dict[str, Any]:
     """Return the body that takes a recovery point of one VM."""
     part: dict[str, Any] = {"vmExtId": vm_ext_id}
     if consistency is Consistency.APP:
         part["applicationConsistentProperties"] = {
             "$objectType": "dataprotection.v4.common.VssProperties",
-            # A copy leaves the guest's own log chains alone; truncating them is not ours to decide.
-            "backupType": "COPY_BACKUP",
+            "backupType": f"{backup_type.name}_BACKUP",
             "shouldIncludeWriters": False,
             "shouldStoreVssMetadata": False,
         }

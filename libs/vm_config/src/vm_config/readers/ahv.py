@@ -32,4 +32,16 @@ def machine_of(config: ahv_record.VmConfig) -> Machine:
         categories=config.categories,
         project=config.project,
         bios_uuid=str(config.prism.get("biosUuid") or ""),
+        boot_disk=_boot_disk(config),
     )
+
+
+def _boot_disk(config: ahv_record.VmConfig) -> str:
+    """The id of the disk that Prism's answer, of API v4, names to boot from."""
+    boot = config.prism.get("bootConfig")
+    device = boot.get("bootDevice") if isinstance(boot, dict) else None
+    address = device.get("diskAddress") if isinstance(device, dict) else None
+    if not isinstance(address, dict):
+        return ""
+    place = address.get("busType"), address.get("index")
+    return next((disk.disk_id for disk in config.disks if (disk.bus, disk.index) == place), "")

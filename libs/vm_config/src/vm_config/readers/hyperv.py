@@ -1,30 +1,42 @@
 """Hyper-V: the XML configuration of Windows Server 2012 and of exports, UTF-16 or UTF-8.
 
 Since Windows Server 2016 the configuration is a binary .vmcx of unpublished layout: it is
-recognised and refused. The XML is parsed by expat with every kind of declaration refused, so that
-no entity can grow and nothing outside is read.
+recognised and refused.
 """
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
-from xml.parsers import expat
 
 import attrs
 
 from vm_config.errors import ConfigurationError
 from vm_config.machine import Machine, MachineDisk, MachineNic
-from vm_config.readers import text
+from vm_config.readers import text, xml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from vm_config.readers.xml import Element
+
 _VMCX = b"\x14\x20\x28\x01"
 _IDE = "_83f8638b-8dca-4152-9eda-2ca8b33039b4_"
 _VLAN_FEATURE = "feature_952c5004-4465-451c-8cb8-fa9ab382b773"
-_MAX_DEPTH, _MAX_ELEMENTS = 40, 200_000
-_KINDS = {"harddrive": "DISK", "optical": "CDROM", "network": "NETWORK"}
+_UNITS = {"IDE": 2, "SCSI": 64}
+"""How many drives a controller takes."""
+_KINDS = {
+    "harddrive": "DISK",
+    "ide": "DISK",
+    "optical": "CDROM",
+    "cd": "CDROM",
+    "network": "NETWORK",
+    "legacynetworkadapter": "NETWORK",
+}
+_BOOT_PATHS = (  # of generation 2: paths of devices, as its firmware spells them
+    (r"\bscsi\(([0-9]{1,3}),([0-9]{1,3})\)", "DISK"),
+    (r"\bmac\(|\bipv[46]\(", "NETWORK"),
+)
 _DEVICES = (  # by what the manifest calls them
     (r"pci express|\bdda\b|pass", "passthrough device"),
     (r"gpu|3d video|remotefx", "graphics adapter"),
@@ -33,32 +45,23 @@ _DEVICES = (  # by what the manifest calls them
 )
 
 
-@attrs.define
-class _Element:
-    """An element; tags in lower case, for exports do not agree on them."""
+@attrs.frozen
+class _Drive:
+    """A drive in its place; `slot` is its number on its controller."""
 
-    tag: str
-    text: str = ""
-    children: list[_Element] = attrs.field(factory=list)
+    bus: str
+    controller: int
+    slot: int
+    kind: str
+    path: str
 
-    def all(self, tag: str) -> list[_Element]:
-        return [child for child in self.children if child.tag == tag]
+    @property
+    def index(self) -> int:
+        return self.controller * _UNITS[self.bus] + self.slot
 
-    def get(self, *path: str) -> str:
-        """The text at the end of a path, or nothing."""
-        element: _Element | None = self
-        for tag in path:
-            element = next(iter(element.all(tag)), None) if element else None
-        return element.text.strip() if element else ""
-
-    def walk(self) -> Iterator[_Element]:
-        for child in self.children:
-            yield child
-            yield from child.walk()
-
-    def find(self, tag: str) -> str:
-        """The text of the first element with this tag, at any depth."""
-        return next((e.text.strip() for e in self.walk() if e.tag == tag), "")
+    @property
+    def is_disk(self) -> bool:
+        return self.kind == "VHD" and bool(self.path)
 
 
 def read(content: bytes) -> Machine:
@@ -69,13 +72,14 @@ def read(content: bytes) -> Machine:
             "the disks with where=/a/folder and make the VM with them; on a Hyper-V host, "
             "(Compare-VM -Copy -Path FILE.vmcx -GenerateNewId).VM shows what it had"
         )
-    root = _parse(text.decode(content, "Hyper-V configuration"))
+    root = xml.parse(content, "Hyper-V configuration")
     if root.tag != "configuration":
         raise ConfigurationError(f"the XML holds <{root.tag[:50]}>, not a Hyper-V configuration")
     bank = root.get("settings", "memory", "bank", "size")
     cpus = root.get("settings", "processors", "count") or "1"
     is_uefi = root.get("properties", "subtype") == "1"
-    kinds = [_KINDS.get(root_device.lower(), "") for root_device in _boot_devices(root)]
+    drives = list(_drives(root))
+    kinds, boot_drive = _boot_order(root, drives, is_uefi=is_uefi)
     return Machine(
         name=root.get("properties", "name"),
         description=root.get("properties", "notes") or root.get("notes"),
@@ -86,75 +90,43 @@ def read(content: bytes) -> Machine:
         firmware="uefi" if is_uefi else "legacy",
         secure_boot=is_uefi and root.find("secure_boot_enabled").lower() == "true",
         machine_type="",
-        boot_order=tuple(dict.fromkeys(filter(None, kinds))),
-        disks=tuple(_disks(root)),
-        nics=tuple(_nic(card) for card in _cards(root)),
-        left_out=tuple(_left_out(root)),
+        boot_order=kinds,
+        disks=tuple(_disks(drives, boot_drive)),
+        nics=tuple(_nics(root)),
+        bios_uuid=text.uuid(root.find("bios_guid")),
+        left_out=tuple(_left_out(root, drives)),
+        boot_disk=text.stem(boot_drive.path) if boot_drive else "",
     )
-
-
-# --- XML
-
-
-def _parse(document: str) -> _Element:
-    """The root element; raise ConfigurationError for what is not plain XML of elements and text."""
-    top = _Element("")
-    open_elements = [top]
-    count = 0
-
-    def start(tag: str, attributes: dict[str, str]) -> None:
-        nonlocal count
-        count += 1
-        if len(open_elements) > _MAX_DEPTH or count > _MAX_ELEMENTS:
-            raise ConfigurationError("the Hyper-V configuration is too deeply nested or too long")
-        element = _Element(tag.lower())
-        element.children += [_Element(name.lower(), value) for name, value in attributes.items()]
-        open_elements[-1].children.append(element)
-        open_elements.append(element)
-
-    def end(_tag: str) -> None:
-        open_elements.pop()
-
-    def characters(data: str) -> None:
-        open_elements[-1].text += data
-
-    def declaration(*_: object) -> int:
-        raise ConfigurationError("the Hyper-V configuration declares a document type or an entity")
-
-    parser = expat.ParserCreate("utf-8")  # whatever the document says that it was
-    parser.buffer_text, parser.buffer_size = True, 65536
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler = characters
-    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = declaration
-    parser.ExternalEntityRefHandler = declaration
-    document = document.strip("\ufeff\0 \t\r\n")
-    try:
-        parser.Parse(document.encode("utf-8", "replace"), True)  # noqa: FBT003 - expat's "is final"
-    except expat.ExpatError as error:
-        raise ConfigurationError(f"the Hyper-V configuration is not XML: {error}") from error
-    return top.children[0]
 
 
 # --- disks
 
 
-def _drives(root: _Element) -> Iterator[tuple[str, int, str, str]]:
-    """Bus, index, type and path of every drive; controllers in the order of the file."""
+def _drives(root: Element) -> Iterator[_Drive]:
+    """Every drive; controllers in the order of the file.
+
+    Exports of other tools call every drive of a controller 0: each goes behind the others.
+    """
     number = 0
     for holder in _controllers(root):
-        is_ide = holder.tag in {_IDE, "vm-controllers"}
+        is_ide = holder.tag in {_IDE, "vm-controllers", "ide"}
         for controller in holder.children:
             if not (at := re.fullmatch(r"controller([0-9]{1,2})", controller.tag)):
                 continue
+            taken: set[int] = set()
+            free = 0
             for drive in controller.children:
-                if slot := re.fullmatch(r"drive([0-9]{1,3})", drive.tag):
-                    index = int(at[1]) * 2 + int(slot[1]) if is_ide else number * 64 + int(slot[1])
-                    bus = "IDE" if is_ide else "SCSI"
-                    yield bus, index, drive.get("type").upper(), drive.get("pathname")
+                if found := re.fullmatch(r"drive([0-9]{1,3})", drive.tag):
+                    slot = int(found[1]) if int(found[1]) not in taken else free
+                    taken.add(slot)
+                    free = max(free, slot + 1)
+                    bus, place = ("IDE", int(at[1])) if is_ide else ("SCSI", number)
+                    kind, path = drive.get("type").upper(), drive.get("pathname")
+                    yield _Drive(bus, place, slot, kind, path)
             number += not is_ide
 
 
-def _controllers(root: _Element) -> Iterator[_Element]:
+def _controllers(root: Element) -> Iterator[Element]:
     """Devices with drives: by their ids, or below one element in exports of other tools."""
     for element in root.children:
         if element.tag == "vm-controllers":
@@ -163,30 +135,72 @@ def _controllers(root: _Element) -> Iterator[_Element]:
             yield element
 
 
-def _disks(root: _Element) -> Iterator[MachineDisk]:
-    """IDE disks first: a machine of generation 1 boots from nothing else."""
-    drives = sorted(_drives(root), key=lambda drive: (drive[0] != "IDE", drive[1]))
-    for bus, index, kind, path in drives:
-        if kind == "VHD" and path:
-            key = text.stem(path)
+def _disks(drives: list[_Drive], first: _Drive | None) -> Iterator[MachineDisk]:
+    """The disk that boots, then IDE disks: a machine of generation 1 boots from nothing else."""
+    for drive in sorted(drives, key=lambda d: (d is not first, d.bus != "IDE", d.index)):
+        if drive.is_disk:
+            key = text.stem(drive.path)
             plain = re.sub(r"_[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$", "", key)
-            yield MachineDisk(key, bus, index, None, (plain,) if plain != key else ())
+            aliases = (plain,) if plain != key else ()
+            yield MachineDisk(key, drive.bus, drive.index, None, aliases)
 
 
-def _boot_devices(root: _Element) -> list[str]:
-    boot = next((element for element in root.walk() if element.tag == "boot"), _Element(""))
-    devices = [child for child in boot.children if re.fullmatch(r"device[0-9]+", child.tag)]
-    return [child.text.strip() for child in sorted(devices, key=lambda child: child.tag)]
+# --- what it boots from
+
+
+def _boot_order(
+    root: Element, drives: list[_Drive], *, is_uefi: bool
+) -> tuple[tuple[str, ...], _Drive | None]:
+    """Kinds of devices, and the drive that a machine of generation 2 names.
+
+    Packer's exports name the optical drive alone, which a restored VM does not have: a machine
+    with disks boots from them at last.
+    """
+    kinds: list[str] = []
+    first = None
+    by_address = {(drive.controller, drive.slot): drive for drive in drives}
+    for device in _boot_devices(root):
+        kind, address = _boot_device(device.lower(), is_uefi=is_uefi)
+        here = by_address.get(address) if address else None
+        if here and not here.is_disk:
+            kind = "CDROM"
+        elif here and first is None:
+            first = here
+        kinds.append(kind)
+    if any(kinds) and any(drive.is_disk for drive in drives):
+        kinds.append("DISK")
+    return tuple(dict.fromkeys(filter(None, kinds))), first
+
+
+def _boot_device(device: str, *, is_uefi: bool) -> tuple[str, tuple[int, int] | None]:
+    """The kind of a device, and controller and slot of a drive of generation 2."""
+    for pattern, kind in _BOOT_PATHS if is_uefi else ():
+        if found := re.search(pattern, device):
+            return kind, (int(found[1]), int(found[2])) if kind == "DISK" else None
+    return _KINDS.get(device, ""), None
+
+
+def _boot_devices(root: Element) -> list[str]:
+    boot = next((element for element in root.walk() if element.tag == "boot"), xml.Element(""))
+    devices = [child for child in boot.children if re.fullmatch(r"device[0-9]{1,4}", child.tag)]
+    return [child.text for child in sorted(devices, key=lambda child: int(child.tag[6:]))]
 
 
 # --- network cards
 
 
-def _cards(root: _Element) -> list[_Element]:
+def _cards(root: Element) -> list[Element]:
     return [element for element in root.children if element.get("macaddress")]
 
 
-def _nic(card: _Element) -> MachineNic:
+def _nics(root: Element) -> list[MachineNic]:
+    """All cards; packer's exports have only the name of the switch that the first is on."""
+    cards = [_nic(card) for card in _cards(root)]
+    switch = root.get("altswitchname")
+    return cards or ([MachineNic("", switch)] if switch else [])
+
+
+def _nic(card: Element) -> MachineNic:
     network = card.find("altswitchname") or card.get("switchname")
     vlan = card.find("accessvlanid") or card.find("vlanid")
     is_connected = card.get("isconnected").lower()
@@ -202,15 +216,17 @@ def _nic(card: _Element) -> MachineNic:
 # --- what cannot be carried over
 
 
-def _left_out(root: _Element) -> Iterator[str]:
-    for bus, index, kind, path in _drives(root):
-        yield from _of_drive(f"{bus} {index}", kind, path)
+def _left_out(root: Element, drives: list[_Drive]) -> Iterator[str]:
+    for drive in drives:
+        yield from _of_drive(f"{drive.bus} {drive.index}", drive.kind, drive.path)
     if root.get("settings", "memory", "bank", "dynamic_memory_enabled").lower() == "true":
         yield "dynamic memory: the VM gets what it had at its start"
     for card in _cards(root):
         if any(e.tag == _VLAN_FEATURE for e in card.walk()) and _nic(card).vlan is None:
             yield f"VLAN of network card {card.get('macaddress')}: its form is not published"
     yield from _of_devices(root)
+    if root.find("tpm_enabled").lower() == "true":
+        yield "TPM with its state"
     snapshots = root.get("global_settings", "snapshots", "list", "size")
     if snapshots not in {"", "0"}:
         yield f"{snapshots} checkpoints"
@@ -228,7 +244,7 @@ def _of_drive(address: str, kind: str, path: str) -> Iterator[str]:
         yield f"checkpoints below {path}: the disk is restored as it was last"
 
 
-def _of_devices(root: _Element) -> Iterator[str]:
+def _of_devices(root: Element) -> Iterator[str]:
     for element in root.walk():
         if re.fullmatch(r"vdev[0-9]+", element.tag):
             name = element.get("name")

@@ -12,19 +12,6 @@ from vm_config.readers import text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_ENCODINGS = {
-    "utf-8": "utf-8",
-    "windows-1252": "cp1252",
-    "windows-1251": "cp1251",
-    "iso-8859-1": "latin-1",
-    "us-ascii": "ascii",
-    "shift_jis": "shift_jis",
-    "gbk": "gbk",
-    "gb2312": "gb2312",
-    "big5": "big5",
-    "euc-kr": "euc_kr",
-}
-_ENCODING = re.compile(rb'^\s*\.?encoding\s*=\s*"?([\w-]+)', re.IGNORECASE | re.MULTILINE)
 _DRIVE = re.compile(r"(scsi|sata|ide|nvme)([0-9]{1,2}):([0-9]{1,3})\.filename")
 _NIC = re.compile(r"ethernet([0-9]{1,2})\.present")
 _SNAPSHOT = re.compile(r"-[0-9]{6}$")
@@ -33,8 +20,7 @@ _BUSES = {"scsi": ("SCSI", 64), "nvme": ("PCI", 15), "sata": ("SATA", 30), "ide"
 _KINDS = {"hdd": "DISK", "disk": "DISK", "cdrom": "CDROM", "cd": "CDROM", "ethernet": "NETWORK"}
 _LEFT_OUT = (
     (r"pcipassthru[0-9]+\.present", "passthrough device"),
-    (r"usb:[0-9]+\.present", "USB device"),
-    (r"(?:usb_xhci|ehci):[0-9]+\.present", "USB device"),
+    (r"(?:usb|usb_xhci|ehci):[0-9]+\.present", "USB device"),
     (r"serial[0-9]+\.present", "serial port"),
     (r"parallel[0-9]+\.present", "parallel port"),
     (r"sound\.present", "sound card"),
@@ -43,6 +29,14 @@ _LEFT_OUT = (
     (r"sharedfolder[0-9]+\.present", "shared folder"),
     (r"vhv\.enable", "virtualization inside the guest"),
 )
+_OWN_DEVICES = {
+    "usb": ("devicetype", {"hid", "hub"}),
+    "usb_xhci": ("devicetype", {"hid", "hub"}),
+    "ehci": ("devicetype", {"hid", "hub"}),
+    "serial": ("filetype", {"thinprint"}),
+}
+"""What VMware adds to a machine of itself (mouse, hub, printer): nobody misses it."""
+_NO_FILES = ("/vmfs/devices/", "/dev/", "emptybackingstring")
 
 
 def read(content: bytes) -> Machine:
@@ -50,8 +44,11 @@ def read(content: bytes) -> Machine:
     settings = _settings(content)
     if not {"config.version", "virtualhw.version", "displayname", "memsize"} & set(settings):
         raise ConfigurationError("the file is no VMware configuration: it has none of its settings")
-    if "encryption.keysafe" in settings or "encryption.data" in settings:
-        raise ConfigurationError("the VMware configuration is encrypted, and so are the disks")
+    if _is_encrypted(settings):
+        raise ConfigurationError(
+            "the VMware configuration is encrypted, and so are the disks: decrypt the VM on its "
+            "host and back it up again"
+        )
     cores = text.number(
         settings.get("cpuid.corespersocket", "1"), "cores per socket", largest=text.MAX_CPUS
     )
@@ -63,6 +60,7 @@ def read(content: bytes) -> Machine:
     is_uefi = settings.get("firmware", "bios").lower() == "efi"
     order = [part.strip().lower() for part in settings.get("bios.bootorder", "").split(",")]
     kinds = (_KINDS.get(part.rstrip("0123456789:"), "") for part in order)
+    disks, boot_disk = _disks(settings)
     return Machine(
         name=settings.get("displayname", ""),
         description=settings.get("annotation", ""),
@@ -74,19 +72,29 @@ def read(content: bytes) -> Machine:
         secure_boot=is_uefi and _is_true(settings.get("uefi.secureboot.enabled", "")),
         machine_type="",
         boot_order=tuple(dict.fromkeys(filter(None, kinds))),
-        disks=_disks(settings),
+        disks=disks,
         nics=tuple(_nics(settings)),
+        bios_uuid=text.uuid(settings.get("uuid.bios", "")),
         left_out=tuple(_left_out(settings)),
+        boot_disk=boot_disk,
     )
+
+
+def _is_encrypted(settings: dict[str, str]) -> bool:
+    """Whether nothing but keys is in the clear; what a TPM needs may be encrypted alone."""
+    has_keys = any(key.startswith("encryption.") and value for key, value in settings.items())
+    is_partial = settings.get("vmx.encryptiontype", "").lower() == "partial"
+    is_readable = {"memsize", "config.version"} <= set(settings)
+    return has_keys and not is_partial and not is_readable
 
 
 def _settings(content: bytes) -> dict[str, str]:
     """Keys in lower case; of a key that is there twice the last, as VMware does."""
-    declared = _ENCODING.search(content[:65536])
-    name = declared[1].decode("ascii", "replace").lower() if declared else "utf-8"
-    lines = text.decode(content, "VMware configuration", _ENCODINGS.get(name, "utf-8"))
+    lines = text.lines(
+        text.decode(content, "VMware configuration", text.declared_encoding(content))
+    )
     settings = {}
-    for line in lines.splitlines():
+    for line in lines:
         key, equals, value = line.partition("=")
         if equals and not key.lstrip().startswith("#"):
             settings[key.strip().lower()] = _unescaped(_unquoted(value.strip()))
@@ -126,20 +134,40 @@ def _drives(settings: dict[str, str]) -> Iterator[tuple[str, str, int]]:
                 yield device, bus, int(match[2]) * units + int(match[3])
 
 
-def _is_disk(settings: dict[str, str], device: str) -> bool:
-    kind = settings.get(f"{device}.devicetype", "disk").lower()
+def _kind(settings: dict[str, str], device: str) -> str:
+    return settings.get(f"{device}.devicetype", "").lower()
+
+
+def _is_cdrom(settings: dict[str, str], device: str) -> bool:
     file = settings[f"{device}.filename"].lower()
-    return "cdrom" not in kind and not file.endswith((".iso", "auto detect")) and file != ""
+    return "cdrom" in _kind(settings, device) or file.endswith((".iso", "auto detect")) or not file
 
 
-def _disks(settings: dict[str, str]) -> tuple[MachineDisk, ...]:
+def _is_rdm(settings: dict[str, str], device: str) -> bool:
+    """A disk of a storage, or of the host: scsi-passthru-rdm, scsi-nonpassthru-rdm, rawDisk."""
+    return _kind(settings, device).endswith("rdm") or _kind(settings, device) == "rawdisk"
+
+
+def _is_disk(settings: dict[str, str], device: str) -> bool:
+    """By its type; where a file has none, whatever looks like the name of a file."""
+    if _is_cdrom(settings, device):
+        return False
+    kind, file = _kind(settings, device), settings[f"{device}.filename"].lower()
+    if kind:
+        return "disk" in kind or _is_rdm(settings, device)
+    return not file.startswith(_NO_FILES)
+
+
+def _disks(settings: dict[str, str]) -> tuple[tuple[MachineDisk, ...], str]:
+    """All disks, those that the BIOS looks at first in front, and the key of the very first."""
     buses = [bus for bus, _ in _BUSES.values()]
     drives = [drive for drive in _drives(settings) if _is_disk(settings, drive[0])]
     drives.sort(key=lambda drive: (buses.index(drive[1]), drive[2]))
     first = [part.strip().lower() for part in settings.get("bios.hddorder", "").split(",")]
     order = {device: at for at, device in enumerate(first)}
     drives.sort(key=lambda drive: order.get(drive[0], len(order)))
-    return tuple(_disk(settings, *drive) for drive in drives)
+    disks = tuple(_disk(settings, *drive) for drive in drives)
+    return disks, disks[0].key if drives and drives[0][0] in order else ""
 
 
 def _disk(settings: dict[str, str], device: str, bus: str, index: int) -> MachineDisk:
@@ -153,38 +181,72 @@ def _nics(settings: dict[str, str]) -> Iterator[MachineNic]:
     for card in (f"ethernet{number}" for number in numbers):
         if not _is_present(settings, card):
             continue
-        kind = settings.get(f"{card}.connectiontype", "bridged")
-        network = settings.get(f"{card}.networkname") or settings.get(f"{card}.vnet") or kind
         address = settings.get(f"{card}.address") or settings.get(f"{card}.generatedaddress", "")
         yield MachineNic(
             mac=text.mac(address),
-            network=network,
+            network=_network(settings, card),
             connected=_is_true(settings.get(f"{card}.startconnected", "true")),
             model=settings.get(f"{card}.virtualdev", ""),
         )
 
 
+def _network(settings: dict[str, str], card: str) -> str:
+    """The port group by its name, else its id: of a distributed switch only that is written."""
+    names = ("networkname", "dvs.portgroupid", "opaquenetwork.id", "vnet", "connectiontype")
+    found = (settings.get(f"{card}.{name}", "") for name in names)
+    return next(filter(None, found), "bridged")
+
+
+# --- what cannot be carried over
+
+
 def _left_out(settings: dict[str, str]) -> Iterator[str]:
     for key, value in settings.items():
         for pattern, what in _LEFT_OUT:
-            if re.fullmatch(pattern, key) and _is_true(value):
-                yield f"{what} ({key.removesuffix('.present')})"
-    for device, _, _ in _drives(settings):
+            device = key.removesuffix(".present")
+            if re.fullmatch(pattern, key) and _is_true(value) and not _is_own(settings, device):
+                yield f"{what} ({device})"
+    drives = list(_drives(settings))
+    for device, _, _ in drives:
         yield from _of_drive(settings, device)
-    for key, value in settings.items():
-        if re.fullmatch(r"scsi[0-9]\.virtualdev", key):
-            yield f"SCSI controller {value}: AHV has virtio-scsi, whose driver the guest needs"
+    yield from _of_controllers(settings, [d for d, _, _ in drives if _is_disk(settings, d)])
     if "memsize" not in settings:
         yield f"memory: the configuration does not say how much, the VM gets {_MEMORY} MiB"
     if settings.get("checkpoint.vmstate"):
         yield "suspended state: the guest starts as after a power failure"
 
 
+def _is_own(settings: dict[str, str], device: str) -> bool:
+    key, own = _OWN_DEVICES.get(device.rstrip("0123456789:"), ("", set()))
+    return settings.get(f"{device}.{key}", "").lower() in own
+
+
+def _of_controllers(settings: dict[str, str], disks: list[str]) -> Iterator[str]:
+    """SCSI controllers with disks: others are of no use to the guest."""
+    for controller in dict.fromkeys(disk.partition(":")[0] for disk in disks):
+        if (kind := settings.get(f"{controller}.virtualdev")) and controller.startswith("scsi"):
+            yield f"SCSI controller {kind}: AHV has virtio-scsi, whose driver the guest needs"
+        if settings.get(f"{controller}.sharedbus", "none").lower() not in {"", "none"}:
+            yield f"disks shared with other VMs ({controller}): this VM gets copies of its own"
+
+
 def _of_drive(settings: dict[str, str], device: str) -> Iterator[str]:
-    file, kind = settings[f"{device}.filename"], settings.get(f"{device}.devicetype", "")
-    if not _is_disk(settings, device):
-        yield f"CD-ROM ({device}: {file})"
-    elif kind.lower() == "rawdisk":
-        yield f"raw device mapping ({device}: {file}): restored as a disk"
-    elif _SNAPSHOT.search(text.stem(file)):
-        yield f"snapshots below {device} ({file}): the disk is restored as it was last"
+    file, name = settings[f"{device}.filename"], f"({device}: {settings[f'{device}.filename']})"
+    if _is_cdrom(settings, device):
+        yield f"CD-ROM {name}"
+    elif not _is_disk(settings, device):
+        yield f"SCSI device of the host {name}"
+    else:
+        yield from _of_disk(settings, device, name)
+        if not _is_rdm(settings, device) and _SNAPSHOT.search(text.stem(file)):
+            yield f"snapshots below {device} ({file}): the disk is restored as it was last"
+
+
+def _of_disk(settings: dict[str, str], device: str, name: str) -> Iterator[str]:
+    mode = settings.get(f"{device}.mode", "").lower()
+    if _is_rdm(settings, device):
+        yield f"raw device mapping {name}: restored as a disk if the backup has it"
+    if "nonpersistent" in mode:
+        yield f"nonpersistent disk {name}: on AHV what the guest writes to it stays"
+    if mode.startswith("independent"):
+        yield f"independent disk {name}: VMware leaves it out of snapshots, and so of most backups"

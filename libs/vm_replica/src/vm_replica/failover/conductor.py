@@ -25,7 +25,7 @@ OUTSIDE = {Step.REMOVE_COPY, Step.REMOVE_TEST_COPY, Step.POWER_ON}
 _OF_TESTS = {Step.MAKE_TEST_COPY, Step.REMOVE_TEST_COPY}
 
 
-class Replica(Protocol):
+class FailoverReplica(Protocol):
     """What a failover needs of the store."""
 
     def fence(self) -> None:
@@ -94,7 +94,7 @@ class Conductor:
     """Takes the replica of one ledger from state to state; `source` is None if none was given."""
 
     ledger: Ledger
-    replica: Replica
+    replica: FailoverReplica
     source: Source | None
     copies: Copies
     say: Callable[[str], object]

@@ -17,6 +17,7 @@ import attrs
 import durable
 from durable import records
 
+from vm_replica import audit
 from vm_replica.failover.errors import LedgerError
 from vm_replica.failover.transitions import SCHEMA, Record
 
@@ -99,6 +100,9 @@ class Ledger:
         line = Line(at, self._who, event, what, self.record.state.value, detail)
         try:
             durable.append(self._descriptor, records.dump(line))
+            if what in {"begin", "end", "failed"} and self._folder.parents[1].name == "replicas":
+                store, name = self._folder.parents[2], "/".join(self._folder.parts[-2:])
+                audit.note(store, f"failover {event} {what}", replica=name, detail=detail)
         except OSError as error:
             raise self._unusable(LOG, error) from error
 

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import phcbt01
-    from vm_config.ahv_record import VmConfig
+    from vm_config.machine import Machine
 
     from vm_replica.failover.transitions import Copy
+    from vm_replica.protocol.manifest import Configuration
 
 
 @attrs.frozen
@@ -32,10 +33,16 @@ class PointDisk:
 
 @attrs.frozen
 class Point:
-    """A restore point: generation 1 is the seed."""
+    """A restore point: generation 1 is the seed.
+
+    `vm_id` is the VM at the source; `configuration` is as the source wrote it, `machine` what it
+    describes.
+    """
 
     generation: int
-    config: VmConfig
+    vm_id: str
+    configuration: Configuration
+    machine: Machine
     disks: tuple[PointDisk, ...]
 
     @property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 from command_line.text import printable
-from vm_config import ahv_record
+from vm_config.errors import ConfigurationError
 
 from vm_replica.errors import StoreError
 from vm_replica.failover.errors import FailoverRefused
@@ -70,9 +70,16 @@ class StoredReplica:
     def point(self, number: int | None) -> Point:
         """A restore point, None for the newest; raise StoreError, FailoverRefused."""
         generation = self._generation(number)
-        config = ahv_record.decode(generation.manifest.metadata.encode())
+        configuration = generation.manifest.configuration
+        try:
+            machine = configuration.read()
+        except ConfigurationError as error:
+            raise FailoverRefused(
+                f"generation {generation.number} of {self._replica.name}: {error}; "
+                "its disks can be exported"
+            ) from error
         disks = tuple(self._disk(generation, disk) for disk in generation.disks)
-        return Point(generation.number, config, disks)
+        return Point(generation.number, self.vm_id, configuration, machine, disks)
 
     def fence(self) -> None:
         """Refuse every cycle, and complete one whose commit a crash has interrupted."""

@@ -72,7 +72,12 @@ class Rule:
     back: tuple[Step, ...] = ()
 
 
-_TEST = Rule(State.TESTING, (Step.MAKE_TEST_COPY,), State.TESTING, back=(Step.REMOVE_TEST_COPY,))
+_TEST = Rule(
+    State.TESTING,
+    (Step.MAKE_TEST_COPY,),
+    State.TESTING,
+    back=(Step.REMOVE_TEST_COPY,),
+)
 _UNPLANNED = Rule(
     State.FAILING_OVER,
     (Step.FENCE, Step.MAKE_COPY),
@@ -85,7 +90,11 @@ _PLANNED = Rule(
     State.FAILED_OVER,
     back=(Step.REMOVE_COPY, Step.UNFENCE, Step.POWER_ON),
 )
-_UNDO = Rule(State.FAILED_OVER, (Step.REMOVE_COPY, Step.UNFENCE, Step.POWER_ON), State.REPLICATING)
+_UNDO = Rule(
+    State.FAILED_OVER,
+    (Step.REMOVE_COPY, Step.UNFENCE, Step.POWER_ON),
+    State.REPLICATING,
+)
 
 RULES: Mapping[tuple[State, Event], Rule] = {
     (State.REPLICATING, Event.TEST): _TEST,

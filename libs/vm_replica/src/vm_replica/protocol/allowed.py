@@ -59,7 +59,24 @@ def save(folder: Path, grants: tuple[Grant, ...]) -> None:
 
 def source_of(peer: Peer, folder: Path) -> str:
     """How a peer stands in the list, and in the replicas that belong to it."""
-    return f"{BY_NAME}{peer.name}" if tls.uses_ca(folder) else peer.fingerprint
+    if tls.uses_ca(folder):
+        return f"{BY_NAME}{peer.name}"
+    return tls.original(folder, peer.fingerprint)
+
+
+def sources(folder: Path) -> frozenset[str]:
+    """All that are allowed something; raise IdentityError."""
+    return frozenset(grant.source for grant in load(folder))
+
+
+def withdrawn(folder: Path, peer: Peer) -> str:
+    """Why a peer that got in would not get in any more; empty if it would. Raises IdentityError."""
+    if reason := tls.distrusted(folder, peer.fingerprint):
+        return reason
+    source = source_of(peer, folder)
+    if source not in sources(folder):
+        return f"{source} is not allowed to write any replica: see podheitor-receiver allow"
+    return ""
 
 
 def is_allowed(folder: Path, source: str, cluster: str, vm_id: str) -> bool:

@@ -7,7 +7,6 @@ message byte by byte, is given up after a time that does not depend on how it go
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import socket
 import ssl
@@ -26,7 +25,7 @@ from vm_replica.errors import (
     ReplicationError,
 )
 from vm_replica.protocol import tls
-from vm_replica.protocol.wire import (
+from vm_replica.protocol.messages import (
     PORT,
     VERSION,
     Data,
@@ -36,16 +35,16 @@ from vm_replica.protocol.wire import (
     Message,
     Refused,
     Role,
-    Session,
-    State,
     Working,
 )
+from vm_replica.protocol.order import SessionState
+from vm_replica.protocol.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from vm_replica.protocol.wire import Buffer
+    from vm_replica.protocol.messages import Buffer
 
 M = TypeVar("M")
 
@@ -53,16 +52,22 @@ RECORD = 16_384
 """Bytes that TLS hands over at a time."""
 LINGER = 3.0
 """Seconds for which a side that gives up goes on reading, so that its last words arrive."""
+LOOK = 0.5
+"""Seconds after which who waits for the peer looks whether the session was interrupted."""
 _LINGER_BYTES = 1 << 28
 
 
 @attrs.frozen
 class Patience:
-    """How long to wait, in seconds: for a connection, for a message to begin, and for its rest."""
+    """How long to wait, in seconds: for a connection, for a message to begin, and for its rest.
+
+    `work` is how long the other side may say that it is still at work, and nothing else.
+    """
 
     connect: float = 30.0
     idle: float = 300.0
     message: float = 120.0
+    work: float = 86_400.0
 
 
 class Channel(Closable):
@@ -86,6 +91,8 @@ class Channel(Closable):
         self._session = Session(role)
         self._patience = patience
         self._limiter = limiter
+        self._interrupted = ""
+        self._timeout = 0.0  # of the socket, as far as receiving has set it
 
     def send(self, *messages: Message) -> None:
         """Say the messages; raise PeerLost, or PeerFailed with what the peer said before it went.
@@ -106,7 +113,7 @@ class Channel(Closable):
                 if isinstance(message, Failed):
                     raise PeerFailed(message.text)
                 return message
-            if self._session.state is State.CLOSED:
+            if self._session.state is SessionState.CLOSED:
                 raise PeerLost(f"the session with the {self._session.role.peer.value} is over")
             longest = self._patience.message if self._session.is_inside else self._patience.idle
             self._fill(begun + longest - time.monotonic())
@@ -116,8 +123,13 @@ class Channel(Closable):
 
         Raises CycleRefused for a refusal, unless Refused is among the kinds.
         """
+        until = time.monotonic() + self._patience.work
         while isinstance(message := self.receive(), Working) and Working not in kinds:
-            pass
+            if time.monotonic() > until:
+                raise PeerLost(
+                    f"the {self._session.role.peer.value} says for {self._patience.work:.0f} s "
+                    "that it is at work, and does not finish: look at its log and its storage"
+                )
         if isinstance(message, kinds):
             return message
         if isinstance(message, Refused):
@@ -131,9 +143,14 @@ class Channel(Closable):
     def poll(self) -> Message | None:
         """A message that is already here, or None. Ask while sending; raises as receive() does."""
         self._connection.settimeout(0)
-        with contextlib.suppress(ssl.SSLWantReadError, BlockingIOError):
+        self._timeout = 0.0
+        try:
             while data := self._connection.recv(RECORD):
                 self._session.receive_data(data)
+        except (ssl.SSLWantReadError, BlockingIOError):
+            pass
+        except OSError as error:
+            raise self._lost(error) from error
         for message in self._session.messages():
             if isinstance(message, Failed):
                 raise PeerFailed(message.text)
@@ -149,13 +166,9 @@ class Channel(Closable):
             self._connection.shutdown(socket.SHUT_WR)
             self._drain()
 
-    def interrupt(self) -> None:
-        """Let whoever waits for the peer in another thread see the end of the connection."""
-        with (
-            contextlib.suppress(OSError),
-            socket.socket(fileno=os.dup(self._connection.fileno())) as same,
-        ):  # a shutdown of the TLS socket itself is not for two threads
-            same.shutdown(socket.SHUT_RD)
+    def interrupt(self, reason: str = "this side ends the session") -> None:
+        """End the session for whoever receives in another thread: PeerRefused with this reason."""
+        self._interrupted = reason
 
     def close(self) -> None:
         """Close the connection; a second close does nothing."""
@@ -165,6 +178,7 @@ class Channel(Closable):
         if not is_data:
             parts = [b"".join(parts)]
         self._connection.settimeout(self._patience.message)
+        self._timeout = 0.0
         for part in parts:
             for piece in self._limiter(part) if self._limiter and is_data else (part,):
                 self._connection.sendall(piece)
@@ -174,28 +188,44 @@ class Channel(Closable):
         until = time.monotonic() + seconds
         wanted, filled = self._session.missing, 0
         block = memoryview(bytearray(wanted or RECORD))
-        patience = 0.0
         try:
             while True:  # TLS hands over a record at a time, so this is where the time goes
-                left = until - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError
-                if not 0.9 * patience < left < patience:
-                    patience = left
-                    self._connection.settimeout(patience)
-                count = self._connection.recv_into(block[filled:])
-                filled += count
-                if not count or filled >= wanted:
+                if self._interrupted:
+                    raise PeerRefused(self._interrupted)
+                count = self._receive_into(block[filled:], until)
+                filled += count or 0
+                if count == 0 or filled >= wanted > 0 or (filled and not wanted):
                     break
         except OSError as error:
             raise self._lost(error) from error
         self._session.receive_data(block[:filled])
+
+    def _receive_into(self, block: memoryview, until: float) -> int | None:
+        """Bytes that came, 0 at the end of the connection; None when it is time to look around."""
+        left = until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        pause = min(left, LOOK)
+        if not 0.9 * self._timeout < pause <= self._timeout:
+            self._connection.settimeout(pause)
+            self._timeout = pause
+        try:
+            return self._connection.recv_into(block)
+        except TimeoutError:
+            return None
 
     def _lost(self, error: OSError) -> ReplicationError:
         peer = self._session.role.peer.value
         if isinstance(error, TimeoutError):
             return PeerLost(f"the {peer} has sent nothing complete for too long")
         reason = getattr(error, "reason", None) or ""
+        if "CERTIFICATE_EXPIRED" in reason:
+            return PeerRefused(
+                f"the {peer} does not accept our certificate: it has expired, or is not valid yet: "
+                "compare the clocks, or make a new one with `pair --renew`"
+            )
+        if "CERTIFICATE_REVOKED" in reason:
+            return PeerRefused(f"the {peer} does not accept our certificate: the CA has revoked it")
         if "ALERT" in reason:
             return PeerRefused(
                 f"the {peer} does not accept our certificate ({reason.lower()}): allow it there"
@@ -256,8 +286,9 @@ def connect(
     """
     patience = patience or Patience()
     host, port = parse_address(address)
-    expected = fingerprint and tls.normalise(fingerprint)
-    expected = expected or tls.paired_with(folder, f"{host}:{port}")
+    expected = tls.paired_with(folder, f"{host}:{port}")
+    if fingerprint:
+        expected = frozenset({tls.normalise(fingerprint)})
     if not expected and not tls.uses_ca(folder):
         raise PeerRefused(
             f"the receiver at {host}:{port} is not paired with this host: run the command `pair`"
@@ -273,8 +304,8 @@ def connect(
     return Channel(connection, Role.SOURCE, peer, patience=patience, limiter=limiter)
 
 
-def _require(peer: tls.Peer, expected: str, address: str) -> None:
-    if expected and peer.fingerprint != expected:
+def _require(peer: tls.Peer, expected: frozenset[str], address: str) -> None:
+    if expected and peer.fingerprint not in expected:
         raise PeerRefused(f"what answers at {address} is not the receiver that was paired there")
 
 
@@ -286,19 +317,22 @@ def _open(host: str, port: int, context: ssl.SSLContext, patience: Patience) -> 
     except ssl.SSLCertVerificationError as error:
         raise PeerRefused(
             f"what answers at {host}:{port} is not a receiver that we are paired with: "
-            f"{error.verify_message}"
+            f"{tls.explain(error)}"
         ) from error
     except OSError as error:
         raise PeerLost(f"no receiver answers at {host}:{port}: {error}") from error
 
 
-def accept(plain: socket.socket, folder: Path, *, patience: Patience) -> Channel:
-    """Do the handshake on a connection that came in; raise PeerRefused, PeerLost, IdentityError."""
-    context = tls.server_context(folder)
-    plain.settimeout(patience.connect)
+def wrap(plain: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """Make a connection that came in ready for its handshake; raise OSError."""
+    plain.settimeout(0)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+
+
+def accept(connection: ssl.SSLSocket, folder: Path, *, patience: Patience) -> Channel:
+    """Do the handshake on a wrapped connection; raise PeerRefused, PeerLost, IdentityError."""
     until = time.monotonic() + patience.connect
-    connection = context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
     try:
         peer = _shake_hands(connection, folder, until)
     except BaseException:
@@ -312,7 +346,7 @@ def _shake_hands(connection: ssl.SSLSocket, folder: Path, until: float) -> tls.P
         _complete_handshake(connection, until)
         return tls.identify(connection, folder)
     except ssl.SSLError as error:
-        raise PeerRefused(f"the handshake failed: {error.reason or error}") from error
+        raise PeerRefused(f"the handshake failed: {tls.explain(error)}") from error
     except OSError as error:
         raise PeerLost(f"the connection broke in its handshake: {error}") from error
 

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import TYPE_CHECKING
 
 import attrs
 import phcbt01
 from durable import records
+from vm_config import readers
+from vm_config.errors import ConfigurationError
+from vm_config.machine import match_disks
 
 from vm_replica.errors import Code, CycleRefused
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    from vm_config.machine import Machine
+
+SCHEMA = 2
+FIRST_SCHEMA = 1
+"""Of manifests that only carry a configuration of AHV; they are read, and keep their digest."""
+AHV = "@nutanix"
 MAX_BYTES = 524_288
 """Longest manifest in bytes: 256 disks and the configuration of a VM fit many times."""
 MAX_DISKS = 256
@@ -41,12 +51,28 @@ class CycleDisk:
 
 
 @attrs.frozen
+class Configuration:
+    """The configuration file of the VM, as its hypervisor writes it.
+
+    `kind` is the namespace of the hypervisor's backups ("@nutanix", "@proxmox", "@vsphere",
+    "@hyperv"): it says which reader of vm_config reads the text.
+    """
+
+    kind: str
+    text: str
+
+    def read(self) -> Machine:
+        """The machine that it describes; raise ConfigurationError."""
+        return readers.read(self.kind, self.text.encode())
+
+
+@attrs.frozen
 class CycleManifest:
     """One cycle. Times in seconds of the epoch: `taken` is the moment that the disks show.
 
     `base` is the digest of the manifest that deltas are relative to, empty for a seed; `rpo` the
-    seconds of lag that were promised, 0 for none; `metadata` the configuration of the VM, as JSON
-    text, as a backup carries it.
+    seconds of lag that were promised, 0 for none. `schema` is SCHEMA, or FIRST_SCHEMA for a
+    manifest that was written in that form.
     """
 
     schema: int
@@ -58,7 +84,7 @@ class CycleManifest:
     rpo: int
     consistency: str
     recovery_point: str
-    metadata: str
+    configuration: Configuration
     disks: tuple[CycleDisk, ...]
 
     @property
@@ -76,22 +102,55 @@ class CycleManifest:
         return next((disk for disk in self.disks if disk.disk_id == disk_id), None)
 
     def encode(self) -> bytes:
-        """The manifest as canonical JSON."""
-        return records.dump(self)
+        """The manifest as canonical JSON, in the form of its schema."""
+        return records.dump(_first_form(self) if self.schema == FIRST_SCHEMA else self)
 
     def digest(self) -> str:
         """`sha256:` and the digest of the canonical JSON."""
         return f"sha256:{hashlib.sha256(self.encode()).hexdigest()}"
 
 
+@attrs.frozen
+class _FirstForm:
+    """A manifest of FIRST_SCHEMA: `metadata` is a configuration of AHV."""
+
+    schema: int
+    cluster: str
+    vm_id: str
+    vm_name: str
+    base: str
+    taken: int
+    rpo: int
+    consistency: str
+    recovery_point: str
+    metadata: str
+    disks: tuple[CycleDisk, ...]
+
+
+def _first_form(manifest: CycleManifest) -> _FirstForm:
+    fields = attrs.asdict(manifest, recurse=False)
+    configuration: Configuration = fields.pop("configuration")
+    return _FirstForm(**fields, metadata=configuration.text)
+
+
+def _from_first_form(first: _FirstForm) -> CycleManifest:
+    fields = attrs.asdict(first, recurse=False)
+    configuration = Configuration(AHV, fields.pop("metadata"))
+    return CycleManifest(**fields, configuration=configuration)
+
+
 def decode(data: bytes) -> CycleManifest:
-    """Read a manifest from the wire or the store; raise CycleRefused(BAD_MANIFEST)."""
+    """Read a manifest from the wire or the store; raise CycleRefused(BAD_MANIFEST).
+
+    Its configuration is not read here: `refuse_unusable` does so when a cycle is offered.
+    """
     if len(data) > MAX_BYTES:
         raise _bad(f"it has {len(data)} bytes, more than {MAX_BYTES}")
     try:
-        manifest = records.load(data, CycleManifest, schema=SCHEMA)
+        manifest = _load(data)
     except records.OtherSchema as error:
-        raise _bad(f"it has schema {error.schema}, this side knows {SCHEMA}") from error
+        known = f"{FIRST_SCHEMA} and {SCHEMA}"
+        raise _bad(f"it has schema {error.schema}, this side knows {known}") from error
     except records.RecordError as error:
         raise _bad(str(error)) from error
     if reason := _fault(manifest):
@@ -99,31 +158,58 @@ def decode(data: bytes) -> CycleManifest:
     return manifest
 
 
+def _load(data: bytes) -> CycleManifest:
+    try:
+        return records.load(data, CycleManifest, schema=SCHEMA)
+    except records.OtherSchema as error:
+        if error.schema != FIRST_SCHEMA:
+            raise
+        return _from_first_form(records.load(data, _FirstForm, schema=FIRST_SCHEMA))
+
+
+def refuse_unusable(manifest: CycleManifest) -> None:
+    """Raise CycleRefused(BAD_MANIFEST) when no VM could be made from the configuration.
+
+    That is so too when a disk of the cycle is not in it: a failover would lose that disk.
+    """
+    try:
+        machine = manifest.configuration.read()
+    except ConfigurationError as error:
+        raise _bad(f"the configuration of the VM cannot be read: {error}") from error
+    ids = [disk.disk_id for disk in manifest.disks]
+    found = match_disks(machine.disks, ids)
+    if missing := [disk_id for disk_id in ids if disk_id not in found]:
+        raise _bad(f"the configuration of the VM has no disk {missing[0]}")
+
+
 def _fault(manifest: CycleManifest) -> str:
     if manifest.base and not DIGEST.fullmatch(manifest.base):
         return "its base is not a digest"
     if not is_vm_id(manifest.vm_id) or not is_cluster(manifest.cluster):
-        return "its cluster or VM has an impossible name"
+        return "the name of its cluster or the id of its VM is malformed"
     if not (0 <= manifest.taken <= _MAX_TIME and 0 <= manifest.rpo <= _MAX_TIME):
-        return "a time in it is impossible"
+        return "a time is out of range"
     if not 1 <= len(manifest.disks) <= MAX_DISKS:
         return f"it has {len(manifest.disks)} disks, not 1 to {MAX_DISKS}"
-    if len({disk.disk_id for disk in manifest.disks}) < len(manifest.disks):
-        return "a disk is there twice"
+    different = min(
+        len({d.disk_id for d in manifest.disks}), len({d.index for d in manifest.disks})
+    )
+    if different < len(manifest.disks):
+        return "two disks have the same id or the same index"
     return next(filter(None, (_disk_fault(disk, manifest) for disk in manifest.disks)), "")
 
 
 def _disk_fault(disk: CycleDisk, manifest: CycleManifest) -> str:
     if not DISK_ID.fullmatch(disk.disk_id):
-        return f"the id of disk {disk.index} is impossible"
+        return f"the id of disk {disk.index} is malformed"
     if manifest.is_seed and not disk.whole:
-        return f"disk {disk.index} is relative to a base, and there is none"
+        return f"disk {disk.index} is a delta, but the cycle is a seed"
     if not (0 <= disk.size <= phcbt01.MAX_SIZE and 0 <= disk.index <= 9999):
-        return f"the size or number of disk {disk.disk_id} is impossible"
+        return f"the size or number of disk {disk.disk_id} is out of range"
     least = phcbt01.encoded_size(disk.regions, disk.regions) if disk.regions >= 0 else 0
     most = phcbt01.encoded_size(max(disk.regions, 0), disk.size)
     if disk.regions < 0 or not least <= disk.stream_bytes <= most:
-        return f"disk {disk.index} cannot have a stream of {disk.stream_bytes} bytes"
+        return f"disk {disk.index}: {disk.regions} regions cannot have {disk.stream_bytes} bytes"
     return ""
 
 

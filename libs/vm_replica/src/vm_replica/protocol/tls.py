@@ -5,6 +5,10 @@ A folder, of which only its owner can read anything, holds:
     key.pem, certificate.pem     our own, made by `pair` or by the administrator
     peers/<fingerprint>.pem      what we were paired with: nothing else is trusted
     ca.pem                       if it is there, it decides instead: all that it signed is trusted
+    crl.pem                      what that CA has revoked; if it is there, it must be valid
+    denied/<fingerprint>         not trusted, whoever has signed it
+    next/                        a new key and certificate of ours, until we change to it
+    renewed.json                 which certificate of a peer took the place of which other one
     pairs.json                   which of the peers answers at which address
 
 A peer is trusted because its very certificate is here, and it was put here by someone who compared
@@ -15,13 +19,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import datetime as dt
 import hashlib
 import os
 import re
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import durable
@@ -31,6 +37,8 @@ from vm_replica.errors import IdentityError, PeerLost, PeerRefused
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+T = TypeVar("T")
 
 YEARS = 20
 """How long a certificate of our making is valid: it is trusted for its fingerprint, not its age."""
@@ -49,16 +57,40 @@ class Peer:
 
 @attrs.frozen
 class Pair:
-    """A receiver that we were paired with: its address (host:port) and its fingerprint."""
+    """A receiver that we were paired with: its address (host:port) and its fingerprint.
+
+    `until` is when the fingerprint ends to count (seconds of the epoch), 0 for never.
+    """
 
     address: str
     fingerprint: str
+    until: int = 0
 
 
 @attrs.frozen
 class _Pairs:
     schema: int
     pairs: tuple[Pair, ...]
+
+
+@attrs.frozen
+class Renewal:
+    """A certificate (fingerprint) of `source` that took the place of another one of it.
+
+    The source is called by its first fingerprint; the `old` certificate counts `until` then
+    (seconds of the epoch).
+    """
+
+    new: str
+    source: str
+    old: str
+    until: int
+
+
+@attrs.frozen
+class _Renewals:
+    schema: int
+    renewals: tuple[Renewal, ...]
 
 
 @attrs.frozen
@@ -144,6 +176,25 @@ def _make_identity(folder: Path, name: str) -> None:
     _write(folder / "certificate.pem", certificate.public_bytes(serialization.Encoding.PEM))
 
 
+def make_next(folder: Path, name: str) -> Identity:
+    """The key and certificate that we will change to, made if need be. Raises IdentityError."""
+    return ensure_identity(folder / "next", name)
+
+
+def change_to_next(folder: Path) -> Identity:
+    """Use the new key and certificate from now on; raise IdentityError. It can be done again."""
+    following = folder / "next"
+    load_identity(following)
+    try:
+        for name in ("key.pem", "certificate.pem"):
+            _write(folder / name, (following / name).read_bytes())
+        for name in ("certificate.pem", "key.pem"):
+            durable.remove(following / name)
+    except OSError as error:
+        raise IdentityError(f"{following} cannot be used: {error.strerror}") from error
+    return load_identity(folder)
+
+
 # --- peers ----------------------------------------------------------------------------------------
 
 
@@ -205,23 +256,77 @@ def _peer_path(folder: Path, found: str) -> Path:
     return folder / "peers" / f"{found}.pem"
 
 
-def remember_pair(folder: Path, address: str, found: str) -> None:
-    """The receiver at this address (host:port) is the peer of this fingerprint."""
-    others = tuple(pair for pair in _pairs(folder) if pair.address != address)
-    _write(folder / "pairs.json", records.dump(_Pairs(1, (*others, Pair(address, found)))))
+def renewals(folder: Path) -> tuple[Renewal, ...]:
+    """Which certificates of peers took the place of which; raise IdentityError."""
+    return _load(folder / "renewed.json", _Renewals(1, ())).renewals
 
 
-def paired_with(folder: Path, address: str) -> str:
-    """The fingerprint of the receiver at this address, empty if it is not paired."""
-    return next((pair.fingerprint for pair in _pairs(folder) if pair.address == address), "")
+def renew_peer(folder: Path, old: str, certificate: bytes, overlap: int) -> Renewal:
+    """Trust a certificate (DER) in place of another one, which still counts for so many seconds.
+
+    Raises IdentityError.
+    """
+    old = normalise(old)
+    if not _peer_path(folder, old).exists():
+        raise IdentityError(f"the certificate {old} is not trusted here: it cannot be renewed")
+    made = Renewal(
+        add_peer(folder, certificate), original(folder, old), old, int(time.time()) + overlap
+    )
+    others = tuple(known for known in renewals(folder) if known.new != made.new)
+    _write(folder / "renewed.json", records.dump(_Renewals(1, (*others, made))))
+    return made
+
+
+def original(folder: Path, found: str) -> str:
+    """The fingerprint by which the owner of a certificate is known: its first one."""
+    return next((known.source for known in renewals(folder) if known.new == found), found)
+
+
+def certificates_of(folder: Path, source: str) -> list[str]:
+    """The fingerprints of all certificates that a source has had."""
+    return [source, *(known.new for known in renewals(folder) if known.source == source)]
+
+
+def deny(folder: Path, found: str) -> None:
+    """Never trust this certificate again, whoever has signed it. Raises IdentityError."""
+    _write(folder / "denied" / normalise(found), b"")
+
+
+def remember_pair(folder: Path, address: str, found: str, overlap: int = 0) -> None:
+    """The receiver at this address (host:port) is the peer of this fingerprint.
+
+    The one that it had before still counts for `overlap` seconds.
+    """
+    until = int(time.time()) + overlap
+    kept = [pair for pair in _pairs(folder) if pair.address != address]
+    if overlap:
+        kept += [
+            attrs.evolve(pair, until=pair.until or until)
+            for pair in _pairs(folder)
+            if pair.address == address and pair.fingerprint != found
+        ]
+    _write(folder / "pairs.json", records.dump(_Pairs(1, (*kept, Pair(address, found)))))
+
+
+def paired_with(folder: Path, address: str) -> frozenset[str]:
+    """The fingerprints of the receiver at this address; empty if it is not paired."""
+    now = time.time()
+    return frozenset(
+        pair.fingerprint
+        for pair in _pairs(folder)
+        if pair.address == address and (not pair.until or pair.until > now)
+    )
 
 
 def _pairs(folder: Path) -> tuple[Pair, ...]:
-    path = folder / "pairs.json"
+    return _load(folder / "pairs.json", _Pairs(1, ())).pairs
+
+
+def _load(path: Path, missing: T) -> T:
     try:
-        return records.load(path.read_bytes(), _Pairs, schema=1).pairs
+        return records.load(path.read_bytes(), type(missing), schema=1)
     except FileNotFoundError:
-        return ()
+        return missing
     except (OSError, records.RecordError) as error:
         raise IdentityError(f"{path} cannot be used: {error}: pair again") from error
 
@@ -256,6 +361,37 @@ def server_context(folder: Path) -> ssl.SSLContext:
     return context
 
 
+class Trust:
+    """The receiver's context, made anew only when the files that it is made of have changed."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use the identity and the peers in a folder."""
+        self._folder = folder
+        self._version: tuple[object, ...] = ()
+        self._context: ssl.SSLContext | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """The context as of now; raise IdentityError."""
+        version = _version(self._folder)
+        if self._context is None or version != self._version:
+            self._context, self._version = server_context(self._folder), version
+        return self._context
+
+
+def _version(folder: Path) -> tuple[object, ...]:
+    """What changes when one of the files of a context does."""
+    found: list[object] = []
+    for name in ("key.pem", "certificate.pem", "ca.pem", "crl.pem"):
+        with contextlib.suppress(FileNotFoundError):
+            status = (folder / name).stat()
+            found.append((name, status.st_ino, status.st_mtime_ns, status.st_size))
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder / "peers") as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            status = entry.stat()
+            found.append((entry.name, status.st_ino, status.st_mtime_ns, status.st_size))
+    return tuple(found)
+
+
 def client_context(folder: Path) -> ssl.SSLContext:
     """The source's. With a CA the name of the host counts; else the fingerprint, afterwards."""
     context = _context(folder, ssl.PROTOCOL_TLS_CLIENT)
@@ -274,6 +410,9 @@ def _context(folder: Path, protocol: ssl._SSLMethod) -> ssl.SSLContext:
         context.load_cert_chain(folder / "certificate.pem", folder / "key.pem", _no_password)
         if uses_ca(folder):
             context.load_verify_locations(cafile=folder / "ca.pem")
+            if (folder / "crl.pem").exists():
+                context.load_verify_locations(cafile=folder / "crl.pem")
+                context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
         else:
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the certificate itself counts
             for path in sorted((folder / "peers").glob("*.pem")):
@@ -306,9 +445,40 @@ def identify(connection: ssl.SSLSocket, folder: Path) -> Peer:
     if not certificate:
         raise PeerRefused("the peer has shown no certificate")
     found = Peer(fingerprint(certificate), _common_name(connection))
-    if not uses_ca(folder) and found.fingerprint not in peers(folder):
-        raise PeerRefused(f"the certificate {found.fingerprint} is not one that we are paired with")
+    if reason := distrusted(folder, found.fingerprint):
+        raise PeerRefused(reason)
     return found
+
+
+def distrusted(folder: Path, found: str) -> str:
+    """Why a certificate that TLS has accepted is not trusted; empty if it is."""
+    if (folder / "denied" / found).exists():
+        return f"the certificate {found} is denied here: see podheitor-receiver allow --deny"
+    if uses_ca(folder):
+        return ""
+    if not _peer_path(folder, found).exists():
+        return f"the certificate {found} is not one that we are paired with"
+    if any(known.old == found and known.until < time.time() for known in renewals(folder)):
+        return f"the certificate {found} was renewed, and its time of overlap is over"
+    return ""
+
+
+_WORDS = {
+    3: "crl.pem has no revocation list of the CA that has signed it",
+    9: "it is not valid yet: compare the clocks of both hosts",
+    10: "it has expired: make a new one on that host with `pair --renew`",
+    12: "the revocation list crl.pem has expired: get the current one from the CA",
+    23: "the CA has revoked it",
+}
+"""What OpenSSL's codes of verification mean to an administrator (x509_vfy.h)."""
+
+
+def explain(error: ssl.SSLError) -> str:
+    """Why a certificate did not pass, or what else went wrong in a handshake, in a few words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        words = _WORDS.get(error.verify_code, error.verify_message)
+        return f"{error.reason}: the certificate of the other side is not accepted: {words}"
+    return str(error.reason or error)
 
 
 def _common_name(connection: ssl.SSLSocket) -> str:

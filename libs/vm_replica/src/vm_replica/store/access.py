@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from vm_replica.store.replica import Limits, Replica
+    from vm_replica.store.admission import Limits
+    from vm_replica.store.replica import Replica
 
 
 def open_store(root: Path) -> Store:

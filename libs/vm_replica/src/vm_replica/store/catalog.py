@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 
-class Role(Enum):
+class ReplicaRole(Enum):
     """What the replica is to its source."""
 
     REPLICA = "replica"  # takes cycles
@@ -34,12 +34,16 @@ class Role(Enum):
 
 @attrs.frozen
 class StoredDisk:
-    """A disk of a generation: size in bytes, and the digest of its content."""
+    """A disk of a generation: size in bytes, and the digest of its content.
+
+    `rewritten` is the share, in percent, of what the disk held before and its cycle overwrote.
+    """
 
     disk_id: str
     index: int
     size: int
     content: str
+    rewritten: int = 0
 
 
 @attrs.frozen
@@ -61,6 +65,11 @@ class Generation:
         """The digest of that manifest: what a cycle on it names as its base."""
         return self.manifest.digest()
 
+    @property
+    def moment(self) -> int:
+        """The moment that it shows; not later than its commit, whatever the source says."""
+        return min(self.manifest.taken, self.committed)
+
     def disk(self, disk_id: str) -> StoredDisk | None:
         """The disk of that id."""
         return next((disk for disk in self.disks if disk.disk_id == disk_id), None)
@@ -70,6 +79,7 @@ class Generation:
 class ReplicaState:
     """replica.json: the committed generation, and the one that is being applied, if any.
 
+    `rolling` is the older generation that the images are being brought back to, 0 for none;
     `source` is the certificate fingerprint (or name, with a CA) of whom the replica belongs to.
     """
 
@@ -77,10 +87,16 @@ class ReplicaState:
     cluster: str
     vm_id: str
     source: str
-    role: Role
+    role: ReplicaRole
     reason: str
     current: Generation | None
     applying: Generation | None
+    rolling: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the images are exactly the committed generation."""
+        return not self.applying and not self.rolling
 
     @property
     def number(self) -> int:
@@ -90,11 +106,15 @@ class ReplicaState:
 
 @attrs.frozen
 class Undo:
-    """The delta that leads a disk one generation back: its length in bytes, and its digest."""
+    """The delta that leads a disk one generation back: its length in bytes, and its digest.
+
+    `file` is its name when it was made of several (see thinning).
+    """
 
     disk_id: str
     stream_bytes: int
     digest: str
+    file: str = ""
 
 
 @attrs.frozen
@@ -102,13 +122,25 @@ class PointRecord:
     """point.json: a generation that was overwritten, and what leads back to it from the next.
 
     `undo` has a delta for each disk that the next generation has too; the images of `retired` disks
-    are in the folder whole.
+    are in the folder whole. `next` is the generation that the deltas lead back from, 0 for the one
+    with the next number.
     """
 
     schema: int
     generation: Generation
     undo: tuple[Undo, ...]
     retired: tuple[str, ...]
+    next: int = 0
+
+    @property
+    def number(self) -> int:
+        """The number of the generation."""
+        return self.generation.number
+
+    @property
+    def follower(self) -> int:
+        """The number of the generation that the deltas lead back from."""
+        return self.next or self.number + 1
 
 
 @attrs.frozen
@@ -166,9 +198,9 @@ class ReplicaFolder:
         """The folder of an older generation."""
         return self.points / str(number)
 
-    def undo(self, number: int, disk_id: str) -> Path:
-        """The delta that leads a disk back to an older generation from the one after it."""
-        return self.point_path(number) / f"{disk_id}.phcbt01"
+    def undo(self, number: int, made: Undo) -> Path:
+        """The delta that leads a disk back to an older generation."""
+        return self.point_path(number) / (made.file or f"{made.disk_id}.phcbt01")
 
     def kept_image(self, number: int, disk_id: str) -> Path:
         """The image of a disk that the generation after this one did not have any more."""
@@ -207,6 +239,18 @@ class ReplicaFolder:
             raise StoreError(f"{self.name} has no generation {number} (any more)") from error
         except (OSError, records.RecordError) as error:
             raise StoreError(f"{path} cannot be used: {error}") from error
+
+    def chain(self, number: int, state: ReplicaState) -> list[PointRecord]:
+        """What leads from the images back to an older generation, its own record first.
+
+        Raises StoreError when some of it is missing.
+        """
+        found: list[PointRecord] = []
+        top = state.number + 1 if state.applying else state.number
+        while number < top:
+            found.append(self.point(number))
+            number = found[-1].follower
+        return found
 
     def generation(self, number: int) -> Generation:
         """A generation that can be had, the current one too; raise StoreError."""

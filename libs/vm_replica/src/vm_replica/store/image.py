@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from vm_replica.protocol.wire import Buffer
+    from vm_replica.protocol.messages import Buffer
 
 CHUNK = 65_536
 """Bytes whose digest is one term of the sum; the last chunk of a disk is taken as filled up."""

@@ -25,7 +25,7 @@ from vm_replica.store.undo import Delta
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from vm_replica.store.catalog import ReplicaFolder, StoredDisk
+    from vm_replica.store.catalog import PointRecord, ReplicaFolder, StoredDisk
 
 
 class PointReader(Closable):
@@ -39,6 +39,7 @@ class PointReader(Closable):
         self._files = files
         self._disk_id = disk_id
         self._number = generation
+        self._next = generation  # the one whose record is not known yet
         self._layers: list[Delta] = []  # what leads back, the oldest first
         self._image: ImageFile | None = None
         self._is_kept = False  # the image is of a disk that is gone: nothing changes it any more
@@ -171,18 +172,23 @@ class PointReader(Closable):
                 os.close(self._seen)
             self._seen = os.open(self._files.state_path, os.O_RDONLY | os.O_CLOEXEC)
             state = self._files.existing()
-            newest = state.number + 1 if state.applying else state.number
-            for number in range(self._number + len(self._layers), newest):
-                if not self._add_layer(number):
+            if state.rolling:
+                raise StoreError(
+                    f"{self._files.name} is being rolled back to generation {state.rolling}: wait, "
+                    "or start the receiver if it was interrupted"
+                )
+            for record in self._files.chain(self._next, state):
+                if not self._add_layer(record):
                     return
 
-    def _add_layer(self, number: int) -> bool:
+    def _add_layer(self, record: PointRecord) -> bool:
         """Add the way back to a generation; False if the disk was gone in the one after it."""
-        record = self._files.point(number)
+        self._next = record.follower
         if self._disk_id not in record.retired:
-            self._layers.append(Delta(self._files.undo(number, self._disk_id)))
+            made = next(made for made in record.undo if made.disk_id == self._disk_id)
+            self._layers.append(Delta(self._files.undo(record.number, made)))
             return True
-        kept = self._files.kept_image(number, self._disk_id)
+        kept = self._files.kept_image(record.number, self._disk_id)
         path = kept if kept.exists() else self._files.image(self._disk_id)
         try:
             image = ImageFile(path)

@@ -7,44 +7,36 @@
                                    state.lock           held while any of this changes
                                    session.lock         held while a source sends a cycle
 
-A commit makes the spool durable, then the undo deltas, then marks replica.json as applying, applies
-(which can be done again), replaces replica.json, and drops the spool. After a crash before the mark
-the undo deltas are discarded and the spool stays, to be gone on with; after it, applying is redone.
+Admission says which cycles are taken, commit how one becomes the current generation, and retention
+which older ones are kept.
 """
 
 from __future__ import annotations
 
-import logging
+import errno
 import os
 import shutil
+import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import attrs
 import durable
-from command_line.text import size as for_people
-from durable import records
 from durable.closable import Closable
 from durable.names import component
 
 from vm_replica.errors import Code, CycleRefused, ReplicaDamaged, StoreError
 from vm_replica.protocol import manifest as manifests
-from vm_replica.store import spool, undo
-from vm_replica.store.catalog import (
-    SCHEMA,
-    Generation,
-    PointRecord,
-    ReplicaFolder,
-    ReplicaState,
-    Role,
-    StoredDisk,
-    Trouble,
-    Undo,
-    is_point,
-)
+from vm_replica.store import admission, commit, rollback, spool, thinning, trouble, undo
+from vm_replica.store.accounts import Accounts
+from vm_replica.store.admission import Limits, Offer, Room, nothing
+from vm_replica.store.catalog import SCHEMA, ReplicaFolder, ReplicaRole, ReplicaState
+from vm_replica.store.commit import CycleCommit
 from vm_replica.store.points import PointReader
+from vm_replica.store.records import save
+from vm_replica.store.retention import superfluous
 from vm_replica.store.spool import Spool
 
 if TYPE_CHECKING:
@@ -54,30 +46,10 @@ if TYPE_CHECKING:
     import phcbt01
 
     from vm_replica.protocol.manifest import CycleManifest
+    from vm_replica.store.accounts import Booking
+    from vm_replica.store.catalog import Generation, Trouble, Undo
+    from vm_replica.store.retention import Retention
     from vm_replica.store.spool import DiskSpool
-
-log = logging.getLogger(__name__)
-
-
-def _nothing() -> None:
-    return None
-
-
-@attrs.frozen
-class Limits:
-    """What the receiver takes; sizes in bytes. `reserve` is never filled of the file system."""
-
-    disks: int = 64
-    disk_size: int = 64 << 40
-    reserve: int = 1 << 30
-
-
-@attrs.frozen
-class Retention:
-    """How many older generations are kept, and how long (seconds, 0: for ever)."""
-
-    count: int = 24
-    age: int = 0
 
 
 class Store:
@@ -87,37 +59,29 @@ class Store:
         """Use the store in `root`."""
         self.root = root
         self.limits = limits or Limits()
+        self._accounts = Accounts(root)
 
     def replica(self, cluster: str, vm_id: str) -> Replica:
         """The replica of a VM, which may be empty; raise StoreError for an impossible name."""
         if not manifests.is_cluster(cluster) or not manifests.is_vm_id(vm_id):
             raise StoreError("no replica can have this name")
         folder = self.root / "replicas" / component(cluster) / vm_id
-        return Replica(ReplicaFolder(folder, cluster, vm_id), self.limits)
+        return Replica(ReplicaFolder(folder, cluster, vm_id), self.limits, self._accounts)
 
     def replicas(self) -> list[Replica]:
         """All that are there, in the order of their names."""
         paths = sorted((self.root / "replicas").glob("*/*/replica.json"))
         return [self.replica(unquote(p.parent.parent.name), p.parent.name) for p in paths]
 
-    def recover(self) -> list[str]:
-        """Recover every replica, and say what could not be; for the start of a receiver."""
-        problems = []
-        for replica in self.replicas():
-            try:
-                replica.recover()
-            except (StoreError, ReplicaDamaged) as error:
-                problems.append(f"{replica.name}: {error}")
-        return problems
-
 
 class Replica:
     """One replica. Every call looks at the disk anew: other processes may work on it too."""
 
-    def __init__(self, files: ReplicaFolder, limits: Limits) -> None:
+    def __init__(self, files: ReplicaFolder, limits: Limits, accounts: Accounts) -> None:
         """Use the replica in a folder, which need not be there."""
         self.files = files
         self._limits = limits
+        self.accounts = accounts
 
     @property
     def name(self) -> str:
@@ -152,7 +116,7 @@ class Replica:
         generation: int,
         disk_id: str,
         target: Path | phcbt01.Target,
-        tick: Callable[[], None] = _nothing,
+        tick: Callable[[], None] = nothing,
     ) -> None:
         """Write a disk of a generation to a target that reads as zeros, or to a new file.
 
@@ -162,7 +126,7 @@ class Replica:
         with self.reader(generation, disk_id) as reader:
             reader.copy(target, tick)
 
-    def verify(self, generation: int, tick: Callable[[], None] = _nothing) -> None:
+    def verify(self, generation: int, tick: Callable[[], None] = nothing) -> None:
         """Read a generation again and compare it with what was committed; raise ReplicaDamaged.
 
         Of an older one also what leads back to it, byte by byte.
@@ -177,7 +141,7 @@ class Replica:
 
     def _verify_undo(self, generation: int, made: Undo, tick: Callable[[], None]) -> None:
         with self.files.explained():
-            found = undo.digest(self.files.undo(generation, made.disk_id), tick)
+            found = undo.digest(self.files.undo(generation, made), tick)
         if found != (made.stream_bytes, made.digest):
             raise ReplicaDamaged(
                 f"the way back to generation {generation} of {self.name} is damaged: disk "
@@ -188,347 +152,232 @@ class Replica:
 
     def note_error(self, text: str) -> None:
         """Remember what went wrong, for the status; best effort."""
-        self._note(Trouble(SCHEMA, int(time.time()), text))
+        trouble.note(self.files, text)
 
     def trouble(self) -> Trouble | None:
         """What went wrong since the last commit, if anything did."""
-        try:
-            return records.load(self.files.trouble.read_bytes(), Trouble, schema=SCHEMA)
-        except (OSError, records.RecordError):
-            return None
-
-    def _note(self, trouble: Trouble | None) -> None:
-        if not self.files.path.is_dir():
-            return
-        try:
-            if trouble:
-                durable.replace(self.files.trouble, records.dump(trouble))
-            elif self.files.trouble.exists():
-                durable.remove(self.files.trouble)
-        except OSError as error:
-            log.warning("the trouble of %s cannot be noted: %s", self.name, error)
+        return trouble.read(self.files)
 
     # --- the role
 
     def fence(self, reason: str = "a failover has fenced the source") -> None:
         """Refuse every cycle from now on; one that is being sent fails at its commit."""
-        self._change_role(Role.FENCED, reason)
+        self._change_role(ReplicaRole.FENCED, reason)
 
     def unfence(self) -> None:
         """Take cycles again, on the current generation."""
-        self._change_role(Role.REPLICA, "")
+        self._change_role(ReplicaRole.REPLICA, "")
 
     def close(self) -> None:
         """End the relation to the source for good."""
-        self._change_role(Role.CLOSED, "the replica has become production")
+        self._change_role(ReplicaRole.CLOSED, "the replica has become production")
 
     def adopt(self, source: str) -> None:
         """Let the replica belong to another source; raise StoreError."""
         with self._locked() as state:
-            self._save(attrs.evolve(state, source=source))
+            save(self.files, attrs.evolve(state, source=source))
 
-    def _change_role(self, role: Role, reason: str) -> None:
+    def _change_role(self, role: ReplicaRole, reason: str) -> None:
         with self._locked() as state:
-            if state.role is Role.CLOSED and role is not Role.CLOSED:
+            if state.role is ReplicaRole.CLOSED and role is not ReplicaRole.CLOSED:
                 raise StoreError(f"the replica {self.name} is closed: it takes no cycle ever again")
-            self._save(attrs.evolve(state, role=role, reason=reason))
+            save(self.files, attrs.evolve(state, role=role, reason=reason))
 
     # --- cycles
 
     def refuse_source(self, source: str) -> None:
         """Raise CycleRefused when this source may not write here now; nothing is written."""
-        state = self.state()
-        if state is None:
-            return
-        if state.source != source:
-            raise CycleRefused(Code.NOT_ALLOWED, f"the replica {self.name} is of another source")
-        if state.role is not Role.REPLICA:
-            raise CycleRefused(Code.FENCED, f"the replica takes no cycles: {state.reason}")
+        _raise(admission.refuse_source(self.name, source, self.state()))
 
     def begin_cycle(
-        self, manifest: CycleManifest, source: str, tick: Callable[[], None] = _nothing
+        self,
+        manifest: CycleManifest,
+        source: str,
+        tick: Callable[[], None] = nothing,
+        permit: Callable[[], None] = nothing,
     ) -> IncomingCycle:
         """Take a cycle; close() what is returned. What was received of it before stays.
 
-        Raises CycleRefused, with nothing written, or StoreError.
+        `permit` raises CycleRefused when the source may not write here any more: it is asked again
+        at each disk and at the commit. Raises CycleRefused, with nothing written, or StoreError.
         """
-        self._refuse_cycle(manifest, source)
+        offer = Offer(manifest, source, self.files.cluster, self.files.vm_id, permit)
+        self._refuse(offer, self.state())
         with self.files.explained():
             durable.make_folder(self.files.path)
             lock = self.files.lock("session", wait=False)
         if lock is None:
             raise CycleRefused(Code.BUSY, f"another session is sending a cycle of {self.name}")
         try:
-            arrived = self._open_spool(manifest, source, tick)
-            self._resume(arrived, tick)
-            return IncomingCycle(self, arrived, source, lock)
+            return self._begin(offer, lock, tick)
         except BaseException:
             os.close(lock)
             raise
 
-    def _resume(self, arrived: Spool, tick: Callable[[], None]) -> None:
-        with self.files.explained():
+    def _begin(self, offer: Offer, lock: int, tick: Callable[[], None]) -> IncomingCycle:
+        with self.files.explained(), self.held():
+            offer.permit()
+            booking = self._take(offer, tick)
             try:
-                arrived.prepare(tick)
-            except CycleRefused:
-                spool.drop(self.files.incoming)
+                arrived = self._open_spool(offer, tick)
+            except BaseException:
+                self.accounts.release(booking)
                 raise
+        arrived.booking = booking
+        return IncomingCycle(self, arrived, offer, lock)
 
-    def _open_spool(self, manifest: CycleManifest, source: str, tick: Callable[[], None]) -> Spool:
-        with self.files.explained(), self._held():
-            state = self.state()
-            if state is None:
-                state = ReplicaState(
-                    schema=SCHEMA,
-                    cluster=self.files.cluster,
-                    vm_id=self.files.vm_id,
-                    source=source,
-                    role=Role.REPLICA,
-                    reason="",
-                    current=None,
-                    applying=None,
-                )
-                self._save(state)
-            self._recover(state, tick)
-            self._refuse_cycle(manifest, source)
-            found = Spool.load(self.files.incoming)
-            if found and found.manifest == manifest:
-                return found
-            return Spool.create(self.files.incoming, manifest, source)
-
-    def _refuse_cycle(self, manifest: CycleManifest, source: str) -> None:
-        self.refuse_source(source)
-        if (manifest.cluster, manifest.vm_id) != (self.files.cluster, self.files.vm_id):
-            raise CycleRefused(Code.BAD_MANIFEST, "the manifest is of another VM")
-        if (
-            len(manifest.disks) > self._limits.disks
-            or max(disk.size for disk in manifest.disks) > self._limits.disk_size
-        ):
-            raise CycleRefused(
-                Code.TOO_LARGE,
-                f"the receiver takes at most {self._limits.disks} disks of at most "
-                f"{for_people(self._limits.disk_size)}",
-            )
+    def _take(self, offer: Offer, tick: Callable[[], None]) -> Booking:
+        """Decide for good, and promise the cycle what it may write."""
         state = self.state()
-        current = state.current if state else None
-        self._refuse_base(manifest, current)
-        self._refuse_replay(manifest, current)
-        self._refuse_without_room(manifest, is_first=current is None)
+        with self.accounts.deciding:
+            room = self._refuse(offer, state)
+            needed = admission.needed(offer.manifest, state, room)
+            booking = self.accounts.book(needed - self._arrived(offer.manifest))
+        try:
+            if state is None:
+                state = _empty(offer)
+                save(self.files, state)
+            commit.recover(self.files, state, tick)
+        except BaseException:
+            self.accounts.release(booking)
+            raise
+        return booking
 
-    def _refuse_base(self, manifest: CycleManifest, current: Generation | None) -> None:
-        if manifest.is_seed:
-            return
-        if current is None:
-            raise CycleRefused(Code.NEEDS_SEED, f"the replica {self.name} is empty: send a seed")
-        if manifest.base != current.digest:
-            raise CycleRefused(
-                Code.WRONG_BASE,
-                f"the replica {self.name} has generation {current.number}, and the cycle stands on "
-                "another one: send the changes since that, or a seed",
-                needs=current.digest,
-            )
-        for disk in manifest.disks:
-            before = current.disk(disk.disk_id)
-            if not disk.whole and (before is None or before.size > disk.size):
-                what = "is new" if before is None else "has shrunk"
-                raise CycleRefused(
-                    Code.NOT_READY, f"disk {disk.index} {what}: send it whole", needs=manifest.base
-                )
+    def _arrived(self, manifest: CycleManifest) -> int:
+        """Bytes that are here already of this very cycle."""
+        found = self.resumable()
+        return sum(found.durable_bytes.values()) if found and found.manifest == manifest else 0
 
-    def _refuse_replay(self, manifest: CycleManifest, current: Generation | None) -> None:
-        if current is None:
-            return
-        digest = manifest.digest()
-        if manifest.taken < current.manifest.taken or digest in {p.digest for p in self.points()}:
-            raise CycleRefused(
-                Code.REPLAYED,
-                f"the cycle is not newer than generation {current.number} of {self.name}",
-                needs=current.digest,
-            )
-
-    def _refuse_without_room(self, manifest: CycleManifest, *, is_first: bool) -> None:
-        """The spool, what the images may grow by, and the undo deltas must fit, in the worst case.
-
-        Then a full file system is met here, and not while images are half written. What is in the
-        spool counts as free: it is of this cycle, or makes room for it.
-        """
-        held = self.resumable()
-        there = sum(held.durable_bytes.values()) if held else 0
-        needed = manifest.stream_bytes * (2 if is_first else 3) - there + self._limits.reserve
-        path = self.files.path
-        while not path.exists():
-            path = path.parent
-        with self.files.explained():
-            status = os.statvfs(path)
-        free = status.f_bavail * status.f_frsize
-        if free < needed:
-            raise CycleRefused(
-                Code.NO_SPACE,
-                f"the receiver has {for_people(free)} free, and {for_people(needed)} are needed "
-                "(with what is kept in reserve)",
-            )
-
-    # --- the commit
+    def _open_spool(self, offer: Offer, tick: Callable[[], None]) -> Spool:
+        arrived = Spool.load(self.files.incoming)
+        if arrived is None or arrived.manifest != offer.manifest:
+            return Spool.create(self.files.incoming, offer.manifest, offer.source)
+        try:
+            arrived.prepare(tick)
+        except CycleRefused:
+            spool.drop(self.files.incoming)
+            raise
+        return arrived
 
     def commit(
-        self, arrived: Spool, digest: str, source: str, tick: Callable[[], None] = _nothing
+        self, arrived: Spool, offer: Offer, digest: str, tick: Callable[[], None] = nothing
     ) -> int:
         """Make the cycle the current generation, durably; its number.
 
         Raises CycleRefused, and the replica stays as it was, or StoreError: then `recover` will
         bring it to the old or the new generation, whichever it can prove.
         """
-        manifest = arrived.manifest
-        if digest != manifest.digest():
+        if digest != arrived.manifest.digest():
             raise CycleRefused(Code.BAD_MANIFEST, "the commit names another manifest")
         if missing := arrived.missing:
             raise CycleRefused(Code.NOT_READY, f"disk {missing[0]} has not arrived completely")
         with self._locked() as state:
-            if state.applying:
+            if not state.is_whole:
                 raise StoreError(f"the replica {self.name} must be recovered first")
-            self.refuse_source(source)
-            self._refuse_base(manifest, state.current)
-            self._refuse_replay(manifest, state.current)
-            self._check_spool(arrived, tick)
-            generation = self._prepare(state, arrived, tick)
-            self._save(attrs.evolve(state, applying=generation))
-            self._apply(state, generation, tick)
-            self._finish(state, generation)
-        return generation.number
+            offer.permit()
+            _raise(admission.refuse_source(self.name, offer.source, state))
+            _raise(admission.refuse_order(offer, state, self._digests()))
+            return CycleCommit(self.files, arrived, tick).run(state).number
 
-    def _check_spool(self, arrived: Spool, tick: Callable[[], None]) -> None:
-        """What came in earlier sessions has lain here: it must still be what arrived."""
-        for disk in arrived.manifest.disks:
-            if disk.disk_id not in arrived.fresh:
-                try:
-                    arrived.replay(disk, tick)
-                except CycleRefused:
-                    spool.drop(self.files.incoming)
-                    raise
-
-    def _prepare(self, state: ReplicaState, arrived: Spool, tick: Callable[[], None]) -> Generation:
-        """Write the way back, durably; the generation that the cycle will make."""
-        self._discard_points_from(state.number)
-        manifest, current = arrived.manifest, state.current
-        folder = self.files.point_path(state.number)
-        if current:
-            durable.make_folder(folder)
-        undos, disks = [], []
-        for disk in manifest.disks:
-            before = current.disk(disk.disk_id) if current else None
-            prepared = undo.prepare(
-                disk,
-                arrived.path(disk.disk_id),
-                self.files.image(disk.disk_id) if before else None,
-                (before.size, before.content) if before else (0, ""),
-                folder / f"{disk.disk_id}.phcbt01",
-                tick,
-            )
-            undos += [prepared.undo] if prepared.undo else []
-            disks.append(StoredDisk(disk.disk_id, disk.index, disk.size, prepared.content))
-        if current:
-            kept = {disk.disk_id for disk in manifest.disks}
-            retired = tuple(d.disk_id for d in current.disks if d.disk_id not in kept)
-            record = PointRecord(SCHEMA, current, tuple(undos), retired)
-            durable.replace(folder / "point.json", records.dump(record))
-        return Generation(
-            state.number + 1, int(time.time()), manifest.encode().decode(), tuple(disks)
-        )
-
-    def _apply(self, state: ReplicaState, generation: Generation, tick: Callable[[], None]) -> None:
-        """Bring the images to a generation whose spool is complete. Doing it again is the same."""
-        durable.make_folder(self.files.images)
-        manifest = generation.manifest
-        for disk in state.current.disks if state.current else ():
-            if generation.disk(disk.disk_id) is None:
-                self._retire(disk.disk_id, state.number)
-        for arrived in manifest.disks:
-            stream = self.files.incoming / f"{arrived.disk_id}.phcbt01"
-            undo.apply(arrived, stream, self.files.image(arrived.disk_id), tick)
-        durable.sync_folder(self.files.images)
-
-    def _retire(self, disk_id: str, number: int) -> None:
-        """Keep the image of a disk that is gone for the generation that was the last to have it."""
-        image, kept = self.files.image(disk_id), self.files.kept_image(number, disk_id)
-        if image.exists():
-            durable.remove(image) if kept.exists() else durable.rename(image, kept)
-
-    def _finish(self, state: ReplicaState, generation: Generation) -> None:
-        self._save(attrs.evolve(state, current=generation, applying=None))
-        self._note(None)
-        try:
-            spool.drop(self.files.incoming)
-        except OSError as error:  # the next start finds that it was committed, and drops it
-            log.warning("what was received of %s stays for now: %s", self.name, error)
-
-    def recover(self, tick: Callable[[], None] = _nothing) -> None:
+    def recover(self, tick: Callable[[], None] = nothing) -> None:
         """Bring the replica to a committed generation after a crash; raise StoreError."""
         with self._locked() as state:
-            self._recover(state, tick)
+            commit.recover(self.files, state, tick)
 
-    def _recover(self, state: ReplicaState, tick: Callable[[], None]) -> None:
-        found = Spool.load(self.files.incoming)
-        if state.applying:
-            if not found or found.manifest != state.applying.manifest:
-                raise StoreError(
-                    f"generation {state.applying.number} of {self.name} was being applied, and "
-                    "what was received of it is gone: an older point can be exported"
-                )
-            log.info("applying generation %d of %s again", state.applying.number, self.name)
-            self._apply(state, state.applying, tick)
-            self._finish(state, state.applying)
-            return
-        self._discard_points_from(state.number)
-        if found and state.current and found.manifest == state.current.manifest:
-            spool.drop(self.files.incoming)
+    def _refuse(self, offer: Offer, state: ReplicaState | None) -> Room:
+        """Raise CycleRefused, or tell what room there is for the cycle."""
+        room = self._room(offer, state)
+        limits, digests = self._limits, self._digests()
+        _raise(admission.refuse(offer, state, digests, limits, room, time.time()))
+        return room
+
+    def _digests(self) -> frozenset[str]:
+        return frozenset(point.digest for point in self.points())
+
+    def _room(self, offer: Offer, state: ReplicaState | None) -> Room:
+        held = self.resumable()
+        path = self.files.path
+        while not path.exists():
+            path = path.parent
+        replicas, used = 0, 0
+        if state is None or self._limits.quota:
+            replicas, used = self.accounts.of_source(offer.source, measure=self._limits.quota > 0)
+        with self.files.explained():
+            status = os.statvfs(path)
+            return Room(
+                free=status.f_bavail * status.f_frsize,
+                held=sum(held.durable_bytes.values()) if held else 0,
+                booked=self.accounts.booked(),
+                block=status.f_frsize,
+                allocated=self._allocated(state),
+                takes_file=_takes_file(path, max(disk.size for disk in offer.manifest.disks)),
+                used=used,
+                replicas=replicas,
+            )
+
+    def _allocated(self, state: ReplicaState | None) -> dict[str, int]:
+        """Bytes that the image of each disk takes."""
+        current = state.current if state else None
+        found = {}
+        for disk in current.disks if current else ():
+            with suppress(FileNotFoundError):
+                found[disk.disk_id] = self.files.image(disk.disk_id).stat().st_blocks * 512
+        return found
 
     # --- points
 
-    def prune(self, retention: Retention, now: float | None = None) -> list[int]:
-        """Drop the generations that need not be kept, oldest first; their numbers.
+    def prune(
+        self, retention: Retention, now: float | None = None, tick: Callable[[], None] = nothing
+    ) -> list[int]:
+        """Drop the generations that need not be kept; their numbers, oldest first.
 
-        While a point is being read nothing is dropped. Raises StoreError.
+        While a point is being read nothing is dropped. Raises StoreError, ReplicaDamaged.
         """
         with self._locked() as state:
             lock = self.files.lock("points", wait=False)
-            if lock is None:
+            if lock is None or not state.is_whole:
                 return []
             try:
-                doomed = self._superfluous(state, retention, time.time() if now is None else now)
-                for number in doomed:
-                    _drop_folder(self.files.point_path(number))
-                return doomed
+                older = [self.files.point(number) for number in self.files.numbers(state)]
+                doomed = superfluous(
+                    [record.generation for record in older],
+                    retention,
+                    time.time() if now is None else now,
+                )
+                return thinning.drop(self.files, older, set(doomed), tick)
             finally:
                 os.close(lock)
 
-    def _superfluous(self, state: ReplicaState, retention: Retention, now: float) -> list[int]:
-        numbers = self.files.numbers(state)
-        surplus = numbers[: max(len(numbers) - retention.count, 0)]
-        if retention.age:
-            for number in numbers[len(surplus) :]:
-                if self.files.point(number).generation.committed >= now - retention.age:
-                    break
-                surplus.append(number)
-        return surplus
+    def roll_back(self, generation: int, tick: Callable[[], None] = nothing) -> None:
+        """Make an older generation the current one, and drop the newer ones, for good.
 
-    def _discard_points_from(self, number: int) -> None:
-        """Drop what was prepared for a cycle that was not committed, or not dropped completely."""
-        for path in self.files.points.glob("*"):
-            if not path.name.isdecimal() or not (is_point(path) and int(path.name) < number):
-                self._discard(path, is_older=path.name.isdecimal() and int(path.name) < number)
+        The generation is proven first. Nobody may be sending a cycle or reading a point. Raises
+        StoreError, ReplicaDamaged.
+        """
+        state = self.files.existing()
+        if generation == state.number and state.is_whole:
+            raise StoreError(f"generation {generation} of {self.name} is the current one")
+        self.verify(generation, tick)
+        with self._alone() as state:
+            rollback.roll_back(self.files, state, generation, tick)
 
-    def _discard(self, folder: Path, *, is_older: bool) -> None:
-        if not is_older and any(folder.glob("*.raw")):  # an image only gets there after the mark
-            raise StoreError(f"{folder} holds an image that belongs to no generation: look at it")
-        _drop_folder(folder)
+    def drop(self) -> None:
+        """Remove the replica with all its points, also one that cannot be recovered.
 
-    # --- writing
+        Nobody may be sending a cycle or reading a point. Raises StoreError.
+        """
+        with self.files.explained(), self._alone_in_folder():
+            trash = self.files.path.parents[2] / "dropped"
+            durable.make_folder(trash)
+            gone = trash / f"{self.files.vm_id}.{time.time_ns()}"
+            durable.rename(self.files.path, gone)
+            durable.sync_folder(self.files.path.parent)
+            shutil.rmtree(gone)
 
-    def _save(self, state: ReplicaState) -> None:
-        durable.replace(self.files.state_path, records.dump(state))
+    # --- locks
 
     @contextmanager
-    def _held(self) -> Iterator[None]:
+    def held(self) -> Iterator[None]:
         """Hold the replica against all other changes; OSError."""
         descriptor = self.files.lock("state")
         try:
@@ -541,19 +390,42 @@ class Replica:
     def _locked(self) -> Iterator[ReplicaState]:
         """Hold an existing replica against all other changes; StoreError."""
         self.files.existing()
-        with self.files.explained(), self._held():
+        with self.files.explained(), self.held():
             yield self.files.existing()
+
+    @contextmanager
+    def _alone(self) -> Iterator[ReplicaState]:
+        """Hold an existing replica against sources and readers too; StoreError."""
+        self.files.existing()
+        with self.files.explained(), self._alone_in_folder():
+            yield self.files.existing()
+
+    @contextmanager
+    def _alone_in_folder(self) -> Iterator[None]:
+        if not self.files.path.is_dir():
+            raise StoreError(f"there is no replica {self.name}")
+        with ExitStack() as stack:
+            for name, who in (
+                ("session", "a source is sending a cycle of"),
+                ("points", "a restore point is being read of"),
+                ("state", "another command or the receiver is changing"),
+            ):
+                descriptor = self.files.lock(name, wait=False)
+                if descriptor is None:
+                    raise StoreError(f"{who} {self.name}: wait for its end, then try again")
+                stack.callback(os.close, descriptor)
+            yield
 
 
 class IncomingCycle(Closable):
     """A cycle while it is received: nobody else may send one. A context manager."""
 
-    def __init__(self, replica: Replica, arrived: Spool, source: str, lock: int) -> None:
+    def __init__(self, replica: Replica, arrived: Spool, offer: Offer, lock: int) -> None:
         """Own the lock of the session."""
         self.replica = replica
         self.manifest = arrived.manifest
         self._arrived = arrived
-        self._source = source
+        self._offer = offer
         self._lock = lock
 
     @property
@@ -566,21 +438,48 @@ class IncomingCycle(Closable):
 
         Raises CycleRefused, and so do its methods; OSError.
         """
+        with self.replica.held():
+            self._offer.permit()
         return self._arrived.open_disk(disk_id, offset)
 
-    def commit(self, digest: str, tick: Callable[[], None] = _nothing) -> int:
+    def commit(self, digest: str, tick: Callable[[], None] = nothing) -> int:
         """Make the cycle the current generation; see Replica.commit."""
-        return self.replica.commit(self._arrived, digest, self._source, tick)
+        return self.replica.commit(self._arrived, self._offer, digest, tick)
 
     def close(self) -> None:
         """Let others send a cycle; what is durable stays."""
         if self._lock >= 0:
             lock, self._lock = self._lock, -1
             os.close(lock)
+            self.replica.accounts.release(self._arrived.booking)
 
 
-def _drop_folder(folder: Path) -> None:
-    """Drop the folder of a point. Its record goes first: without it the rest means nothing."""
-    if is_point(folder):
-        durable.remove(folder / "point.json")
-    shutil.rmtree(folder)
+def _empty(offer: Offer) -> ReplicaState:
+    """A replica to which nothing was committed yet."""
+    return ReplicaState(
+        schema=SCHEMA,
+        cluster=offer.cluster,
+        vm_id=offer.vm_id,
+        source=offer.source,
+        role=ReplicaRole.REPLICA,
+        reason="",
+        current=None,
+        applying=None,
+    )
+
+
+def _takes_file(folder: Path, size: int) -> bool:
+    """Whether a file below a folder may have this size in bytes; OSError."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            os.ftruncate(file.fileno(), size)
+        except OSError as error:
+            if error.errno in {errno.EFBIG, errno.EINVAL}:
+                return False
+            raise
+    return True
+
+
+def _raise(refused: CycleRefused | None) -> None:
+    if refused:
+        raise refused

@@ -24,13 +24,14 @@ from durable.closable import Closable
 
 from vm_replica.errors import Code, CycleRefused
 from vm_replica.protocol import manifest as manifests
+from vm_replica.store.accounts import Booking
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from vm_replica.protocol.manifest import CycleDisk, CycleManifest
-    from vm_replica.protocol.wire import Buffer
+    from vm_replica.protocol.messages import Buffer
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class Spool:
         self.folder = folder
         self.manifest = manifest
         self.fresh: set[str] = set()
+        self.booking = Booking(0)
         self._marks = marks
         self._decoders: dict[str, phcbt01.Decoder] = {}
 
@@ -212,6 +214,7 @@ class DiskSpool(Closable):
         _check(self._decoder, window, self._disk)
         self._digest.update(window)
         self._end += len(window)
+        self._spool.booking.written += len(window)
         while window:
             window = window[os.write(self._descriptor, window) :]
         if self._end - self._marked >= SEGMENT:

@@ -30,10 +30,14 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Prepared:
-    """A disk of a cycle that is ready to be applied: the digest of its content afterwards."""
+    """A disk of a cycle that is ready to be applied: the digest of its content afterwards.
+
+    `rewritten` counts the bytes that held something (were not all zero) and become something else.
+    """
 
     content: str
     undo: Undo | None
+    rewritten: int
 
 
 class Delta:
@@ -118,7 +122,7 @@ def prepare(
             if before:
                 _note(changed, disk, delta, offset, was, now, old[0])
         made = _write_undo(disk, undo, old[0], changed, before, tick) if before else None
-        return Prepared(content.text(), made)
+        return Prepared(content.text(), made, changed.rewritten)
 
 
 def _changes(
@@ -164,14 +168,17 @@ def _note(
     for span in spans:
         for at, length in steps(aligned([span], CHUNK, old_size), CHUNK):
             begin, stop = max(at, span[0]), min(at + length, span[1])
-            if was[begin - offset : stop - offset] != now[begin - offset : stop - offset]:
+            old = was[begin - offset : stop - offset]
+            if old != now[begin - offset : stop - offset]:
                 changed.add(begin, stop)
+                changed.rewritten += 0 if phcbt01.is_zero(old) else len(old)
 
 
 class _Extents:
     """Ascending extents, 16 bytes each; those that touch become one."""
 
     def __init__(self) -> None:
+        self.rewritten = 0
         self._begins = array("Q")
         self._ends = array("Q")
 
@@ -242,16 +249,13 @@ def apply(disk: CycleDisk, stream: Path, image: Path, tick: Callable[[], None]) 
     """
     delta = Delta(stream)
     try:
-        with _open_image(image, disk) as target:
+        with _open_image(image, disk.size) as target:
             end = 0
             for entry in delta.index:
                 if disk.whole and entry.region.offset > end:
                     target.zero(end, entry.region.offset - end)
                 end = entry.region.end
-                for offset, length in steps([(entry.region.offset, end)], STEP):
-                    tick()
-                    position = entry.position + offset - entry.region.offset
-                    target.write_sparse(offset, delta.read(position, length))
+                _put(delta, entry, target, tick)
             if disk.whole and disk.size > end:
                 target.zero(end, disk.size - end)
             target.flush()
@@ -259,12 +263,31 @@ def apply(disk: CycleDisk, stream: Path, image: Path, tick: Callable[[], None]) 
         delta.close()
 
 
-def _open_image(image: Path, disk: CycleDisk) -> FileTarget:
-    """The image at the size of the disk, made if need be."""
+def apply_back(stream: Path, image: Path, tick: Callable[[], None]) -> None:
+    """Lead an image one generation back, durably. Doing it again changes nothing. As `apply`."""
+    delta = Delta(stream)
+    try:
+        with _open_image(image, delta.size) as target:
+            for entry in delta.index:
+                _put(delta, entry, target, tick)
+            target.flush()
+    finally:
+        delta.close()
+
+
+def _put(delta: Delta, entry: phcbt01.Entry, target: FileTarget, tick: Callable[[], None]) -> None:
+    for offset, length in steps([(entry.region.offset, entry.region.end)], STEP):
+        tick()
+        position = entry.position + offset - entry.region.offset
+        target.write_sparse(offset, delta.read(position, length))
+
+
+def _open_image(image: Path, size: int) -> FileTarget:
+    """The image at this size, made if need be."""
     descriptor = os.open(image, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        if os.fstat(descriptor).st_size != disk.size:
-            os.ftruncate(descriptor, disk.size)
+        if os.fstat(descriptor).st_size != size:
+            os.ftruncate(descriptor, size)
         return FileTarget(descriptor, name=str(image))
     except BaseException:
         os.close(descriptor)

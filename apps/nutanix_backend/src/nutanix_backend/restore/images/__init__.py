@@ -7,7 +7,6 @@ description of the image that was written here, so that nothing in the image can
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,14 +17,15 @@ import qemu_img
 
 from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.restore.images import vhdx, vmdk
-from nutanix_backend.restore.images.reading import MAX_SIZE, GuestImage, ImageFile, opened
+from nutanix_backend.restore.images.reading import MAX_SIZE, ZEROS, GuestImage, ImageFile, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["MAX_SIZE", "GuestImage", "Limits", "convert_to_raw", "vet"]
+__all__ = ["MAX_SIZE", "GuestImage", "Limits", "convert_to_raw", "is_whole_disk", "vet"]
 
 MIB = 1 << 20
+DESCRIPTOR = "disk.vmdk"
 
 
 @attrs.frozen
@@ -44,6 +44,12 @@ class Limits:
     def of(cls, size: int) -> Limits:
         """Limits for an image of `size` bytes: ten times what a slow machine needs."""
         return cls(cpu=120 + size // (10 * MIB), wall=600 + size // (2 * MIB))
+
+
+def is_whole_disk(file: Path) -> bool:
+    """Whether a file of a vmdk stands for a disk by itself, whatever its name looks like."""
+    with opened([file]) as (image,):
+        return vmdk.is_whole_disk(image)
 
 
 def vet(files: Sequence[Path]) -> GuestImage:
@@ -87,9 +93,15 @@ def _convert(
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".image-") as folder:
         if image.needs_replay:
             image = _replay(files, image, limits)
-        source = _describe(image, Path(folder))
-        command = ["convert", "--image-opts", source, "-O", "raw", os.fspath(destination)]
-        _run(command, image, limits, output=image.size)
+        read = image.files
+        if image.format == "vmdk":
+            read = (Path(folder), *read)
+            _describe(image, Path(folder))
+        used = qemu_img.Files(read, (destination,))
+        name = used.name(read[0]) + (f"/{DESCRIPTOR}" if image.format == "vmdk" else "")
+        command = ["convert", "--image-opts", _options(image.format, name)]
+        command += ["-O", "raw", used.name(destination)]
+        _run(command, image, limits, used, output=image.size)
     if destination.stat().st_size != image.size:
         raise RestoreRefused(f"{image.name} does not hold the {image.size} bytes that it says")
     return image
@@ -151,30 +163,41 @@ _EXAMINERS: dict[str, Callable[[Sequence[ImageFile]], GuestImage]] = {
 
 def _replay(files: Sequence[Path], image: GuestImage, limits: Limits) -> GuestImage:
     """Have the log of an image that was not closed written into it, and look at it again."""
-    source = _options("vhdx", image.files[0])
+    used = qemu_img.Files(write=image.files)
+    source = _options("vhdx", used.name(image.files[0]))
     command = ["check", "-q", "-r", "all", "--image-opts", source]
-    _run(command, image, limits, output=image.files[0].stat().st_size + 64 * MIB)
+    _run(command, image, limits, used, output=image.files[0].stat().st_size + 64 * MIB)
     return vet(files)
 
 
-def _describe(image: GuestImage, folder: Path) -> str:
-    """The image as qemu-img is to open it; for a vmdk on a descriptor written here."""
-    if image.format != "vmdk":
-        return _options(image.format, image.files[0])
+def _describe(image: GuestImage, folder: Path) -> None:
+    """Write the descriptor of a vmdk, and links to where qemu-img finds its extents."""
     if image.header:  # qemu-img would look for it at the end of the descriptor
         with image.files[0].open("r+b") as start:
             start.write(image.header)
+    names = qemu_img.Files((folder, *image.files))
     for number, file in enumerate(image.files):
-        (folder / vmdk.extent_name(number)).symlink_to(file.resolve())
-    descriptor = folder / "disk.vmdk"
+        (folder / vmdk.extent_name(number)).symlink_to(names.name(file))
+    if image.zeros:
+        with (folder / ZEROS).open("xb") as hole:
+            hole.truncate(image.zeros)
+        (folder / ZEROS).chmod(0o644)
+    descriptor = folder / DESCRIPTOR
     descriptor.write_text(image.descriptor)
-    return _options("vmdk", descriptor)
+    descriptor.chmod(0o644)  # in a folder that only qemu-img and we can enter
 
 
-def _options(driver: str, path: Path) -> str:
-    return f"driver={driver},file.driver=file,file.filename={os.fspath(path).replace(',', ',,')}"
+def _options(driver: str, name: str) -> str:
+    return f"driver={driver},file.driver=file,file.filename={name}"
 
 
-def _run(arguments: list[str], image: GuestImage, limits: Limits, *, output: int) -> None:
+def _run(
+    arguments: list[str],
+    image: GuestImage,
+    limits: Limits,
+    used: qemu_img.Files,
+    *,
+    output: int,
+) -> None:
     bounds = qemu_img.Bounds(limits.cpu, limits.wall, limits.memory, min(output, limits.output))
-    qemu_img.run(arguments, f"read {image.name}", bounds)
+    qemu_img.run(arguments, f"read {image.name}", used, bounds)

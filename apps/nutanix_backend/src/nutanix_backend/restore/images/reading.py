@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MAX_SIZE = 64 << 40
 """Bytes of the largest disk that any hypervisor makes: 64 TiB."""
+ZEROS = "zeros"
+"""What a descriptor that is written here calls the file of zeros."""
 
 
 @attrs.frozen
@@ -25,7 +27,8 @@ class GuestImage:
 
     `kind` is the format's own word for what it is ("streamOptimized", "dynamic"). `files` are those
     that hold data; a vmdk's are opened through `descriptor`, written here, and a stream's header is
-    found at its end: as `header` it is to stand at the beginning.
+    found at its end: as `header` it is to stand at the beginning. `zeros` are the bytes of a file
+    of zeros that the descriptor also speaks of, under the name ZEROS; 0 for none.
     """
 
     format: str
@@ -36,6 +39,7 @@ class GuestImage:
     files: tuple[Path, ...]
     descriptor: str = ""
     header: bytes = b""
+    zeros: int = 0
     needs_replay: bool = False
 
 

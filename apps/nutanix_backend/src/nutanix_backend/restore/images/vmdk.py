@@ -8,29 +8,32 @@ from __future__ import annotations
 
 import re
 import struct
+import unicodedata
 from array import array
 from enum import Enum
 from typing import TYPE_CHECKING
 
 import attrs
+from vm_config.readers import text as texts
 
-from nutanix_backend.restore.images.reading import MAX_SIZE, GuestImage
+from nutanix_backend.restore.images.reading import MAX_SIZE, ZEROS, GuestImage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from nutanix_backend.errors import RestoreRefused
     from nutanix_backend.restore.images.reading import ImageFile
 
 SECTOR = 512
-_MAGIC, _SNAPSHOT_MAGICS = b"KDMV", (b"COWD", b"\xbe\xba\xfe\xca\0\0\0\0")
+_MAGIC, _CHANGES = b"KDMV", (b"COWD", b"\xbe\xba\xfe\xca\0\0\0\0")
 _HEADER = struct.Struct("<4sIIQQQQIQQQ5xH")
 _MARKER = struct.Struct("<QI")
 _GRAIN_TABLE = 512  # entries, of 4 bytes
 _AT_END = (1 << 64) - 1
 _REDUNDANT, _ZEROED, _COMPRESSED, _MARKERS = 1 << 1, 1 << 2, 1 << 16, 1 << 17
 _MAX_DESCRIPTOR, _MAX_LINE = 1 << 20, 4096
+_OF_A_SNAPSHOT = "it holds the changes of a snapshot, not a disk"
+_ACCESS = (["RW"], ["RDONLY"], ["NOACCESS"])
 _KINDS = {
     "monolithicsparse",
     "monolithicflat",
@@ -39,6 +42,8 @@ _KINDS = {
     "streamoptimized",
     "vmfs",
 }
+_ZEROS_AT_ONCE = 1 << 40
+"""Bytes of the largest file of zeros: some file systems have none of 64 TiB."""
 _EXTENT = re.compile(
     r"\s*(?P<access>RW|RDONLY|NOACCESS)\s+(?P<sectors>[0-9]{1,18})\s+(?P<type>[A-Za-z]+)"
     r'(?:\s+"(?P<file>[^"]*)"(?:\s+(?P<offset>[0-9]{1,18}))?)?(?:\s+\S+)*\s*'
@@ -50,23 +55,39 @@ class _Content(Enum):
 
     DESCRIPTOR = "descriptor"
     SPARSE = "sparse"
+    CHANGES = "changes"
     FLAT = "flat"
 
 
 @attrs.frozen
 class _Extent:
-    """A line of a descriptor; offset and length in sectors."""
+    """A line of a descriptor; offset and length in sectors. One of zeros has no file."""
 
     sectors: int
     is_sparse: bool
     file: str
     offset: int
 
+    @property
+    def is_zeros(self) -> bool:
+        return not self.file
+
 
 @attrs.frozen
 class _Descriptor:
     kind: str
     extents: tuple[_Extent, ...]
+
+    @property
+    def files(self) -> list[str]:
+        """The files that are named, each once."""
+        return list(dict.fromkeys(e.file for e in self.extents if not e.is_zeros))
+
+    @property
+    def zeros(self) -> int:
+        """Bytes of the file of zeros that is needed."""
+        longest = max((e.sectors for e in self.extents if e.is_zeros), default=0)
+        return min(longest * SECTOR, _ZEROS_AT_ONCE)
 
 
 @attrs.frozen
@@ -102,17 +123,30 @@ def examine(images: Sequence[ImageFile]) -> GuestImage:
         return _of_extents(descriptors[0], [i for i in images if i is not descriptors[0]])
     if len(images) == 1 and contents[0] is _Content.SPARSE:
         return _of_one_file(images[0])
+    if _Content.CHANGES in contents:
+        raise images[contents.index(_Content.CHANGES)].refused(_OF_A_SNAPSHOT)
     raise images[0].refused("the descriptor of its disk is missing: select all files of the disk")
 
 
+def is_whole_disk(image: ImageFile) -> bool:
+    """Whether it is a descriptor, or holds one: its name may look like that of an extent."""
+    if image.read(0, min(image.size, 4), "header") == _MAGIC:
+        return _header(image, 0).descriptor > 0
+    return _is_descriptor(image)
+
+
 def _content(image: ImageFile) -> _Content:
-    start = image.read(0, min(image.size, SECTOR), "header")
+    start = image.read(0, min(image.size, 8), "header")
     if start.startswith(_MAGIC):
         return _Content.SPARSE
-    if start.startswith(_SNAPSHOT_MAGICS):
-        raise image.refused("it holds the changes of a snapshot, not a disk")
-    is_text = re.match(rb"\s*#\s*Disk\s*Descriptor\s*File", start, re.IGNORECASE)
-    return _Content.DESCRIPTOR if is_text else _Content.FLAT
+    if start.startswith(_CHANGES):
+        return _Content.CHANGES
+    return _Content.DESCRIPTOR if _is_descriptor(image) else _Content.FLAT
+
+
+def _is_descriptor(image: ImageFile) -> bool:
+    start = texts.decode(image.read(0, min(image.size, SECTOR), "header"), "descriptor")
+    return re.match(r"[\s\0]*#\s*Disk\s*Descriptor\s*File", start, re.IGNORECASE) is not None
 
 
 # --- one file, with the descriptor inside
@@ -146,34 +180,49 @@ def _of_one_file(image: ImageFile) -> GuestImage:
 def _of_extents(main: ImageFile, others: Sequence[ImageFile]) -> GuestImage:
     if main.size > _MAX_DESCRIPTOR:
         raise main.refused("it is larger than any descriptor")
-    found = _descriptor(main, main.read(0, main.size, "content"))
+    by_name = {_composed(other.name): other for other in others}
+    found = _descriptor(main, main.read(0, main.size, "content"), by_name)
     if not found.extents:
         raise main.refused("it names no extents")
-    by_name = {other.name: other for other in others}
-    used: dict[str, int] = {}
-    for extent in found.extents:
-        if extent.file not in by_name:
-            raise _missing(main, extent.file)
-        used[extent.file] = used.get(extent.file, 0) + extent.sectors * SECTOR
-    if spare := set(by_name) - set(used):
+    if missing := [name for name in found.files if name not in by_name]:
+        raise _missing(main, missing[0])
+    if spare := set(by_name) - set(found.files):
         raise main.refused(f"{min(spare)} came with it, which is none of its extents")
-    numbers = {name: number for number, name in enumerate(used)}
-    data_bytes = sum(_data_of(main, extent, by_name[extent.file]) for extent in found.extents)
-    for name, length in used.items():
-        if length > by_name[name].size and not _is_sparse(found.extents, name):
-            raise main.refused(f"it shows the content of {name} more than once")
-    files: tuple[Path, ...] = tuple(by_name[name].path for name in used)
+    names = {name: extent_name(number) for number, name in enumerate(found.files)}
     return GuestImage(
         format="vmdk",
         kind=found.kind,
         name=main.name,
         size=sum(extent.sectors for extent in found.extents) * SECTOR,
-        data_bytes=data_bytes,
-        files=files,
-        descriptor=_rewritten(
-            attrs.evolve(extent, file=extent_name(numbers[extent.file])) for extent in found.extents
-        ),
+        data_bytes=_data_of_all(main, found.extents, by_name),
+        files=tuple(by_name[name].path for name in found.files),
+        descriptor=_rewritten(attrs.evolve(e, file=names.get(e.file, "")) for e in found.extents),
+        zeros=found.zeros,
     )
+
+
+def _composed(name: str) -> str:
+    """A name as most systems spell it: macOS takes letters and their accents apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _data_of_all(
+    main: ImageFile, extents: Sequence[_Extent], by_name: Mapping[str, ImageFile]
+) -> int:
+    """The bytes of all extents; a file must be as long as all that is shown of it."""
+    shown: dict[str, int] = {}
+    data_bytes = 0
+    for extent in extents:
+        if extent.is_zeros:
+            continue
+        if extent.is_sparse and extent.file in shown:
+            raise main.refused(f"it shows the content of {extent.file} more than once")
+        data_bytes += _data_of(main, extent, by_name[extent.file])
+        shown[extent.file] = shown.get(extent.file, 0) + extent.sectors * SECTOR
+    for name in (e.file for e in extents if not e.is_zeros and not e.is_sparse):
+        if shown[name] > by_name[name].size:
+            raise main.refused(f"it shows the content of {name} more than once")
+    return data_bytes
 
 
 def _missing(main: ImageFile, name: str) -> RestoreRefused:
@@ -183,16 +232,14 @@ def _missing(main: ImageFile, name: str) -> RestoreRefused:
     return main.refused(f"its extent {name!r} is missing: select all files of the disk")
 
 
-def _is_sparse(extents: Iterable[_Extent], name: str) -> bool:
-    return any(extent.is_sparse for extent in extents if extent.file == name)
-
-
 def _data_of(main: ImageFile, extent: _Extent, image: ImageFile) -> int:
     """The bytes that an extent holds at most, when it is as large as its descriptor says."""
     if not extent.is_sparse:
         if (extent.offset + extent.sectors) * SECTOR > image.size:
             raise image.refused(f"it is {image.size} bytes, shorter than {main.name} says")
         return min(extent.sectors * SECTOR, image.allocated)
+    if _content(image) is _Content.CHANGES:
+        raise image.refused(_OF_A_SNAPSHOT)
     sparse = _sparse(image)
     if sparse.is_at_end:
         raise image.refused("it is a stream, which is never one extent of several")
@@ -203,47 +250,94 @@ def _data_of(main: ImageFile, extent: _Extent, image: ImageFile) -> int:
     return _allocated(image, sparse)
 
 
-def _descriptor(image: ImageFile, content: bytes) -> _Descriptor:
-    """Read a descriptor: what stands on another image, or on a device, is refused."""
-    text = content.decode("utf-8", "surrogateescape")
+def _descriptor(
+    image: ImageFile, content: bytes, files: Container[str] = frozenset()
+) -> _Descriptor:
+    """Read a descriptor: what stands on another image, on a device or on a key is refused.
+
+    It says in which encoding its names are; where none of `files` has such a name, they are taken
+    as the bytes that they are.
+    """
+    settings, lines = _settings(image, _text(content, texts.declared_encoding(content)))
+    _refuse_dependent(image, settings)
+    kind = settings.get("createtype", "")
+    if kind.lower() not in _KINDS:
+        raise image.refused(f"images of type {kind[:50]!r} cannot be restored")
+    found = _Descriptor(kind, tuple(_extent(image, line) for line in lines))
+    if any(name not in files for name in found.files):
+        _, lines = _settings(image, content.decode("utf-8", "surrogateescape"))
+        other = _Descriptor(kind, tuple(_extent(image, line) for line in lines))
+        if all(name in files for name in other.files):
+            return other
+    return found
+
+
+def _text(content: bytes, encoding: str) -> str:
+    return _composed(texts.decode(content, "descriptor", encoding))
+
+
+def _settings(image: ImageFile, text: str) -> tuple[dict[str, str], list[str]]:
+    """The settings by their keys in lower case, and the lines of extents."""
     settings: dict[str, str] = {}
     extents = []
-    for line in text.splitlines():
+    for line in texts.lines(text):
         if len(line) > _MAX_LINE:
             raise image.refused("a line of its descriptor is longer than any")
-        if found := _EXTENT.fullmatch(line):
-            extents.append(_extent(image, found))
-        elif line.split()[:1] in (["RW"], ["RDONLY"], ["NOACCESS"]):
-            raise image.refused(f"its extent {line.strip()[:100]!r} cannot be understood")
+        if line.split(maxsplit=1)[:1] in _ACCESS:
+            extents.append(line)
         else:
             key, _, value = line.partition("=")
             settings.setdefault(key.strip().lower(), value.strip().strip('"'))
-    kind = settings.get("createtype", "")
+    return settings, extents
+
+
+def _refuse_dependent(image: ImageFile, settings: Mapping[str, str]) -> None:
+    """Raise RestoreRefused when more than the files is needed: a parent, or a key."""
     if "parentfilenamehint" in settings or settings.get("parentcid", "ffffffff") != "ffffffff":
         raise image.refused("it stands on another image: it is a snapshot or a linked clone")
-    if kind.lower() not in _KINDS:
-        raise image.refused(f"images of type {kind[:50]!r} cannot be restored")
-    return _Descriptor(kind, tuple(extents))
+    has_key = any(
+        value and key.startswith(("encryption", "keyid", "ddb.encryption"))
+        for key, value in settings.items()
+    )
+    if has_key or "crypt" in settings.get("ddb.iofilters", "").lower():
+        raise image.refused(
+            "the disk is encrypted: what is in its files cannot be read without the key of its "
+            "host. Decrypt the VM there and back it up again"
+        )
 
 
-def _extent(image: ImageFile, found: re.Match[str]) -> _Extent:
+def _extent(image: ImageFile, line: str) -> _Extent:
+    found = _EXTENT.fullmatch(line)
+    if not found:
+        raise image.refused(f"its extent {line.strip()[:100]!r} cannot be understood")
     sectors, kind, offset = int(found["sectors"]), found["type"].upper(), int(found["offset"] or 0)
-    if found["access"] != "RW" or kind not in {"FLAT", "VMFS", "SPARSE"} or found["file"] is None:
-        raise image.refused(f"its extent {found[0].strip()[:100]!r} is no data of a disk")
+    is_data = kind in {"FLAT", "VMFS", "SPARSE"} and found["file"] is not None
+    is_zeros = kind == "ZERO" and found["file"] is None
+    if found["access"] == "NOACCESS" or not (is_data or is_zeros):
+        raise image.refused(f"its extent {line.strip()[:100]!r} is no data of a disk")
+    name = found["file"] or ""
+    if is_data and not name:
+        raise _missing(image, name)
     if not 0 < sectors <= MAX_SIZE // SECTOR or offset > MAX_SIZE // SECTOR:
-        raise image.refused(f"its extent {found['file'][:100]!r} is larger than any disk")
-    return _Extent(sectors, kind == "SPARSE", found["file"], offset)
+        raise image.refused(f"its extent {line.strip()[:100]!r} is larger than any disk")
+    return _Extent(sectors, kind == "SPARSE", name, offset)
 
 
 def _rewritten(extents: Iterable[_Extent]) -> str:
-    lines = [
-        f'RW {e.sectors} SPARSE "{e.file}"'
-        if e.is_sparse
-        else f'RW {e.sectors} FLAT "{e.file}" {e.offset}'
-        for e in extents
-    ]
+    lines = [line for extent in extents for line in _lines_of(extent)]
     head = ["# Disk DescriptorFile", "version=1", "CID=fffffffe", "parentCID=ffffffff"]
     return "\n".join([*head, 'createType="twoGbMaxExtentSparse"', *lines, ""])
+
+
+def _lines_of(extent: _Extent) -> list[str]:
+    """An extent for qemu-img, which knows no zeros: it gets a file of them, as often as needed."""
+    if extent.is_sparse:
+        return [f'RW {extent.sectors} SPARSE "{extent.file}"']
+    if not extent.is_zeros:
+        return [f'RW {extent.sectors} FLAT "{extent.file}" {extent.offset}']
+    most = _ZEROS_AT_ONCE // SECTOR
+    lengths = [min(most, extent.sectors - at) for at in range(0, extent.sectors, most)]
+    return [f'RW {length} FLAT "{ZEROS}" 0' for length in lengths]
 
 
 # --- sparse extents

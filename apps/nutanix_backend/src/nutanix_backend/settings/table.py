@@ -1,0 +1,234 @@
+"""The table of plugin parameters: one class for each topic, and a row for each of its fields.
+
+The same names are used on the Plugin line of a FileSet, as restore options, in a configuration file
+and on the command line. The shim repeats them, and docs/parameters.md is rendered from them.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_ROW = "parameter"
+
+
+class Kind(Enum):
+    """How the text of a parameter is read."""
+
+    TEXT = "text"
+    LIST = "text, may be repeated"
+    FLAG = "yes or no"
+    SECONDS = "seconds"
+    COUNT = "number"
+    RATE = "MiB per second"
+    PATH = "path"
+    PATHS = "path, or number:path,..."
+    SECRET = "secret"  # noqa: S105 - the name of a kind, not a secret
+
+
+@attrs.frozen
+class Parameter:
+    """A row of the table: its name, kind, default as text, legal values, and what it is for."""
+
+    name: str
+    kind: Kind
+    help: str
+    default: str = ""
+    choices: tuple[str, ...] = ()
+
+
+def _row(kind: Kind, text: str, default: str = "", choices: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - a field takes the type that its class gives it
+    row = Parameter("", kind, text, default, choices)
+    return attrs.field(metadata={_ROW: row}, repr=kind is not Kind.SECRET)
+
+
+@attrs.frozen(kw_only=True, slots=False)  # several topics can be the bases of one class
+class Connection:
+    """How Prism is reached, and as whom. `timeout` is in seconds."""
+
+    prism: str = _row(Kind.TEXT, "address of Prism Central, host or host:port")
+    user: str = _row(Kind.TEXT, "Prism user")
+    password: str = _row(Kind.SECRET, "its password; better in password_file or config_file")
+    password_file: Path | None = _row(Kind.PATH, "file whose first line is the password")
+    api_key: str = _row(Kind.SECRET, "API key, instead of user and password")
+    config_file: Path | None = _row(Kind.PATH, "file of name=value lines; the plugin line wins")
+    ca: Path | None = _row(Kind.PATH, "PEM file of the authority that signed Prism's certificate")
+    fingerprint: str = _row(Kind.TEXT, "SHA-256 fingerprint of Prism's certificate, to pin it")
+    prism_insecure: bool = _row(Kind.FLAG, "do not verify Prism's certificate", "no")
+    timeout: float = _row(Kind.SECONDS, "longest wait for one answer of Prism", "30")
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class Access:
+    """Where this host stands, and how it reaches the disks."""
+
+    proxy_mode: str = _row(
+        Kind.TEXT,
+        "whether this host is a VM of the cluster, which reaches its data services address",
+        "in_cluster",
+        ("external", "in_cluster"),
+    )
+    dsip: str = _row(Kind.TEXT, "data services address, when not the cluster's own")
+    transport: str = _row(
+        Kind.TEXT,
+        "iSCSI by the kernel (open-iscsi, root), in user space (libiscsi), or the first that works",
+        "auto",
+        ("auto", "kernel", "userspace"),
+    )
+    chap: bool = _row(Kind.FLAG, "protect iSCSI sessions with one-time CHAP secrets", "yes")
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class Host:
+    """Folders of this host."""
+
+    state_dir: Path = _row(
+        Kind.PATH, "where the chain of each VM is kept", "/var/lib/podheitor-nutanix"
+    )
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class Selection:
+    """What is backed up."""
+
+    vm: tuple[str, ...] = _row(Kind.LIST, "VM to back up: name, UUID or pattern with * and ?")
+    exclude_vm: tuple[str, ...] = _row(Kind.LIST, "VM to leave out: name, UUID or pattern")
+    cluster: str = _row(Kind.TEXT, "cluster to look at, when Prism manages several")
+    consistency: str = _row(
+        Kind.TEXT,
+        "snapshots are crash-consistent, application-consistent, or the better one that works",
+        "crash",
+        ("crash", "app", "app_or_crash"),
+    )
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class ChainRules:
+    """What an incremental or differential backup may stand on."""
+
+    fallback_to_full: bool = _row(
+        Kind.FLAG, "back up in full when an incremental has no base", "yes"
+    )
+    references: str = _row(
+        Kind.TEXT,
+        "recovery points kept between jobs: what the next incremental or differential may need, or "
+        "only the newest (lean: a differential after incrementals is then a full)",
+        "chain",
+        ("chain", "lean"),
+    )
+
+    @property
+    def is_lean(self) -> bool:
+        """Whether only the newest recovery point of a VM stays between jobs."""
+        return self.references == "lean"
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class ReplicationOptions:
+    """Replicas: where they go, how fast, and when they are late (in seconds).
+
+    `replicate_limit` is in bytes per second; 0 is no limit.
+    """
+
+    mode: str = _row(
+        Kind.TEXT,
+        "what a backup job does: save the VMs, or bring their replicas up to date",
+        "backup",
+        ("backup", "replicate"),
+    )
+    replicate_to: str = _row(Kind.TEXT, "receiver of the replicas, host or host:port")
+    replicate_limit: float = _row(Kind.RATE, "most that is sent to the receiver, for all VMs")
+    replicate_parallel: int = _row(Kind.COUNT, "VMs that are replicated side by side", "2")
+    replicate_rpo: float = _row(
+        Kind.SECONDS, "age of a replica beyond which the receiver calls it late", "86400"
+    )
+    replicate_protected: bool = _row(
+        Kind.FLAG,
+        "replicate VMs too that a protection policy of Prism replicates already",
+        "no",
+    )
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class RestoreOptions:
+    """What a restore makes, and where.
+
+    `disk_path` is by the number of the disk; "" stands for the one disk that is restored.
+    """
+
+    restore_to: str = _row(
+        Kind.TEXT, "make a VM (ahv) or write raw images (disk)", "", ("ahv", "disk")
+    )
+    restore_via: str = _row(
+        Kind.TEXT,
+        "disks of a VM go over iSCSI into a volume group, or as images, or the first that works",
+        "auto",
+        ("auto", "volume_group", "image"),
+    )
+    disk: tuple[str, ...] = _row(Kind.LIST, "restore only these disks, by number")
+    disk_path: Mapping[str, Path] = _row(
+        Kind.PATHS,
+        "file or block device that receives the one disk restored; number:path,... for several",
+    )
+    target_cluster: str = _row(Kind.TEXT, "cluster that receives the VM, when not the old one")
+    target_config_file: Path | None = _row(
+        Kind.PATH,
+        "file like config_file: the Prism that receives the VM, when not the one of the backup",
+    )
+    restore_vm_name: str = _row(Kind.TEXT, "name of the restored VM")
+    restore_identity: str = _row(
+        Kind.TEXT,
+        "BIOS UUID and MAC addresses: old ones if the source is gone (auto), in any case, or new",
+        "auto",
+        ("auto", "old", "new"),
+    )
+    network_map: str = _row(
+        Kind.TEXT,
+        "source:subnet,... where source is a network, VLAN id or MAC address, or * for all others",
+    )
+    storage_container: str = _row(Kind.TEXT, "storage container of the restored VM")
+    overwrite: bool = _row(Kind.FLAG, "replace existing files and devices with content", "no")
+    verify: bool = _row(Kind.FLAG, "read back what was written, and compare", "no")
+    check_space: bool = _row(
+        Kind.FLAG, "refuse a restore for which there is too little space", "yes"
+    )
+    restore_powerstate: str = _row(Kind.TEXT, "state of the restored VM", "off", ("on", "off"))
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class JobOptions:
+    """What every metaplugin of Bacula has."""
+
+    listing: str = _row(Kind.TEXT, "what .ls shows: / for clusters, then /CLUSTER and /CLUSTER/VM")
+    query: str = _row(
+        Kind.TEXT,
+        "what .query answers",
+        "",
+        ("clusters", "vms", "disks", "subnets", "containers"),
+    )
+    abort_on_error: bool = _row(Kind.FLAG, "fail the job with the first VM that fails", "no")
+    debug: bool = _row(Kind.FLAG, "log every step", "no")
+
+
+TOPICS = (
+    Connection, Access, Host, Selection, ChainRules, ReplicationOptions, RestoreOptions, JobOptions,
+)  # fmt: skip
+
+
+def rows(*topics: type[attrs.AttrsInstance]) -> tuple[Parameter, ...]:
+    """The rows of topics, in the order of their fields."""
+    return tuple(
+        attrs.evolve(field.metadata[_ROW], name=field.name)
+        for topic in topics
+        for field in attrs.fields(topic)
+    )
+
+
+TABLE = rows(*TOPICS)
+BY_NAME = {row.name: row for row in TABLE}

@@ -1,0 +1,138 @@
+"""Every kind of job through a real Director, Storage Daemon and File Daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from suites.bacula.harness.site import KIB, MIB, same
+
+if TYPE_CHECKING:
+    from suites.bacula.harness.site import Site
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+def test_chain(site: Site) -> None:
+    """Full, Incremental, Differential, Incremental: each point in time, to a folder and to a VM."""
+    guest = site.guest(32 * MIB, 8 * MIB)
+    site.define(f"vm={guest.name}")
+    full = site.good("Full")
+    guest.write(0, 3 * MIB + 123, 400 * KIB)
+    site.good("Incremental", base=full)
+    guest.write(1, 5 * MIB, 200 * KIB)
+    differential = site.good("Differential", base=full)
+    guest.write(0, 20 * MIB, 300 * KIB)
+    last = site.good("Incremental", base=differential)
+
+    site.assert_every_good_job_restores()
+    made = site.restore(last, "/")
+    assert made.status == "T", made.words
+    site.assert_made(last, f"{guest.name}-restore-{made.job_id}")
+
+
+def test_restore_options(site: Site) -> None:
+    """Options are offered and edited in bconsole, text and yes/no alike."""
+    guest = site.guest(4 * MIB, 2 * MIB)
+    site.define(f"vm={guest.name}")
+    full = site.good("Full")
+
+    named = site.restore(full, "/", restore_vm_name="a new name", restore_powerstate="on")
+    assert named.status == "T", named.words
+    site.assert_made(full, "a new name")
+    target = site.folder / "one disk.raw"
+    target.write_bytes(b"in the way")
+    options = {"disk": "1", "disk_path": str(target)}
+    refused = site.restore(full, "/", **options)
+    assert refused.status == "f"
+    assert refused.said(f"{target} exists: give overwrite=yes")
+    done = site.restore(full, "/", overwrite="yes", **options)
+    assert done.status == "T", done.words
+    assert same(target, guest.disks[1])
+
+
+def test_estimate_listing_and_query(site: Site) -> None:
+    """What an administrator can ask before there is a backup."""
+    guest = site.guest(4 * MIB, 2 * MIB)
+    site.define(f"vm={guest.name}")
+    estimate = site.console.say(f"estimate listing job={site.name} level=Full")
+    assert f"@nutanix/lab-cluster/{guest.ext_id}/vm-metadata.json" in estimate
+    assert estimate.count(".raw") == 2
+    assert "2000 OK estimate files=3" in estimate
+
+    def listing(path: str) -> str:
+        return site.console.say(f'.ls client=client plugin="{site.plugin}" path={path}')
+
+    assert "lab-cluster" in listing("/")
+    assert guest.name in listing("/lab-cluster")
+    assert listing(f"/lab-cluster/{guest.name}").count(".raw") == 2
+
+    def query(what: str) -> str:
+        return site.console.say(f'.query client=client plugin="{site.plugin}" parameter={what}')
+
+    assert "name=lab-cluster" in query("clusters")
+    assert f"name={guest.name}" in query("vms")
+    assert query("disks").count(f"vm={guest.name}") == 2
+    assert "name=lab-net" in query("subnets")
+    assert "name=default-container" in query("containers")
+
+
+def test_filesets_of_the_guide(site: Site) -> None:
+    """One VM, patterns with an exclusion, two plugin lines: the files that the guide shows."""
+    for name in ("web01", "web02", "web-test", "db01"):
+        site.guest(2 * MIB, name=name)
+    saved = {}
+    for example in sorted(EXAMPLES.glob("fileset-*.conf")):
+        site.define_from(example)
+        job = site.good("Full")
+        saved[example.stem] = {manifest.content["vm_name"] for manifest in job.manifests}
+    assert saved == {
+        "fileset-one-vm": {"web01"},
+        "fileset-pattern": {"web01", "web02", "db01"},
+        "fileset-two-lines": {"web01", "web02", "web-test", "db01"},
+    }
+    site.assert_every_good_job_restores()
+
+
+def test_vm_that_fails(site: Site) -> None:
+    """It is reported and the job goes on; with abort_on_error the job fails."""
+    good = site.guest(2 * MIB, name="aof-good")
+    site.guest(2 * MIB, name="aof-worse")
+    site.define("vm=aof-*")
+    site.lab.faults.fail_task("POST */recovery-points", skip=1, message="no snapshot today")
+    job = site.backup("Full")
+    assert job.status == "W", job.words
+    assert job.said("VM aof-worse is not backed up")
+    assert [manifest.vm_id for manifest in job.manifests] == [good.ext_id]
+    site.assert_restores(job)
+
+    site.name += "-abort"
+    site.define("vm=aof-* abort_on_error=yes")
+    site.lab.faults.fail_task("POST */recovery-points", skip=1, message="no snapshot today")
+    failed = site.backup("Full")
+    assert failed.status == "f", failed.words
+    assert failed.said("no snapshot today")
+
+
+def test_accurate_job(site: Site) -> None:
+    """An Accurate Incremental does not take the files of its Full for deleted."""
+    guest = site.guest(8 * MIB)
+    site.define(f"vm={guest.name}", options="  Accurate = yes")
+    full = site.good("Full")
+    guest.write(0, 3 * MIB, 100 * KIB)
+    site.good("Incremental", base=full)
+    site.assert_every_good_job_restores()
+
+
+def test_wrong_parameters(site: Site) -> None:
+    """A job that cannot work fails before anything is made, with one line that says why."""
+    guest = site.guest(2 * MIB)
+    site.define(f"vm={guest.name} password=wrong")
+    job = site.backup("Full")
+    assert job.status == "f", job.words
+    first, *rest = [line for line in job.log if line.startswith("client") and "rror: " in line]
+    assert "Fatal error: " in first
+    assert "answered 401: wrong user name or password; check user, password or key" in first
+    # what bacula-fd 15.0.3 adds by itself to every fatal message of a backend
+    assert all("PTCOMM cannot get packet header from backend" in line for line in rest), rest
+    assert not guest.recovery_points()

@@ -1,0 +1,11 @@
+"""The kernel transport against a kernel: its tests run where one can be spared.
+
+That is a guest of `./run test kernel`, which says so in the environment; elsewhere they are not
+collected, since logging in and out is nothing to do to a developer's machine.
+"""
+
+from __future__ import annotations
+
+import os
+
+collect_ignore_glob = [] if os.environ.get("KERNEL_GUEST") else ["*/test_*.py"]
