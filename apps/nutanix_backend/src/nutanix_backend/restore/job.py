@@ -29,7 +29,7 @@ from ptcomm import (
 from nutanix_backend import manifest, names
 from nutanix_backend.errors import ManifestError, RestoreFailed, RestoreRefused
 from nutanix_backend.restore import destination, sources
-from nutanix_backend.restore.outcome import VM_ERRORS, Outcome
+from nutanix_backend.restore.outcome import VM_ERRORS, RestoreOutcome
 from nutanix_backend.restore.sources import Role
 from nutanix_backend.restore.vms import PlannedVm, Receiver, SiblingVm, Vm
 
@@ -57,7 +57,7 @@ class Restore:
         """Restore within `job`; `stack` undoes what must not stay."""
         self._job = job
         self._stack = stack
-        self._outcome = Outcome(job, abort_on_error=job.settings.abort_on_error)
+        self._outcome = RestoreOutcome(job, abort_on_error=job.settings.abort_on_error)
         self._manifests: dict[str, list[manifest.Manifest]] = {}
         self._damaged: dict[str, ManifestError] = {}
         self._vms: dict[str, Vm] = {}

@@ -29,7 +29,7 @@ VM_ERRORS = (
 """What may fail for one VM without ending the job."""
 
 
-class Outcome:
+class RestoreOutcome:
     """Which VMs are not restored, and why.
 
     The reason is told at once when there are other VMs; that of the only VM is told once, at the

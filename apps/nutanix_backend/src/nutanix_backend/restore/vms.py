@@ -316,10 +316,10 @@ class SiblingVm(Vm):
         if path.exists():
             raise RestoreRefused(f"{name} came twice: select the files of one backup")
         free = os.statvfs(self._folder)
-        if free.f_bavail * free.f_frsize < length:
+        if self._job.settings.check_space and free.f_bavail * free.f_frsize < length:
             raise RestoreRefused(
                 f"{self._folder} has {size(free.f_bavail * free.f_frsize)} free, {name} needs "
-                f"{size(length)}"
+                f"{size(length)}: check_space=no restores without this check"
             )
         return StagedFile(path)
 
@@ -343,7 +343,7 @@ class SiblingVm(Vm):
         if staged is None:
             return
         raw = staged.files[0].with_name(f"{self._number(staged.first)}.converted")
-        found = images.convert_to_raw(staged.files, raw)
+        found = images.convert_to_raw(staged.files, raw, check_space=self._job.settings.check_space)
         for path in staged.files:
             path.unlink()
         self._job.say(f"{staged.first.file} is an image of kind {found.kind}")

@@ -59,7 +59,11 @@ def vet(files: Sequence[Path]) -> GuestImage:
 
 
 def convert_to_raw(
-    files: Sequence[Path], destination: Path, limits: Limits | None = None
+    files: Sequence[Path],
+    destination: Path,
+    limits: Limits | None = None,
+    *,
+    check_space: bool = True,
 ) -> GuestImage:
     """Write the guest's view of the disk that `files` hold to the new file `destination`, sparse.
 
@@ -76,9 +80,10 @@ def convert_to_raw(
     if destination.exists():
         raise RestoreRefused(f"{destination} exists already")
     free = shutil.disk_usage(destination.parent).free
-    if free < image.data_bytes:
+    if check_space and free < image.data_bytes:
         raise RestoreRefused(
-            f"{destination.parent} has {free} bytes free, {image.name} may need {image.data_bytes}"
+            f"{destination.parent} has {free} bytes free, {image.name} may need "
+            f"{image.data_bytes}: check_space=no restores without this check"
         )
     try:
         return _convert(files, image, destination, bounds)
