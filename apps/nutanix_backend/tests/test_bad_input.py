@@ -200,7 +200,7 @@ def test_a_cluster_without_change_tracking_is_read_in_full_and_says_so(
             assert result.status is Status.GOOD
             assert "disk SCSI.0 is read as a whole: " in warnings_of(result)
             assert product.files(result, guest) == {"0-raw": 2 * MIB}
-        assert "its changes cannot be had" in warnings_of(results[1])
+        assert "Prism cannot list its changes" in warnings_of(results[1])
         product.assert_restores(results[1], guest)
 
 

@@ -269,7 +269,7 @@ class Replication:
             try:
                 return plan_disks(client, vm.disks, point, base, warn)
             except CHANGES_UNAVAILABLE as error:
-                self._seed_again(f"its changes cannot be had: {error}")
+                self._seed_again(f"Prism cannot list its changes: {error}")
         return plan_disks(client, vm.disks, point, None, warn)
 
     def _manifest(
