@@ -103,7 +103,7 @@ class Ran:
 @pytest.fixture
 def host(prism: FakePrism, tmp_path: Path, job_by_hand: Callable[..., JobByHand]) -> Host:
     """A host that has never seen the VM."""
-    return Host(prism, state.StateFile(tmp_path / "vm.json", VM), job_by_hand)
+    return Host(prism, state.StateFile(tmp_path / "state" / "cluster" / "vm.json", VM), job_by_hand)
 
 
 def test_a_full_stands_on_nothing_and_warns_of_nothing(host: Host) -> None:

@@ -104,7 +104,7 @@ def test_nothing_is_wrong(well: Host, lab: Lab) -> None:
     assert found.pop("initiator") == "ok libiscsi.so.7, in user space"
     assert found.pop("state").startswith(f"ok {well.product.root}/state can be written by user ")
     assert found.pop("prism") == f"ok {lab.pc_host} answers"
-    assert found.pop("certificate") == f"ok vouched for by the authority in {lab.ca_file}"
+    assert found.pop("certificate") == f"ok signed by the CA in {lab.ca_file}"
     assert found.pop("account") == f"ok user {lab.user}"
     assert found.pop("rights").startswith("ok lists clusters, VMs, recovery points, volume groups")
     assert found.pop("data services").startswith(f"ok {lab.data_services_ip} of cluster ")
@@ -215,7 +215,7 @@ def test_a_backend_that_does_not_start(well: Host) -> None:
     well.backend.write_text("#!/bin/sh\necho Good morning\n")
     well.backend.chmod(0o755)
     _, found = well.doctor()
-    assert "it does not say Hello; it says nothing" in found["backend"]
+    assert "it does not answer with Hello; it says nothing" in found["backend"]
     well.backend.write_text("#!/bin/sh\necho no such module >&2\nexit 3\n")
     _, found = well.doctor()
     assert "it does not say Hello; " in found["backend"]

@@ -109,7 +109,7 @@ def test_a_state_that_is_a_folder_cannot_be_used(file: StateFile, tmp_path: Path
 
 def test_a_second_job_on_the_vm_is_refused(file: StateFile, tmp_path: Path) -> None:
     other = StateFile(path_of(tmp_path), VM)
-    words = f"another job is processing VM {VM}: wait for it"
+    words = f"another job is processing VM {VM}: run this job again when it has ended"
     with file.locked(), pytest.raises(StateError, match=words):
         enter(other)
     enter(other)
@@ -176,3 +176,14 @@ def files_limited_to(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_cluster_that_was_renamed_is_named_as_the_reason(tmp_path: Path) -> None:
+    old, new = tmp_path / "old%2Fname", tmp_path / "new"
+    old.mkdir()
+    new.mkdir()
+    StateFile(old / "vm.json", "vm").save(VmState(state.SCHEMA, "vm", ()))
+    _, reason = StateFile(new / "vm.json", "vm").load()
+    assert "its cluster was called old/name in the last job" in reason
+    _, reason = StateFile(new / "other.json", "other").load()
+    assert reason == "no state of this VM is on this host"

@@ -68,15 +68,15 @@ class FileTarget:
         self._hole_start = self._hole_end = -1  # the newest hole, while nothing is written
 
     @classmethod
-    def create(cls, path: Path, size: int) -> Self:
-        """Make a disk of `size` bytes that reads as zeros.
+    def create(cls, path: Path, size: int, *, name: str = "") -> Self:
+        """Make a disk of `size` bytes that reads as zeros; errors call it `name`, else its path.
 
         A file is created with mode 0600 and must not exist (FileExistsError); a block device is
         taken as it is, and what the caller does not write of it is zeroed by flush().
         """
         is_device = path.is_block_device()
         fd = _open_device(path) if is_device else _create_file(path)
-        target = cls._adopt(fd, str(path), 0)
+        target = cls._adopt(fd, name or str(path), 0)
         try:
             target.resize(size)
         except BaseException:

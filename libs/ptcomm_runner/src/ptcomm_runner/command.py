@@ -154,7 +154,14 @@ def run_job(args: argparse.Namespace, action: Callable[[jobs.Settings], Result])
         )
         result = action(settings)
     _show(args, result)
-    return 0 if result.status.good else 1
+    return 0 if _is_done(args, result) else 1
+
+
+def _is_done(args: argparse.Namespace, result: Result) -> bool:
+    """A restore is done when everything is restored: bacula-fd too calls any other an error."""
+    if args.action == "restore":
+        return result.status is Status.GOOD
+    return result.status.good
 
 
 def _parameters(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:

@@ -77,7 +77,7 @@ class PathTarget(DiskTarget):
 
     def open(self, size: int) -> OpenDisk:
         """Open it; a file is made anew."""
-        self._disk = phcbt01.FileTarget.create(self._written_to, size)
+        self._disk = phcbt01.FileTarget.create(self._written_to, size, name=self.label)
         return self._disk
 
     def read_into(self, offset: int, buffer: memoryview) -> None:

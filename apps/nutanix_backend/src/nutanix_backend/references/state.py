@@ -13,6 +13,7 @@ import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import attrs
 import durable
@@ -232,12 +233,22 @@ class StateFile:
         try:
             state = records.load(self._path.read_bytes(), VmState, schema=SCHEMA)
         except FileNotFoundError:
-            return empty, "no state of this VM is on this host"
+            return empty, self._why_missing()
         except (OSError, records.RecordError) as error:
             return empty, f"the state file {self._path} cannot be used: {error}"
         if state.vm_id != self._vm_id:
             return empty, f"the state file {self._path} is of another VM"
         return state, ""
+
+    def _why_missing(self) -> str:
+        """A VM whose cluster was renamed has its state below the old name."""
+        others = sorted(self._path.parent.parent.glob(f"*/{self._path.name}"))
+        if not others:
+            return "no state of this VM is on this host"
+        return (
+            f"its cluster was called {unquote(others[0].parent.name)} in the last job; "
+            "a new chain begins under the new name"
+        )
 
     def new_second(self) -> datetime:
         """Now (UTC), more than a second after the last save.
