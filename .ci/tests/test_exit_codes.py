@@ -18,6 +18,8 @@ INSIDE = {
     "iscsi_attach._scsi.BadReplyError",
     "ptcomm._commands.BadCommand",
     "ptcomm._state.IllegalEvent",
+    "prism_client._answer.HeadTooLarge",
+    "vm_replica.protocol.lines.BadLine",
 }
 
 

@@ -216,6 +216,29 @@ def test_disks_in_a_folder_are_kept_and_what_is_missing_is_reported(
     product.good_restore(tmp_path / "asked", include=("*disk-0-*",), disk="0")
 
 
+PROXMOX = b"name: web01\nmemory: 512\nscsi0: local:vm-1-disk-0,size=1M\nscsi1: local:vm-1-disk-1\n"
+
+
+def test_a_disk_that_a_siblings_configuration_names_is_missed(
+    daemon: Callable[..., Daemon], product: Product, tmp_path: Path
+) -> None:
+    where = tmp_path / "out"
+    words = "scsi1 did not arrive, so disk 1 of VM 100 is not restored: select all of its files"
+    for target, severity in ((where, Severity.NONFATAL), ("", Severity.FATAL)):
+        wire = daemon()
+        wire.start_restore(target, **dict(product.parameters()))
+        for name, content in (("100.conf", PROXMOX), ("disks/scsi0.raw", bytes(MIB))):
+            wire.give_file(f"{target}{'/' if target else ''}@proxmox/100/{name}", content)
+        if severity is Severity.FATAL:
+            wire.say(Finish())
+            assert wire.fatal().startswith(words)
+            wire.end()
+        else:
+            wire.finish()
+            assert texts(wire, severity)[0].startswith(words)
+    assert not any(vm["name"].startswith("web01-restore") for vm in product.lab.state()["vms"])
+
+
 def test_a_vm_without_disks_is_made(product: Product, tmp_path: Path) -> None:
     pxe, web = product.guest(), product.guest(MIB)
     product.good_backup(Level.FULL, pxe, web)

@@ -131,7 +131,7 @@ def test_data_outside_of_a_file_is_an_error(backup: MadeUp, path: Path) -> None:
     writer = DiskWriter(chain_of(backup), at_path(path))
     with pytest.raises(RestoreFailed, match="outside of a file"):
         writer.write(memoryview(b"x"))
-    with pytest.raises(RestoreFailed, match="had not begun"):
+    with pytest.raises(RestoreFailed, match="was not started"):
         writer.end()
 
 
