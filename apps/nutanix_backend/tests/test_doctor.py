@@ -218,7 +218,7 @@ def test_a_backend_that_does_not_start(well: Host) -> None:
     assert "it does not answer with Hello; it says nothing" in found["backend"]
     well.backend.write_text("#!/bin/sh\necho no such module >&2\nexit 3\n")
     _, found = well.doctor()
-    assert "it does not say Hello; " in found["backend"]
+    assert "it does not answer with Hello; " in found["backend"]
     assert "no such module" in found["backend"]
 
 

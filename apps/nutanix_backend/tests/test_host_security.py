@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from nutanix_backend import manifest
 from nutanix_backend.errors import ManifestError
-from ptcomm import Answer
+from ptcomm import Answer, Finish
 
 from apps.nutanix_backend.tests.conftest import Daemon
 
@@ -48,7 +48,9 @@ def restore(where: Path, tmp_path: Path, *files: tuple[str, bytes]) -> str:
         daemon.start_restore(where, restore_to="disk", state_dir=tmp_path / "state")
         try:
             for name, content in files:
-                assert daemon.give_file(f"{where}/{name}", content) is Answer.OK
+                if daemon.give_file(f"{where}/{name}", content) is not Answer.OK:
+                    daemon.say(Finish())
+                    return daemon.fatal()
             daemon.finish()
         except AssertionError as error:
             return str(error)

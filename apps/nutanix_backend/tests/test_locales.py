@@ -57,6 +57,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
             f"prism = {lab.pc_host}\nuser = {lab.user}\npassword = {lab.password}\n"
             f"ca = {lab.ca_file}\nstate_dir = {folder / 'state'}\ntransport = userspace\n"
         )
+        config.chmod(0o600)
         with socket.create_server(("127.0.0.1", 0)) as free:
             address = f"127.0.0.1:{free.getsockname()[1]}"
         with serving(folder, address):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import resource
 import sys
 
 from command_line import program
@@ -27,7 +28,14 @@ def command_line() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Run the command that was given; return its exit code."""
+    _allow_many_files()
     return program.main(command_line)
+
+
+def _allow_many_files() -> None:
+    """Raise the limit of open files: the oldest point of a replica is read through all later ones."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from command_line.text import printable
 from ptcomm import Level, Phase, Replace, Severity
 
 from ptcomm_runner import display, jobs
-from ptcomm_runner.catalog import Store, check_job_name
+from ptcomm_runner.catalog import Status, Store, check_job_name
 from ptcomm_runner.errors import RunnerError
 from ptcomm_runner.process import Cancellation
 
