@@ -33,7 +33,7 @@ def main() -> int:
 
 
 def _allow_many_files() -> None:
-    """Raise the limit of open files: the oldest point of a replica is read through all later ones."""
+    """Raise the limit of open files: an old point is read through all later ones."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
