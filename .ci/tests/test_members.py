@@ -76,7 +76,10 @@ def test_a_member_is_installed_with_what_it_declares_and_no_more(
     ]
 
 
-def test_a_group_of_test_requirements_is_installed_too(root: Path) -> None:
+def test_a_group_of_test_requirements_is_installed_too(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RESOLUTION", raising=False)
     command = members.install_command(read_members(root), ["product"], editable=True)
     assert command[4:6] == ["--group", "apps/product/pyproject.toml:test"]
     assert command[8:10] == ["--editable", "./apps/lab"]
