@@ -127,7 +127,7 @@ def test_accurate_job(site: Site) -> None:
 def test_wrong_parameters(site: Site) -> None:
     """A job that cannot work fails before anything is made, with one line that says why."""
     guest = site.guest(2 * MIB)
-    site.define(f"vm={guest.name} password=wrong")
+    site.define(f"vm={guest.name} password=not-this-one")
     job = site.backup("Full")
     assert job.status == "f", job.words
     first, *rest = [line for line in job.log if line.startswith("client") and "rror: " in line]

@@ -25,6 +25,11 @@ def trouble(job: BaculaJob) -> list[str]:
     return [line for line in marked if "Termination:" not in line and ADDED_BY_BACULA not in line]
 
 
+def vm_ids(site: Site) -> set[str]:
+    """The VMs on the cluster, which all tests share."""
+    return {vm["ext_id"] for vm in site.lab.state()["vms"]}
+
+
 def test_a_refusal_stands_alone_and_ends_the_job(site: Site) -> None:
     guest = site.guest(300 * MIB)
     site.define(f"vm={guest.name}")
@@ -32,6 +37,7 @@ def test_a_refusal_stands_alone_and_ends_the_job(site: Site) -> None:
     incremental = site.good("Incremental", base=full)
     in_the_way = site.folder / "in the way.raw"
     in_the_way.write_bytes(b"mine")
+    before = vm_ids(site)
     refusals = {
         f"{in_the_way} exists: give overwrite=yes": {"disk_path": str(in_the_way)},
         "there is no subnet nowhere on that cluster": {"network_map": "*:nowhere"},
@@ -46,7 +52,7 @@ def test_a_refusal_stands_alone_and_ends_the_job(site: Site) -> None:
     chain = str(incremental.job_id)  # without its full
     assert_refused(site.console.restore(chain, "/"), "is not part of this restore")
     assert in_the_way.read_bytes() == b"mine"
-    assert len(site.lab.state()["vms"]) == len(site.guests)
+    assert vm_ids(site) == before, "a refused restore created a VM"
 
 
 def assert_refused(job: BaculaJob, reason: str) -> None:
