@@ -49,8 +49,10 @@ class Inside:
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Inside:
     folder = tmp_path / "bin"
     folder.mkdir(mode=0o755)
-    for above in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        above.chmod(0o711)  # only the sandbox is in the way
+    for above in (tmp_path, *tmp_path.parents):  # only the sandbox is in the way
+        mode = above.stat().st_mode
+        if not mode & 0o001:
+            above.chmod(mode | 0o011)
     program = folder / "qemu-img"
     program.touch(mode=0o755)
     read, written = tmp_path / "read", tmp_path / "written"
