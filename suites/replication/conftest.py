@@ -507,6 +507,11 @@ class Site:
             assert same(image, self.point(guest, disk_id)), f"disk {disk_id} is another"
         assert len(disks) == len(guest.disk_ids())
 
+    def generation(self, guest: Guest) -> int:
+        """The number of the last generation; 0 before the first."""
+        found = self.replica(guest).state()
+        return found.number if found else 0
+
     def current(self, guest: Guest) -> Generation:
         """The last generation, which must be a whole one."""
         found = self.replica(guest).state()
