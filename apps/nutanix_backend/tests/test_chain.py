@@ -333,10 +333,11 @@ def test_a_reference_that_is_gone_from_the_cluster_is_not_stood_on(
 
 def test_state_that_is_lost_costs_a_full_and_says_so(host: Host, tmp_path: Path) -> None:
     full = host.backup(FULL)
-    (tmp_path / "vm.json").write_text("{")
+    path = tmp_path / "state" / "cluster" / "vm.json"
+    path.write_text("{")
     again = host.backup(INCREMENTAL, full.name)
     assert again.base is None
-    assert f"the state file {tmp_path / 'vm.json'} cannot be used" in host.warnings[0]
+    assert f"the state file {path} cannot be used" in host.warnings[0]
     assert host.backup(INCREMENTAL, again.name).base == again.left
 
 
