@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 import attrs
 import iscsi_attach
 from nutanix_backend.disks.regions import Region, RegionList
+from nutanix_backend.disks.streams import delta_length
 from nutanix_backend.replicate import stream
 from nutanix_backend.replicate.cycles import Work
 from nutanix_backend.replicate.source import send_stream
@@ -111,7 +112,7 @@ def send_disk(site: Site, image: Path, number: int) -> None:
     """The product's own path: read, digest, send, and hear that it is durable; no commit."""
     with iscsi_attach.open_direct(image) as device, site.connect() as line:
         regions = RegionList(device.size, [Region(0, device.size)])
-        total, count = stream.length(regions)
+        total, count = delta_length(regions)
         disk = CycleDisk("disk-0", 0, device.size, True, total, count)  # noqa: FBT003 - a record
         manifest = CycleManifest(
             SCHEMA,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import attrs
 import iscsi_attach
-import phcbt01
 import prism_client
 from command_line.text import size, with_notes
 from ptcomm import (
@@ -34,7 +33,7 @@ from nutanix_backend.cluster import inventory, sweep, transport
 from nutanix_backend.cluster.guards import SnapshotGuard
 from nutanix_backend.disks.attach import Route, open_disks, reference
 from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
-from nutanix_backend.disks.streams import StreamSender, delta_pieces, image_pieces
+from nutanix_backend.disks.streams import StreamSender, delta_length, delta_pieces, image_pieces
 from nutanix_backend.errors import BackendError, SelectionError, SourceError, StateError
 from nutanix_backend.manifest import SCHEMA, DiskEntry, Manifest
 from nutanix_backend.names import OURS
@@ -239,11 +238,9 @@ class VmBackup:
 
     def _send_disk(self, plan: DiskPlan, device: iscsi_attach.BlockDevice | None) -> DiskEntry:
         folder, disk = self.source.folder, plan.disk
-        spans = sum(1 for _ in plan.regions.spans())
+        length, spans = delta_length(plan.regions)
         if plan.base:
             name = folder.delta(plan.index, disk.disk_ext_id, self._started)
-            covered = sum(span.length for span in plan.regions.spans())
-            length = phcbt01.encoded_size(spans, covered)
             pieces: Generator[Buffer] = delta_pieces(device, plan.regions)
         else:
             name = folder.raw(plan.index, disk.disk_ext_id)

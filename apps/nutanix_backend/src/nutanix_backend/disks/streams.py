@@ -51,6 +51,15 @@ def image_pieces(device: BlockDevice | None, regions: RegionList) -> Generator[m
     yield from zeros(regions.size - position)
 
 
+def delta_length(regions: RegionList) -> tuple[int, int]:
+    """Bytes of the PHCBT01 stream of these regions, and how many regions it has."""
+    count = data = 0
+    for span in regions.spans():
+        count += 1
+        data += span.length
+    return phcbt01.encoded_size(count, data), count
+
+
 def delta_pieces(device: BlockDevice | None, regions: RegionList) -> Generator[Buffer]:
     """A PHCBT01 stream of the regions: data is read, zeroed parts are written as zeros.
 

@@ -31,7 +31,7 @@ from nutanix_backend.cluster import journal
 from nutanix_backend.cluster.guards import SnapshotGuard
 from nutanix_backend.disks.attach import Route, open_disks, reference
 from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
-from nutanix_backend.disks.streams import StreamSender
+from nutanix_backend.disks.streams import StreamSender, delta_length
 from nutanix_backend.errors import BackendError, ChainError, SelectionError, SourceError, StateError
 from nutanix_backend.names import NAMESPACE, OURS
 from nutanix_backend.progress import Progress
@@ -410,7 +410,7 @@ class Replication:
         start: int,
     ) -> None:
         """Send the stream of a disk from this byte on; what arrived must be what was read."""
-        total, _ = stream.length(plan.regions)
+        total, _ = delta_length(plan.regions)
         name = f"VM {self._source.vm.name} disk {plan.index}"
         progress = Progress(self._listener.say, name, total - start)
 
@@ -462,7 +462,7 @@ def _disks(plans: list[DiskPlan]) -> tuple[CycleDisk, ...]:
 
 
 def _disk(plan: DiskPlan) -> CycleDisk:
-    total, regions = stream.length(plan.regions)
+    total, regions = delta_length(plan.regions)
     return CycleDisk(
         disk_id=plan.disk.disk_ext_id,
         index=plan.index,

@@ -17,15 +17,6 @@ if TYPE_CHECKING:
     from ptcomm.events import Buffer
 
 
-def length(regions: RegionList) -> tuple[int, int]:
-    """Bytes of the PHCBT01 stream of these regions, and how many regions it has."""
-    count = data = 0
-    for span in regions.spans():
-        count += 1
-        data += span.length
-    return phcbt01.encoded_size(count, data), count
-
-
 def pieces(device: BlockDevice | None, regions: RegionList, start: int) -> Generator[Buffer]:
     """The PHCBT01 stream of the regions from byte `start` of the stream on."""
     left = start
