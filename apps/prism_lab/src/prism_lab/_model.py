@@ -165,6 +165,14 @@ class EntitySnapshot:
     ext_id: str = attrs.field(factory=new_id)
 
 
+class VmRunner(Protocol):
+    """What runs the VMs that are on."""
+
+    def switch(self, vm: Vm, state: str) -> None:
+        """Power a VM on ("ON") or off ("OFF")."""
+        ...
+
+
 @attrs.define
 class RecoveryPoint:
     """A snapshot of VMs and volume groups; gone once it has expired.
@@ -347,4 +355,6 @@ class World:
     policies: dict[str, Named] = attrs.field(factory=dict)
     incarnation: int = attrs.field(factory=lambda: secrets.randbelow(1 << 50))
     number: int = attrs.field(factory=lambda: secrets.randbelow(1 << 60))
+    guests: VmRunner | None = None
+    """What runs the VMs that are on; None where power is a word only."""
     lock: threading.RLock = attrs.field(factory=threading.RLock)
