@@ -69,8 +69,8 @@ def test_it_follows_what_is_written(
         else:
             content[offset : offset + amount] = bytes([byte]) * amount
             image.update(offset, content[offset : offset + amount])
-    read(image, content)
-    assert image.root() == plain_root(content)
+    read(image, bytes(content))
+    assert image.root() == plain_root(bytes(content))
     decoded = ImageDigests.decode(image.encode())
     assert decoded == image
     assert decoded.root() == image.root()

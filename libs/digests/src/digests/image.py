@@ -167,15 +167,20 @@ class ImageDigests:
         state.update(self._digests)
         return f"xxh3-128:{state.hexdigest()}"
 
+    def data_blocks(self) -> Iterator[tuple[int, bytes]]:
+        """Number and digest of each block that holds a byte that is not zero."""
+        for number in range(len(self)):
+            digest = self._digest(number)
+            if digest != self._zero(number):
+                yield number, digest
+
     def encode(self) -> bytes:
         """The list as a file, see docs/format.md."""
         self._refuse_stale()
         marks, digests = bytearray(-(-len(self) // 8)), bytearray()
-        for number in range(len(self)):
-            digest = self._digest(number)
-            if digest != _ZERO and digest != self._zero(number):
-                marks[number // 8] |= 1 << number % 8
-                digests += digest
+        for number, digest in self.data_blocks():
+            marks[number // 8] |= 1 << number % 8
+            digests += digest
         return _HEADER.pack(MAGIC, self.size) + marks + digests
 
     @classmethod
@@ -187,8 +192,9 @@ class ImageDigests:
         at = _HEADER.size + len(marks)
         for number in _marked(marks):
             digest = bytes(view[at : at + _WIDTH])
-            if number >= len(image) or len(digest) < _WIDTH or digest == image._zero(number):
-                raise BadList(f"block {number} of the digest list is not usable")
+            if number >= len(image) or len(digest) < _WIDTH:
+                raise BadList(f"the digest list has no digest of block {number}")
+            image._refuse_zero(number, digest)
             image._set(number, digest, _UNTOUCHED)
             at += _WIDTH
         if at != len(view):
@@ -198,13 +204,18 @@ class ImageDigests:
     @staticmethod
     def _decode_header(view: memoryview) -> memoryview:
         """Check magic and size; return the marks, all of them."""
-        if len(view) < _HEADER.size or view[:8] != MAGIC:
+        if len(view) < _HEADER.size or bytes(view[:8]) != MAGIC:
             raise BadList("it does not begin as a digest list does")
         size = int.from_bytes(view[8:16], "little")
         marks = view[_HEADER.size : _HEADER.size + -(-blocks_of(size) // 8)]
         if size > _LARGEST or len(marks) * 8 < blocks_of(size):
             raise BadList(f"the digest list of an image of {size} bytes is cut short")
         return marks
+
+    def _refuse_zero(self, number: int, digest: bytes) -> None:
+        """A block of zeros is not listed: there is one file for one list."""
+        if digest == self._zero(number):
+            raise BadList(f"block {number} of the digest list is one of zeros")
 
     def _refuse_stale(self) -> None:
         if _STALE in self._marks:
@@ -222,8 +233,8 @@ class ImageDigests:
 
     def _zero(self, number: int) -> bytes:
         """The digest that the block has when it is all zero."""
-        length = self._end(number) - number * BLOCK
-        return _ZERO if length == BLOCK else xxhash.xxh3_128_digest(_ZEROS[:length])
+        length = self.size - number * BLOCK
+        return _ZERO if length >= BLOCK else xxhash.xxh3_128_digest(_ZEROS[:length])
 
 
 def _marked(marks: memoryview) -> Iterator[int]:

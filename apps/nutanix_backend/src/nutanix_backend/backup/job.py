@@ -12,6 +12,7 @@ import attrs
 import iscsi_attach
 import prism_client
 from command_line.text import size, with_notes
+from digests import ImageDigests
 from ptcomm import (
     Ack,
     Data,
@@ -33,7 +34,13 @@ from nutanix_backend.cluster import inventory, sweep, transport
 from nutanix_backend.cluster.guards import SnapshotGuard
 from nutanix_backend.disks.attach import Route, open_disks, reference
 from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
-from nutanix_backend.disks.streams import StreamSender, delta_length, delta_pieces, image_pieces
+from nutanix_backend.disks.streams import (
+    StreamSender,
+    delta_length,
+    delta_pieces,
+    image_pieces,
+    read_stale,
+)
 from nutanix_backend.errors import BackendError, SelectionError, SourceError, StateError
 from nutanix_backend.manifest import SCHEMA, DiskEntry, Manifest
 from nutanix_backend.names import OURS
@@ -141,6 +148,8 @@ class VmBackup:
         self._in_file = False
         self._hides_older = False
         self._complete = False
+        self._lists = state_file(job, source).lists
+        self._read_for_lists = 0
 
     @property
     def spoils_the_job(self) -> bool:
@@ -187,13 +196,15 @@ class VmBackup:
             snapshot = stack.enter_context(self._snapshot())
             vm = self._client.vms.get(self.source.vm.ext_id)
             plans = self._plan(chain, vm, snapshot.recovery_point, base)
-            devices = open_disks(stack, snapshot, plans, self._route())
+            to_read = [plan for plan in plans if plan.base or plan.regions.data_bytes]
+            devices = open_disks(stack, snapshot, to_read, self._route())
             config = vm_record.from_vm(vm, self._names())
             self._send_file(self.source.folder.metadata(), config.encode())
             entries = tuple(self._send_disk(plan, devices.get(plan.index)) for plan in plans)
             manifest = self._manifest(snapshot.recovery_point, entries, config)
             snapshot.prolong()
-            chain.record(reference(snapshot.recovery_point, plans, manifest.digest()))
+            roots = {entry.disk_id: entry.image_root for entry in entries}
+            chain.record(reference(snapshot.recovery_point, plans, manifest.digest(), roots))
             snapshot.keep()
             self._send_manifest(manifest)
             self._complete = True
@@ -239,15 +250,19 @@ class VmBackup:
     def _send_disk(self, plan: DiskPlan, device: iscsi_attach.BlockDevice | None) -> DiskEntry:
         folder, disk = self.source.folder, plan.disk
         length, spans = delta_length(plan.regions)
+        image = self._image(plan)
         if plan.base:
             name = folder.delta(plan.index, disk.disk_ext_id, self._started)
-            pieces: Generator[Buffer] = delta_pieces(device, plan.regions)
+            pieces: Generator[Buffer] = delta_pieces(device, plan.regions, image)
         else:
             name = folder.raw(plan.index, disk.disk_ext_id)
             length = disk.size
-            pieces = image_pieces(device, plan.regions)
+            pieces = image_pieces(device, plan.regions, image)
         digest = self._send_stream(name, length, pieces)
         self._hides_older |= not plan.base and self._job.info.level is not Level.FULL
+        self._complete_image(plan, image, device)
+        self._send_file(folder.digests(plan.index, disk.disk_ext_id, self._started), image.encode())
+        self._lists.save(image)
         return DiskEntry(
             index=plan.index,
             disk_id=disk.disk_ext_id,
@@ -259,7 +274,34 @@ class VmBackup:
             data_bytes=plan.regions.data_bytes,
             digest=digest,
             base=plan.base,
+            image_root=image.root(),
         )
+
+    def _image(self, plan: DiskPlan) -> ImageDigests:
+        """The digest list of the disk as its base has it, made large enough; of zeros without."""
+        if not plan.base:
+            return ImageDigests(plan.disk.size)
+        image = self._lists.load(plan.base_root)
+        if image is None:
+            self._job.say(
+                f"VM {self.source.vm.name} disk {plan.index} is read as a whole once: the digest "
+                "list of its last backup is not on this host"
+            )
+            return ImageDigests.unknown(plan.disk.size)
+        image.resize(plan.disk.size)
+        return image
+
+    def _complete_image(
+        self, plan: DiskPlan, image: ImageDigests, device: iscsi_attach.BlockDevice | None
+    ) -> None:
+        """Read the blocks that changed in part, whole: they are known from the snapshot alone."""
+        total = sum(length for _, length in image.stale())
+        progress = Progress(self._job.say, f"disk {plan.index}, digest list", total)
+        with closing(read_stale(device, image)) as read:
+            for length in read:
+                self._job.check_cancelled()
+                self._read_for_lists += length
+                progress.advance(length)
 
     def _send_file(self, name: str, content: bytes) -> None:
         self._send_stream(name, len(content), (part for part in (content,)))
@@ -324,5 +366,6 @@ class VmBackup:
         sent = sum(disk.stream_bytes for disk in manifest.disks)
         self._job.say(
             f"VM {manifest.vm_name}: {len(manifest.disks)} disks ({changed} as changes only), "
-            f"{size(read)} read, {size(sent)} sent, {seconds:.1f} s"
+            f"{size(read)} read, {size(sent)} sent, {size(self._read_for_lists)} read for digest "
+            f"lists, {seconds:.1f} s"
         )

@@ -27,8 +27,9 @@ class PlannedFile:
 
     `size` is the size of the disk after this file, `stream_bytes` the length of the file,
     `data_bytes` an upper bound of what it writes that is not zero, all in bytes; `digest` is that
-    of the file. What is None is not known: a sibling's backup has no digests, and the size that a
-    delta makes is in the delta.
+    of the file, and `image_root` that of the disk after it, the root of its digest list. What is
+    None is not known: a sibling's backup has no digests, and the size that a delta makes is in the
+    delta.
     """
 
     name: str
@@ -37,6 +38,7 @@ class PlannedFile:
     stream_bytes: int | None
     data_bytes: int
     digest: str | None
+    image_root: str | None = None
 
     @classmethod
     def of(cls, entry: DiskEntry) -> PlannedFile:
@@ -48,6 +50,7 @@ class PlannedFile:
             stream_bytes=entry.stream_bytes,
             data_bytes=entry.data_bytes,
             digest=entry.digest,
+            image_root=entry.image_root or None,
         )
 
 
@@ -66,6 +69,11 @@ class DiskChain:
     def size(self) -> int:
         """Bytes of the disk after the newest file whose size is known."""
         return next((file.size for file in reversed(self.files) if file.size is not None), 0)
+
+    @property
+    def image_root(self) -> str | None:
+        """The root of the digest list of the disk; None when it is not known."""
+        return self.files[-1].image_root
 
     @property
     def data_bytes(self) -> int:
