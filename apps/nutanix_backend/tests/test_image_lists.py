@@ -11,6 +11,7 @@ from nutanix_backend.disks.targets import ImageTarget, at_path
 from nutanix_backend.errors import RestoreFailed, StateError
 from nutanix_backend.references import state
 from nutanix_backend.references.lists import ListStore
+from nutanix_backend.references.proven import ProvenTimes
 from nutanix_backend.restore.plan import plan_vm
 from nutanix_backend.restore.writer import DiskWriter
 from phcbt01.testing import encode
@@ -67,8 +68,8 @@ def test_every_job_has_the_lists_of_its_disks(product: Product) -> None:
         assert_lists_are_right(product, result, guest)
         product.assert_restores(result, guest)
     assert len(lists_on_host(product)) <= 3 * 3, "of the disks of the references that are kept"
-    (line,) = (text for text in said(second, Severity.INFO) if "read for digest lists" in text)
-    assert ", 1.0 MiB read for digest lists, " in line, "one block changed in part"
+    (line,) = (text for text in said(second, Severity.INFO) if "for the digest lists" in text)
+    assert "compared, 1.0 MiB with changes in part read" in line
 
 
 def test_a_list_that_is_not_on_the_host_is_made_by_reading_the_disk(product: Product) -> None:
@@ -104,7 +105,7 @@ def test_the_state_keeps_the_lists_that_it_names_and_no_others(tmp_path: Path) -
     file = state.StateFile(tmp_path / "cluster" / "vm.json", "vm")
     kept, gone = a_list(), a_list(b"other")
     for image in (kept, gone):
-        file.lists.save(image)
+        file.lists.save(image, ProvenTimes(image.size))
     disk = state.DiskReference("d", 7, "p", kept.root())
     reference = state.Reference("r", "v", "sha256:m", (disk,))
     record = state.JobRecord("job", 1, "F", "", state.SENT, reference)
@@ -120,8 +121,8 @@ def test_a_list_is_what_its_name_says_or_not_there(tmp_path: Path) -> None:
     store = ListStore(tmp_path / "lists")
     image = a_list()
     assert store.load("") is None
-    store.save(image)
-    (path,) = (tmp_path / "lists").iterdir()
+    store.save(image, ProvenTimes(image.size))
+    (path,) = (tmp_path / "lists").glob("*.digests")
     for content in (a_list(b"other").encode(), b"", image.encode()[:-1]):
         path.write_bytes(content)
         assert store.load(image.root()) is None
@@ -132,7 +133,7 @@ def test_a_list_that_cannot_be_saved_is_an_error_of_the_state(tmp_path: Path) ->
     with pytest.raises(
         StateError, match=r"digest list of a disk cannot be saved.*check free space"
     ):
-        ListStore(tmp_path / "lists").save(a_list())
+        ListStore(tmp_path / "lists").save(a_list(), ProvenTimes(7))
 
 
 # --- restores are held to them -------------------------------------------------------------------

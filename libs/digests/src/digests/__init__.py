@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from digests.image import BLOCK, BadList, ImageDigests, encoded_size
+from digests.image import BLOCK, BadList, ImageDigests, blocks_of, encoded_size
 from digests.stream import StreamDigest
 
 __version__ = "0.1.0"
-__all__ = ["BLOCK", "BadList", "ImageDigests", "StreamDigest", "encoded_size"]
+__all__ = ["BLOCK", "BadList", "ImageDigests", "StreamDigest", "blocks_of", "encoded_size"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import phcbt01
-from digests import BLOCK, ImageDigests, StreamDigest
+from digests import BLOCK, StreamDigest
 from iscsi_attach import UNIT, Extent, read_extents
 from ptcomm import Data
 
@@ -18,6 +18,7 @@ from nutanix_backend.errors import SourceError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
+    from digests import ImageDigests
     from iscsi_attach import BlockDevice
     from ptcomm.events import Buffer
 
@@ -88,12 +89,11 @@ def delta_pieces(
     encoder.finish()
 
 
-def read_stale(device: BlockDevice | None, image: ImageDigests) -> Generator[int]:
-    """Read the blocks of a disk that its digest list does not know; yield the bytes of each."""
-    extents = (Extent(offset, length) for offset, length in list(image.stale()))
-    for offset, view in _read(device, extents, unit=BLOCK):
-        image.put(offset, view)
-        yield len(view)
+def read_blocks(
+    device: BlockDevice | None, blocks: Iterable[tuple[int, int]]
+) -> Generator[tuple[int, memoryview]]:
+    """Read blocks of a digest list, given as offset and length; `device` may be None for none."""
+    yield from _read(device, (Extent(*block) for block in blocks), unit=BLOCK)
 
 
 def _contents(device: BlockDevice | None, regions: RegionList) -> Iterator[memoryview]:

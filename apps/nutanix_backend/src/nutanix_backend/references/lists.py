@@ -12,13 +12,20 @@ import durable
 from digests import BadList, ImageDigests
 
 from nutanix_backend.errors import StateError
+from nutanix_backend.references.proven import ProvenTimes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
+PROVEN = ".proven"
+
+
 class ListStore:
-    """A folder of digest lists, each in a file that is called by its root."""
+    """A folder of digest lists, each in a file that is called by its root.
+
+    Beside each lies a file that says when its blocks were proven.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Keep lists in `folder`, which is made when the first is saved."""
@@ -32,11 +39,21 @@ class ListStore:
             return None
         return image if image.root() == root else None
 
-    def save(self, image: ImageDigests) -> None:
-        """Keep a list, durable before this returns; raise StateError."""
+    def proven_times(self, root: str, size: int) -> ProvenTimes:
+        """When the blocks of the list with this root, of a disk of `size` bytes, were proven."""
+        try:
+            content = self._path(root).with_suffix(PROVEN).read_bytes()
+        except OSError:
+            content = b""
+        return ProvenTimes.decode(content, size)
+
+    def save(self, image: ImageDigests, proven: ProvenTimes) -> None:
+        """Keep a list and its times, durable before this returns; raise StateError."""
+        path = self._path(image.root())
         try:
             durable.make_folder(self._folder)
-            durable.replace(self._path(image.root()), image.encode())
+            durable.replace(path.with_suffix(PROVEN), proven.encode())
+            durable.replace(path, image.encode())
         except OSError as error:
             raise StateError(
                 f"the digest list of a disk cannot be saved: {error}: check free space"
@@ -44,9 +61,10 @@ class ListStore:
 
     def keep_only(self, roots: set[str]) -> None:
         """Remove all lists but those with these roots; raise OSError."""
-        kept = {self._path(root) for root in roots if root}
-        for path in set(self._folder.glob("*")) - kept:
-            path.unlink()
+        kept = {self._path(root).stem for root in roots if root}
+        for path in self._folder.glob("*"):
+            if path.stem not in kept:
+                path.unlink()
         if not kept and self._folder.is_dir():
             self._folder.rmdir()
 
