@@ -48,6 +48,15 @@ def assert_lists_are_right(product: Product, result: Result, guest: Guest) -> No
         assert ImageDigests.decode(content).root() == entry.image_root
 
 
+def test_a_restore_takes_every_file_that_the_daemon_counts(product: Product) -> None:
+    """Bacula reports one that is refused as a mismatch of files expected and restored."""
+    guest = product.guest(2 * MIB)
+    product.good_backup(FULL, guest)
+    guest.write(0, 0, 64 * KIB)
+    product.good_backup(INCREMENTAL, guest)
+    assert not said(product.good_restore(product.root / "restored"), Severity.SKIPPED)
+
+
 def lists_on_host(product: Product) -> list[Path]:
     return list((product.root / "state" / state.BACKUP).rglob("*.digests"))
 

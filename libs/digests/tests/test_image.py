@@ -129,6 +129,13 @@ def test_what_was_written_can_be_read_back() -> None:
     assert image.root() == root
 
 
+def test_what_is_in_doubt_has_to_be_read() -> None:
+    image = ImageDigests(4 * BLOCK)
+    image.doubt(BLOCK - 1, 2)
+    image.doubt(3 * BLOCK, 0)
+    assert [offset for offset, _ in image.stale()] == [0, BLOCK]
+
+
 def test_a_block_is_compared_with_the_list() -> None:
     image = ImageDigests(2 * BLOCK)
     assert image.holds(BLOCK, bytes(BLOCK))

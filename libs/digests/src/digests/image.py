@@ -65,7 +65,7 @@ class ImageDigests:
     def unknown(cls, size: int) -> Self:
         """The list of an image that nobody has read: every block is stale."""
         image = cls(size)
-        image._marks = bytearray([_STALE]) * len(image)
+        image.doubt(0, size)
         return image
 
     def __len__(self) -> int:
@@ -132,6 +132,11 @@ class ImageDigests:
             self._set(number, self._block.digest(), _KNOWN)
 
     # --- what is read
+
+    def doubt(self, offset: int, length: int) -> None:
+        """Make the blocks of this range stale: nobody knows what is there."""
+        first, last = offset // BLOCK, blocks_of(offset + length)
+        self._marks[first:last] = bytes([_STALE]) * (last - first)
 
     def distrust(self) -> None:
         """Make every block stale that something was written to: it is to be read back."""
