@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 @attrs.frozen
-class Finding:
+class Verdict:
     """What is known of a disk, or of a VM, in a job: proven, without a list, or what is wrong."""
 
     job: int
@@ -88,7 +88,7 @@ class StoreProof:
         self._proven: dict[Path, ImageDigests] = {}
         """By the newest file of a chain: the list of a disk that was put together and compared."""
 
-    def findings(self, name: str | None = None) -> Iterator[Finding]:
+    def findings(self, name: str | None = None) -> Iterator[Verdict]:
         """Prove the good backups of a name, or of all."""
         jobs = self._store.jobs(name)
         for job in jobs:
@@ -96,12 +96,12 @@ class StoreProof:
                 same = [other for other in jobs if other.name == job.name]
                 yield from self._job(job, same)
 
-    def _job(self, job: catalog.Job, jobs: list[catalog.Job]) -> Iterator[Finding]:
+    def _job(self, job: catalog.Job, jobs: list[catalog.Job]) -> Iterator[Verdict]:
         try:
             chain = catalog.chain(jobs, job.job_id)
             vms = self._manifests(chain)
         except ERRORS as error:
-            yield Finding(job.job_id, "all VMs", str(error))
+            yield Verdict(job.job_id, "all VMs", str(error))
             return
         files = {
             stored.file.name: self._store.file_path(owner, stored)
@@ -123,21 +123,21 @@ class StoreProof:
 
     def _vm(
         self, job: int, manifests: Sequence[Manifest], files: Mapping[str, Path]
-    ) -> Iterator[Finding]:
+    ) -> Iterator[Verdict]:
         vm = f"VM {manifests[-1].vm_name}"
         try:
             plan = plan_vm(manifests)
         except BackendError as error:
-            yield Finding(job, vm, str(error))
+            yield Verdict(job, vm, str(error))
             return
         for chain in plan.disks:
             disk = f"{vm} disk {chain.index}"
             try:
                 self._disk(chain, files)
             except ERRORS as error:
-                yield Finding(job, disk, str(error))
+                yield Verdict(job, disk, str(error))
             else:
-                yield Finding(job, disk, has_root=bool(chain.image_root))
+                yield Verdict(job, disk, has_root=bool(chain.image_root))
 
     def _disk(self, chain: DiskChain, files: Mapping[str, Path]) -> None:
         """Prove a disk; raise one of ERRORS."""
