@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import pwd
 import syslog
 import time
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from command_line.text import printable
 from durable import records
 
 from vm_replica.errors import StoreError
+from vm_replica.owner import user_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,16 +136,9 @@ def _hash(line: bytes) -> str:
 
 def _who() -> str:
     """The user of this process, and who has logged in: the kernel knows, sudo or not."""
-    user = _name(os.getuid())
+    user = user_name(os.getuid())
     try:
         login = int(Path("/proc/self/loginuid").read_text("ascii"))
     except (OSError, ValueError):
         login = _UNSET
-    return user if login in {_UNSET, os.getuid()} else f"{user}, logged in as {_name(login)}"
-
-
-def _name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user {uid}"
+    return user if login in {_UNSET, os.getuid()} else f"{user}, logged in as {user_name(login)}"
