@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
+import durable
 from command_line.text import size
 
 from nutanix_backend.ahv import identity, make_vm, method
@@ -279,15 +279,9 @@ def staging_folder(
     job: JobContext, intents: journal.Journal, stack: ExitStack, suffix: str = ""
 ) -> Path:
     """Make the folder for what is only on its way; `stack` removes it."""
-    path = _staging_place(job) / f"{STAGING}{job.info.job_id}{suffix}"
+    path = job.settings.state_dir / "staging" / f"{STAGING}{job.info.job_id}{suffix}"
+    durable.make_folder(path.parent)
     return stack.enter_context(FolderGuard(intents, path)).path
-
-
-def _staging_place(job: JobContext) -> Path:
-    """The daemon's working folder, or the state folder where only its owner may use the former."""
-    working = Path(job.info.working_dir)
-    nearest = next(path for path in (working, *working.parents) if os.access(path, os.F_OK))
-    return working if os.access(nearest, os.W_OK | os.X_OK) else job.settings.state_dir / "staging"
 
 
 def choose(job: JobContext, stack: ExitStack, first: SourceFile) -> Destination:
