@@ -29,6 +29,7 @@ class JobContext:
     info: ptcomm.Job
     settings: Settings
     _secrets: Secrets = attrs.field(init=False, repr=False)
+    _warnings: set[str] = attrs.field(init=False, factory=set)
 
     @_secrets.default
     def _find_secrets(self) -> Secrets:
@@ -52,7 +53,10 @@ class JobContext:
         self.endpoint.send(Message(Severity.INFO, self._secrets.hide(text)))
 
     def warn(self, text: str) -> None:
-        """A warning in the job log."""
+        """A warning in the job log, once: what holds for all VMs of a job is not repeated."""
+        if text in self._warnings:
+            return
+        self._warnings.add(text)
         self.endpoint.send(Message(Severity.WARNING, self._secrets.hide(text)))
 
     def report(self, text: str) -> None:
