@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
+import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -114,6 +116,14 @@ def test_root_writes_its_log_through_no_link(
         daemon.offer_file("/@vsphere/web/web.vmx", 10)
         assert "is not usable: Too many levels of symbolic links" in daemon.fatal()
     assert victim.read_text() == "of root"
+
+
+def test_the_doctor_looks_as_the_user_of_the_jobs(state: Path, backend: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [*backend, "doctor", f"state_dir={state}"], capture_output=True, text=True, check=False
+    )
+    user = pwd.getpwuid(NOBODY).pw_name
+    assert f"{state} can be written by user {user}" in done.stdout, done.stdout + done.stderr
 
 
 def test_jobs_of_the_user_and_of_root_share_the_state(
