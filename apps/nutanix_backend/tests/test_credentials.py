@@ -138,6 +138,7 @@ def test_a_file_with_address_and_credentials_helps_a_restore(config: Path) -> No
     assert target is not None
     require_connection(target)
     assert (target.prism, target.password) == ("pc.example", SECRET)
+    assert Secrets(with_target(settings)).hide(f"({SECRET})") == "((hidden))"
 
 
 class Stranger:
