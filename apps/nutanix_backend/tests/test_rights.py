@@ -124,6 +124,7 @@ def test_the_doctor_looks_as_the_user_of_the_jobs(state: Path, backend: tuple[st
     )
     user = pwd.getpwuid(NOBODY).pw_name
     assert f"{state} can be written by user {user}" in done.stdout, done.stdout + done.stderr
+    assert "the kernel initiator cannot be used: it needs root" in done.stdout
 
 
 def test_jobs_of_the_user_and_of_root_share_the_state(
