@@ -16,7 +16,6 @@ import os
 import syslog
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
@@ -25,10 +24,11 @@ from command_line.text import printable
 from durable import records
 
 from vm_replica.errors import StoreError
-from vm_replica.owner import user_name
+from vm_replica.owner import who
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,6 @@ LARGEST = 10_000_000
 """Bytes of a file after which a new one is begun."""
 _TAIL = 1 << 16
 _WAIT = 10.0
-_UNSET = 2**32 - 1
 
 
 @attrs.frozen
@@ -64,7 +63,7 @@ def note(store: Path, event: str, *, peer: str = "", replica: str = "", detail: 
         last = _last_line(store, descriptor)
         entry = Entry(
             at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            who=_who(),
+            who=who(),
             event=event,
             peer=printable(peer),
             replica=printable(replica),
@@ -177,13 +176,3 @@ def _last_line(store: Path, descriptor: int) -> bytes:
 
 def _hash(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()
-
-
-def _who() -> str:
-    """The user of this process, and who has logged in: the kernel knows, sudo or not."""
-    user = user_name(os.getuid())
-    try:
-        login = int(Path("/proc/self/loginuid").read_text("ascii"))
-    except (OSError, ValueError):
-        login = _UNSET
-    return user if login in {_UNSET, os.getuid()} else f"{user}, logged in as {user_name(login)}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import pwd
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from vm_replica.errors import WrongUser
 
-if TYPE_CHECKING:
-    from pathlib import Path
+_UNSET = 2**32 - 1
+"""The login user of a process that nobody has logged in for."""
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -44,3 +44,13 @@ def user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"#{uid}"
+
+
+def who() -> str:
+    """The user of this process, and who has logged in: the kernel knows, sudo or not."""
+    user = user_name(os.getuid())
+    try:
+        login = int(Path("/proc/self/loginuid").read_text("ascii"))
+    except (OSError, ValueError):
+        login = _UNSET
+    return user if login in {_UNSET, os.getuid()} else f"{user}, logged in as {user_name(login)}"
