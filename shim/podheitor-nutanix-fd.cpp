@@ -69,7 +69,7 @@ const char *valid_params[] = {
    // what
    "vm", "exclude_vm", "cluster", "consistency",
    // chain
-   "fallback_to_full", "references",
+   "fallback_to_full", "references", "scrub",
    // replication
    "mode", "replicate_to", "replicate_limit", "replicate_parallel", "replicate_rpo",
    "replicate_protected",

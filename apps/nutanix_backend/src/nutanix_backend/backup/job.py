@@ -30,11 +30,17 @@ from ptcomm import (
 
 from nutanix_backend import vm_record
 from nutanix_backend.backup.chain import Chain
+from nutanix_backend.backup.proof import DiskProof
 from nutanix_backend.cluster import inventory, sweep, transport
 from nutanix_backend.cluster.guards import SnapshotGuard
 from nutanix_backend.disks.attach import Route, open_disks, reference
 from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
-from nutanix_backend.disks.streams import StreamSender, delta_length, delta_pieces, image_pieces
+from nutanix_backend.disks.streams import (
+    StreamSender,
+    delta_length,
+    delta_pieces,
+    image_pieces,
+)
 from nutanix_backend.errors import BackendError, SelectionError, SourceError, StateError
 from nutanix_backend.manifest import SCHEMA, DiskEntry, Manifest
 from nutanix_backend.names import OURS
@@ -42,11 +48,12 @@ from nutanix_backend.references import state
 from nutanix_backend.references.point_fields import point_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator, Mapping
 
     from ptcomm.events import Buffer
     from vm_config import ahv_record
 
+    from nutanix_backend.backup.proof import Difference
     from nutanix_backend.cluster.journal import Journal
     from nutanix_backend.job import JobContext
 
@@ -141,6 +148,7 @@ class VmBackup:
         self._in_file = False
         self._hides_older = False
         self._complete = False
+        self._read_for_lists = self._compared = 0
 
     @property
     def spoils_the_job(self) -> bool:
@@ -187,13 +195,23 @@ class VmBackup:
             snapshot = stack.enter_context(self._snapshot())
             vm = self._client.vms.get(self.source.vm.ext_id)
             plans = self._plan(chain, vm, snapshot.recovery_point, base)
-            devices = open_disks(stack, snapshot, plans, self._route())
+            to_read = [plan for plan in plans if plan.base or plan.regions.data_bytes]
+            devices = open_disks(stack, snapshot, to_read, self._route())
+            proofs = self._proofs(plans)
+            if differences := self._compare(proofs, devices):
+                chain.fall_back(vm.name, "; ".join(map(str, differences)))
+                plans = self._plan(chain, vm, snapshot.recovery_point, None)
+                proofs = self._proofs(plans)
             config = vm_record.from_vm(vm, self._names())
             self._send_file(self.source.folder.metadata(), config.encode())
-            entries = tuple(self._send_disk(plan, devices.get(plan.index)) for plan in plans)
+            entries = tuple(
+                self._send_disk(plan, proof, devices.get(plan.index))
+                for plan, proof in zip(plans, proofs, strict=True)
+            )
             manifest = self._manifest(snapshot.recovery_point, entries, config)
             snapshot.prolong()
-            chain.record(reference(snapshot.recovery_point, plans, manifest.digest()))
+            roots = {entry.disk_id: entry.image_root for entry in entries}
+            chain.record(reference(snapshot.recovery_point, plans, manifest.digest(), roots))
             snapshot.keep()
             self._send_manifest(manifest)
             self._complete = True
@@ -234,20 +252,60 @@ class VmBackup:
                 chain.fall_back(vm.name, f"Prism cannot list its changes: {error}")
         return plan_disks(self._client, vm.disks, point, None, self._job.warn)
 
+    # --- the proof
+
+    def _proofs(self, plans: list[DiskPlan]) -> list[DiskProof]:
+        lists = state_file(self._job, self.source).lists
+        proofs = [DiskProof(plan, lists, self._started, self._watch) for plan in plans]
+        for proof in proofs:
+            if proof.is_unknown:
+                self._job.say(
+                    f"VM {self.source.vm.name} disk {proof.plan.index} is read as a whole once: "
+                    "the digest list of its last backup is not on this host"
+                )
+        return proofs
+
+    def _compare(
+        self, proofs: list[DiskProof], devices: Mapping[int, iscsi_attach.BlockDevice]
+    ) -> list[Difference]:
+        """Compare some of what Prism says did not change with what the base held."""
+        found = []
+        for proof in proofs:
+            if proof.plan.base and not proof.is_unknown:
+                found += proof.compare(devices[proof.plan.index], self._job.settings.scrub)
+                self._compared += proof.compared_bytes
+        return found
+
+    def _watch(self, what: str, total: int) -> Callable[[int], None]:
+        """To be told of bytes that were read: says how far it is, and ends when cancelled."""
+        progress = Progress(self._job.say, what, total)
+
+        def advance(length: int) -> None:
+            self._job.check_cancelled()
+            progress.advance(length)
+
+        return advance
+
     # --- the files
 
-    def _send_disk(self, plan: DiskPlan, device: iscsi_attach.BlockDevice | None) -> DiskEntry:
+    def _send_disk(
+        self, plan: DiskPlan, proof: DiskProof, device: iscsi_attach.BlockDevice | None
+    ) -> DiskEntry:
         folder, disk = self.source.folder, plan.disk
         length, spans = delta_length(plan.regions)
+        image = proof.image
         if plan.base:
             name = folder.delta(plan.index, disk.disk_ext_id, self._started)
-            pieces: Generator[Buffer] = delta_pieces(device, plan.regions)
+            pieces: Generator[Buffer] = delta_pieces(device, plan.regions, image)
         else:
             name = folder.raw(plan.index, disk.disk_ext_id)
             length = disk.size
-            pieces = image_pieces(device, plan.regions)
+            pieces = image_pieces(device, plan.regions, image)
         digest = self._send_stream(name, length, pieces)
         self._hides_older |= not plan.base and self._job.info.level is not Level.FULL
+        self._read_for_lists += proof.complete(device)
+        self._send_file(folder.digests(plan.index, disk.disk_ext_id, self._started), image.encode())
+        proof.save()
         return DiskEntry(
             index=plan.index,
             disk_id=disk.disk_ext_id,
@@ -259,6 +317,7 @@ class VmBackup:
             data_bytes=plan.regions.data_bytes,
             digest=digest,
             base=plan.base,
+            image_root=image.root(),
         )
 
     def _send_file(self, name: str, content: bytes) -> None:
@@ -326,3 +385,8 @@ class VmBackup:
             f"VM {manifest.vm_name}: {len(manifest.disks)} disks ({changed} as changes only), "
             f"{size(read)} read, {size(sent)} sent, {seconds:.1f} s"
         )
+        if changed:
+            self._job.say(
+                f"VM {manifest.vm_name}: {size(self._compared)} without changes read and compared, "
+                f"{size(self._read_for_lists)} with changes in part read for the digest lists"
+            )
