@@ -374,7 +374,7 @@ def test_a_read_only_state_folder_fails_the_job_before_anything_is_made(
     faulty.order(place="state", call=1, lasting=True, errno=30)
     result = faulty.job(Level.FULL, guest)
     assert result.status is Status.FAILED
-    assert "cannot be written: ordered by the test" in texts(result, Severity.FATAL)
+    assert "is not usable: ordered by the test" in texts(result, Severity.FATAL)
     methods = {method for method, _, _ in quick_lab.requests[asked:]}
     assert methods <= {"GET", "OPTIONS"}, "nothing was made"
 

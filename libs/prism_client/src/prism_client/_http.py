@@ -57,6 +57,7 @@ _SESSION_COOKIES = frozenset(
 _REFUSED_UNREAD = frozenset({429, 503})  # the server did not take the call: any call may repeat
 _GAVE_UP = frozenset({408, 502, 504})  # it may have acted: only a repeatable call may repeat
 _MOST_ANSWER = 64 << 20  # a page of 100 large VMs is below 2 MiB; no answer may fill the memory
+_MOST_VALUES = 2_000_000  # lists, objects and their members: Python needs up to 100 bytes for each
 _CHUNK = 64 << 10
 _PATIENCE = 120.0  # seconds one call may wait for a busy server in total
 _SLOWEST = 10  # time-outs that a whole answer may take, however steadily it drips
@@ -101,6 +102,8 @@ class Answer:
 
     def json(self) -> Fields:
         """Return the JSON object that the answer must be."""
+        if sum(map(self.body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+            raise BadAnswer(f"{self.where}: the answer holds more than {_MOST_VALUES} values")
         try:
             value = json.loads(self.body)
         except (ValueError, RecursionError) as exc:

@@ -67,6 +67,7 @@ def connect(
     )
     trust = prism_client.Trust(
         ca_file=settings.ca,
+        ca_pem=settings.ca_pem,
         fingerprint=settings.fingerprint or None,
         insecure=settings.prism_insecure,
     )

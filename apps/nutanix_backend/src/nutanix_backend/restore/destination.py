@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
+import durable
 from command_line.text import size
 
 from nutanix_backend.ahv import identity, make_vm, method
@@ -19,7 +20,6 @@ from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.names import STAGING
 from nutanix_backend.restore import configuration
 from nutanix_backend.restore.writer import DiskWriter, refuse_full_disk, refuse_unfit, write_whole
-from nutanix_backend.settings.parameters import for_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -167,7 +167,7 @@ class NewVm(Destination):
 
     def __init__(self, job: JobContext, stack: ExitStack) -> None:
         """Connect to the Prism that receives it; `stack` undoes all that must not stay."""
-        settings = for_target(job.settings)
+        settings = job.settings.target or job.settings
         super().__init__(attrs.evolve(job, settings=settings))
         self._source = job.settings if settings is not job.settings else None
         self._stack = stack
@@ -279,7 +279,8 @@ def staging_folder(
     job: JobContext, intents: journal.Journal, stack: ExitStack, suffix: str = ""
 ) -> Path:
     """Make the folder for what is only on its way; `stack` removes it."""
-    path = Path(job.info.working_dir) / f"{STAGING}{job.info.job_id}{suffix}"
+    path = job.settings.state_dir / "staging" / f"{STAGING}{job.info.job_id}{suffix}"
+    durable.make_folder(path.parent)
     return stack.enter_context(FolderGuard(intents, path)).path
 
 
