@@ -66,6 +66,12 @@ def shift_by_a_block(product: FaultyProduct, guest: Guest) -> None:
     product.lab.spoil_changes(tracking.shift)
 
 
+def shift_beside_others(product: FaultyProduct, guest: Guest) -> None:
+    guest.write(0, 6 * MIB, REGION)
+    guest.write(0, 7 * MIB - REGION, REGION)
+    product.lab.spoil_changes(tracking.shift)
+
+
 SAMPLED = [forget, stale_base, miss_a_discard, shift_by_a_block]
 """Faults that hide a change in a block of which Prism lists nothing."""
 
@@ -93,14 +99,12 @@ def test_the_sample_of_the_same_job_finds_it(
     product.assert_restores(product.good_backup(INCREMENTAL, guest), guest)
 
 
-@pytest.mark.parametrize("plant", [forget_beside_others, shift_by_a_block])
+@pytest.mark.parametrize("plant", [forget_beside_others, shift_beside_others])
 def test_putting_the_disk_together_finds_what_no_sample_sees(
     product: FaultyProduct, plant: Callable[[FaultyProduct, Guest], None]
 ) -> None:
     """A block that changed in part is read whole: the list is right where the delta is not."""
     guest = prepared(product, plant)
-    guest.write(0, 7 * MIB + 4 * REGION, REGION)  # the blocks around have news anyway
-    guest.write(0, 6 * MIB, REGION)
     result = product.good_backup(INCREMENTAL, guest, scrub="0")
     where = product.root / "restored"
     restored = product.restore(where, job_id=result.job_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,7 @@ from nutanix_backend.restore.writer import DiskWriter
 from prism_lab import tracking
 from ptcomm import Level, Severity
 from ptcomm_runner.catalog import Status
+from vm_replica.errors import ReplicaDamaged
 
 from apps.nutanix_backend.tests.conftest import said
 
@@ -141,6 +143,52 @@ def test_a_chain_without_its_full_and_a_manifest_that_is_none(product: Product) 
     (path,) = (product.root / "store" / "job" / "2-incremental" / "objects").iterdir()
     path.write_bytes(b"{}")
     assert "job 2, all VMs: a manifest in the backup is damaged" in lines(product)[1]
+
+
+def test_a_restored_folder_is_proven_by_the_store(
+    product: Product, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guest = a_chain(product)
+    where = product.root / "restored"
+    product.good_restore(where, job_id=2)
+    store = product.root / "store"
+    assert run("--store", store, "--restored", where) == 0
+    name = next(job.job_name for job in product.jobs() if job.job_id == 2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(f".raw: VM {guest.name} as of job {name}, proven")
+    assert len(lines) == 2
+    image = product.restored(where, guest, 0)
+    with image.open("r+b") as file:
+        file.seek(4 * MIB)
+        file.write(b"x")
+    assert run("--store", store, "--restored", where) == program.UNUSABLE
+    printed = capsys.readouterr().out
+    assert f"{image}: it is not the disk of any backup with a digest list" in printed
+
+
+def test_points_of_replicas_are_proven(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Replica:
+        name = "web01"
+
+        def points(self) -> list[SimpleNamespace]:
+            return [SimpleNamespace(number=1), SimpleNamespace(number=2)]
+
+        def verify(self, number: int) -> None:
+            if number == 2:
+                raise ReplicaDamaged("a byte is another")
+
+    (tmp_path / "replicas").mkdir()
+    monkeypatch.setattr(
+        "nutanix_backend.cli.verify.open_store",
+        lambda _root: SimpleNamespace(replicas=lambda: [Replica()]),
+    )
+    assert run("--store", tmp_path) == program.UNUSABLE
+    assert capsys.readouterr().out.splitlines() == [
+        "replica web01 generation 1: proven",
+        "replica web01 generation 2: a byte is another",
+    ]
 
 
 # --- through the daemon --------------------------------------------------------------------------
