@@ -149,7 +149,6 @@ class VmBackup:
         self._hides_older = False
         self._complete = False
         self._read_for_lists = self._compared = 0
-        self._proof_seconds = 0.0
 
     @property
     def spoils_the_job(self) -> bool:
@@ -270,12 +269,11 @@ class VmBackup:
         self, proofs: list[DiskProof], devices: Mapping[int, iscsi_attach.BlockDevice]
     ) -> list[Difference]:
         """Compare some of what Prism says did not change with what the base held."""
-        found, began = [], time.monotonic()
+        found = []
         for proof in proofs:
             if proof.plan.base and not proof.is_unknown:
                 found += proof.compare(devices[proof.plan.index], self._job.settings.scrub)
                 self._compared += proof.compared_bytes
-        self._proof_seconds += time.monotonic() - began
         return found
 
     def _watch(self, what: str, total: int) -> Callable[[int], None]:
@@ -305,9 +303,7 @@ class VmBackup:
             pieces = image_pieces(device, plan.regions, image)
         digest = self._send_stream(name, length, pieces)
         self._hides_older |= not plan.base and self._job.info.level is not Level.FULL
-        began = time.monotonic()
         self._read_for_lists += proof.complete(device)
-        self._proof_seconds += time.monotonic() - began
         self._send_file(folder.digests(plan.index, disk.disk_ext_id, self._started), image.encode())
         proof.save()
         return DiskEntry(
@@ -392,6 +388,5 @@ class VmBackup:
         if changed:
             self._job.say(
                 f"VM {manifest.vm_name}: {size(self._compared)} without changes read and compared, "
-                f"{size(self._read_for_lists)} with changes in part read for the digest lists, "
-                f"{self._proof_seconds:.1f} s"
+                f"{size(self._read_for_lists)} with changes in part read for the digest lists"
             )
