@@ -40,7 +40,7 @@ def run(*words: object) -> int:
 
 
 def lines(product: Product) -> list[str]:
-    return [str(finding) for finding in StoreProof(product.store).findings()]
+    return [str(verdict) for verdict in StoreProof(product.store).verdicts()]
 
 
 def tree(folder: Path) -> dict[str, int]:

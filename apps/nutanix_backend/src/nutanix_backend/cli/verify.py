@@ -64,22 +64,22 @@ def run(args: argparse.Namespace) -> int:
     if not args.store.is_dir():
         raise RunnerError(f"{args.store} is not a folder: --store names the folder of the jobs")
     worst = program.DONE
-    for finding in _findings(args):
-        terminal.say(terminal.plain(str(finding)))
-        if finding.fault:
+    for verdict in _verdicts(args):
+        terminal.say(terminal.plain(str(verdict)))
+        if verdict.fault:
             worst = program.UNUSABLE
     return worst
 
 
-def _findings(args: argparse.Namespace) -> Iterator[Finding]:
+def _verdicts(args: argparse.Namespace) -> Iterator[Verdict]:
     if (args.store / "replicas").is_dir():
         return replicas(args.store)
     proof = StoreProof(catalog.Store(args.store))
-    return proof.restored(args.restored) if args.restored else proof.findings(args.name)
+    return proof.restored(args.restored) if args.restored else proof.verdicts(args.name)
 
 
 @attrs.frozen
-class Finding:
+class Verdict:
     """What is known of a disk, a VM or a point: how far it is proven, or its fault."""
 
     what: str
@@ -91,7 +91,7 @@ class Finding:
         return f"{self.what}: {self.fault or self.proof}"
 
 
-def replicas(root: Path) -> Iterator[Finding]:
+def replicas(root: Path) -> Iterator[Verdict]:
     """Prove the points of all replicas in the store of a receiver; raise StoreError."""
     for replica in open_store(root).replicas():
         for point in replica.points():
@@ -99,9 +99,9 @@ def replicas(root: Path) -> Iterator[Finding]:
             try:
                 replica.verify(point.number)
             except ReplicationError as error:
-                yield Finding(what, str(error))
+                yield Verdict(what, str(error))
             else:
-                yield Finding(what)
+                yield Verdict(what)
 
 
 class StoreProof:
@@ -114,7 +114,7 @@ class StoreProof:
         self._proven: dict[Path, ImageDigests] = {}
         """By the newest file of a chain: the list of a disk that was put together and compared."""
 
-    def findings(self, name: str | None = None) -> Iterator[Finding]:
+    def verdicts(self, name: str | None = None) -> Iterator[Verdict]:
         """Prove the good backups of a name, or of all."""
         jobs = self._store.jobs(name)
         for job in jobs:
@@ -122,12 +122,12 @@ class StoreProof:
                 same = [other for other in jobs if other.name == job.name]
                 yield from self._job(job, same)
 
-    def _job(self, job: catalog.Job, jobs: list[catalog.Job]) -> Iterator[Finding]:
+    def _job(self, job: catalog.Job, jobs: list[catalog.Job]) -> Iterator[Verdict]:
         try:
             chain = catalog.chain(jobs, job.job_id)
             vms = self._manifests(chain)
         except ERRORS as error:
-            yield Finding(f"job {job.job_id}, all VMs", str(error))
+            yield Verdict(f"job {job.job_id}, all VMs", str(error))
             return
         files = {
             stored.file.name: self._store.file_path(owner, stored)
@@ -149,23 +149,23 @@ class StoreProof:
 
     def _vm(
         self, job: int, manifests: Sequence[Manifest], files: Mapping[str, Path]
-    ) -> Iterator[Finding]:
+    ) -> Iterator[Verdict]:
         vm = f"job {job}, VM {manifests[-1].vm_name}"
         try:
             plan = plan_vm(manifests)
         except BackendError as error:
-            yield Finding(vm, str(error))
+            yield Verdict(vm, str(error))
             return
         for chain in plan.disks:
             disk = f"{vm} disk {chain.index}"
             try:
                 self._disk(chain, files)
             except ERRORS as error:
-                yield Finding(disk, str(error))
+                yield Verdict(disk, str(error))
             else:
-                yield Finding(disk, proof="proven" if chain.image_root else WITHOUT_LIST)
+                yield Verdict(disk, proof="proven" if chain.image_root else WITHOUT_LIST)
 
-    def restored(self, folder: Path) -> Iterator[Finding]:
+    def restored(self, folder: Path) -> Iterator[Verdict]:
         """Find for each image that a restore wrote below `folder` the job whose disk it is."""
         jobs = [job for job in self._store.jobs() if job.status.good]
         known = {
@@ -180,9 +180,9 @@ class StoreProof:
             with ImageFile(path) as image:
                 found = known.get((disk_id, _root(image, path.stat().st_size)))
             if found:
-                yield Finding(str(path), proof=f"VM {found.vm_name} as of job {found.job}, proven")
+                yield Verdict(str(path), proof=f"VM {found.vm_name} as of job {found.job}, proven")
             else:
-                yield Finding(str(path), "it is not the disk of any backup with a digest list")
+                yield Verdict(str(path), "it is not the disk of any backup with a digest list")
 
     def _disk(self, chain: DiskChain, files: Mapping[str, Path]) -> None:
         """Prove a disk; raise one of ERRORS."""
