@@ -44,8 +44,8 @@ def test_every_name_of_the_golden_vectors_is_recognised(test: Any) -> None:
     if "metadata" in value:
         assert (found.role, found.file) == (CONFIGURATION, value["metadata"])
     else:
-        stamped = {"phcbt01": DELTA, "digests": LIST}
-        role = stamped[name.rpartition(".")[2]] if "stamp" in value else DISK
+        stamped = LIST if "kind" in value else DELTA
+        role = stamped if "stamp" in value else DISK
         assert (found.role, found.stamp) == (role, value.get("stamp", ""))
         assert (found.key, found.index) == (value["disk"], int(value["index"]))
 
@@ -57,7 +57,6 @@ NAMES: dict[str, dict[str, Any]] = {
     f"@proxmox/100/disks/scsi0.raw.{STAMP}.phcbt01": {"role": DELTA, "key": "scsi0"},
     "@proxmox/100/disks/scsi0.phcbt01": {"role": DELTA, "key": "scsi0", "stamp": ""},
     "@proxmox/pve/100/disks/disk-2-abc.raw": {"cluster": "pve", "index": 2, "key": "abc"},
-    f"@nutanix/prod/0a1b/disks/disk-0-abc.{STAMP}.digests": {"role": LIST, "key": "abc"},
     "@proxmox/100/100.fw": {"role": OTHER},
     "@proxmox/100/disks/readme.txt": {"role": OTHER},
     "/r/@vsphere/web 01/web.VMX": WEB | {"role": CONFIGURATION, "format": "vmx"},
