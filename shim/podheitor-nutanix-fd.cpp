@@ -70,7 +70,7 @@ const char *valid_params[] = {
    // chain
    "fallback_to_full", "references",
    // replication
-   "mode", "replicate_to", "replicate_limit", "replicate_parallel", "replicate_rpo",
+   "parallel_vms", "mode", "replicate_to", "replicate_limit", "replicate_parallel", "replicate_rpo",
    "replicate_protected",
    // restore
    "restore_to", "restore_via", "disk", "disk_path", "target_cluster", "target_config_file",

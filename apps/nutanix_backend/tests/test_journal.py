@@ -272,9 +272,7 @@ def test_a_sweep_that_cannot_work_says_so(tmp_path: Path) -> None:
 # --- the order of the guards ---------------------------------------------------------------------
 
 
-def test_a_backup_takes_its_guards_in_order_and_undoes_them_backwards(
-    product: Product, lab: Lab
-) -> None:
+def test_a_backup_takes_its_guards_in_order_and_undoes_them_backwards(product: Product) -> None:
     """By its own journal, of which we keep a second name: swapped guards fail here."""
     guest = product.guest(MIB)
     kept = product.root / "kept"
@@ -283,9 +281,10 @@ def test_a_backup_takes_its_guards_in_order_and_undoes_them_backwards(
         (path,) = (product.root / "state" / "journal").glob("*.journal")
         if not kept.exists():
             os.link(path, kept)
+            (lock,) = (product.root / "state").rglob(f"{guest.ext_id}.lock")
+            lock.with_suffix(".new").mkdir()  # nothing can be recorded
 
     product.watcher.on_data = keep_journal
-    lab.faults.status("POST *set-expiration-time", 422)
     assert product.backup(Level.FULL, guest).status is Status.FAILED
     assert not guest.recovery_points()
     lines = [json.loads(line) for line in kept.read_bytes().split(b"\n") if line]
@@ -374,7 +373,7 @@ def test_a_read_only_state_folder_fails_the_job_before_anything_is_made(
     faulty.order(place="state", call=1, lasting=True, errno=30)
     result = faulty.job(Level.FULL, guest)
     assert result.status is Status.FAILED
-    assert "cannot be written: ordered by the test" in texts(result, Severity.FATAL)
+    assert "is not usable: [Errno 30] ordered by the test" in texts(result, Severity.FATAL)
     methods = {method for method, _, _ in quick_lab.requests[asked:]}
     assert methods <= {"GET", "OPTIONS"}, "nothing was made"
 

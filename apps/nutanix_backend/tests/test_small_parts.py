@@ -10,7 +10,7 @@ import phcbt01
 import pytest
 from iscsi_attach import UNIT
 from nutanix_backend import progress, vm_record
-from nutanix_backend.backup.job import VmBackup
+from nutanix_backend.backup.job import Shared, VmBackup
 from nutanix_backend.cluster import transport
 from nutanix_backend.cluster.inventory import Source
 from nutanix_backend.disks.streams import SMALL, StreamSender, _take
@@ -131,9 +131,8 @@ def test_a_file_that_is_shorter_than_announced_fails_the_job(
 ) -> None:
     cluster = Cluster("cluster-1", "lab", "7", False, None, None)
     job = job_by_hand(parameters=(("state_dir", str(tmp_path)),)).context
-    with job.journal() as journal:
-        reach = transport.choose("userspace")
-        backup = VmBackup(job, prism.client, journal, Source(vm, cluster), reach)
+    shared = Shared(prism.client, transport.choose("userspace"), None, {})
+    backup = VmBackup(job, shared, Source(vm, cluster))
     assert not backup.spoils_the_job
     with pytest.raises(SourceError, match="5 bytes were read where 10 were announced"):
         backup._send_stream("name", 10, (piece for piece in (b"short",)))

@@ -29,12 +29,14 @@ from ptcomm import (
 
 from nutanix_backend import vm_record
 from nutanix_backend.backup.chain import Chain
+from nutanix_backend.backup.pipeline import Pipeline
 from nutanix_backend.cluster import inventory, sweep, transport
-from nutanix_backend.cluster.guards import SnapshotGuard
+from nutanix_backend.cluster.guards import TEMPORARY, SnapshotGuard, new_secret
 from nutanix_backend.disks.attach import Route, open_disks, reference
 from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
 from nutanix_backend.disks.streams import StreamSender, delta_length, delta_pieces, image_pieces
 from nutanix_backend.errors import BackendError, SelectionError, SourceError, StateError
+from nutanix_backend.job import HeldJob
 from nutanix_backend.manifest import SCHEMA, DiskEntry, Manifest
 from nutanix_backend.names import OURS
 from nutanix_backend.progress import Progress
@@ -42,11 +44,12 @@ from nutanix_backend.references import state
 from nutanix_backend.references.point_fields import point_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterable, Mapping
 
     from ptcomm.events import Buffer
     from vm_config import ahv_record
 
+    from nutanix_backend.backup.pipeline import Turn
     from nutanix_backend.cluster.journal import Journal
     from nutanix_backend.job import JobContext
 
@@ -60,26 +63,38 @@ def run(job: JobContext) -> None:
     """Back up every VM asked for; one that fails is reported, and fails the job if all do."""
     chosen = transport.choose(job.settings.transport)
     job.say(str(chosen))
-    with inventory.connect(job.settings, job.warn) as client, job.journal() as journal:
+    held = HeldJob.of(job)
+    with inventory.connect(job.settings, held.warn) as client:
         sweep.before_job(job, client, job.settings)
         selected = inventory.select(client, job.settings)
+        held.release()
         for missing in selected.missing:
             _report_missing(job, missing)
-        sources = list(selected.sources)
-        failures = [
-            error
-            for source in sources
-            if (error := _attempt(job, VmBackup(job, client, journal, source, chosen)))
-        ]
-        if len(failures) == len(sources):
+        shared = Shared.of(job, client, chosen)
+        failures = _back_up_all(held, [VmBackup(job, shared, s) for s in selected.sources])
+        if len(failures) == len(selected.sources):
             raise failures[-1]
         job.endpoint.send(NoMoreFiles())
         if job.settings.is_lean:
-            _keep_only_newest(job, client, sources)
+            _keep_only_newest(job, client, selected.sources)
+
+
+def _back_up_all(held: HeldJob, backups: list[VmBackup]) -> list[Exception]:
+    """Back the VMs up side by side; the errors of those that failed."""
+    failures: list[Exception] = []
+
+    def ended(number: int, error: BaseException | None) -> None:
+        held.release()
+        if failed := backups[number].ended(error):
+            failures.append(failed)
+
+    pipeline = Pipeline(held.settings.parallel_vms, held.check_cancelled, ended)
+    pipeline.run(backup.run for backup in backups)
+    return failures
 
 
 def _keep_only_newest(
-    job: JobContext, client: prism_client.PrismClient, sources: list[inventory.Source]
+    job: JobContext, client: prism_client.PrismClient, sources: Iterable[inventory.Source]
 ) -> None:
     """Once the daemon has taken everything: of each VM only the newest reference stays."""
     if not isinstance(job.endpoint.receive(), End):
@@ -107,36 +122,59 @@ def _report_missing(job: JobContext, missing: inventory.Missing) -> None:
     job.report(f"{missing.wanted} is not backed up: {missing.reason}")
 
 
-def _attempt(job: JobContext, backup: VmBackup) -> Exception | None:
-    name = backup.source.vm.name
+@attrs.frozen
+class Shared:
+    """What the VMs of a job have in common.
+
+    `names` says by id what networks and categories are called; `reach` and `secret` are those of a
+    Route.
+    """
+
+    client: prism_client.PrismClient
+    reach: transport.Transport
+    secret: str | None
+    names: Mapping[str, str]
+
+    @classmethod
+    def of(
+        cls, job: JobContext, client: prism_client.PrismClient, chosen: transport.Transport
+    ) -> Shared:
+        """Ask Prism for what is asked once in a job."""
+        return cls(client, chosen, new_secret(chap=job.settings.chap), _names(job, client))
+
+
+def _names(job: JobContext, client: prism_client.PrismClient) -> Mapping[str, str]:
+    """What a restore to another cluster goes by; without them it needs more to be told."""
     try:
-        backup.run()
-    except VM_ERRORS as error:
-        if backup.spoils_the_job or job.settings.abort_on_error:
-            raise
-        log.warning("VM %s failed", name, exc_info=error)
-        job.report(f"VM {name} is not backed up: {with_notes(error)}")
-        return error
-    return None
+        return inventory.names_by_id(client)
+    except prism_client.PrismError as error:
+        job.warn(f"the names of networks and categories are not saved, only their ids: {error}")
+        return {}
+
+
+@attrs.frozen
+class Prepared:
+    """A VM whose disks are open, and all that is known before they are read."""
+
+    snapshot: SnapshotGuard
+    plans: list[DiskPlan]
+    devices: Mapping[int, iscsi_attach.BlockDevice]
+    config: ahv_record.VmConfig
 
 
 class VmBackup:
-    """The backup of one VM: what to stand on, what to read, and the files sent."""
+    """The backup of one VM: what to stand on, what to read, and the files sent.
 
-    def __init__(
-        self,
-        job: JobContext,
-        client: prism_client.PrismClient,
-        journal: Journal,
-        source: inventory.Source,
-        reach: transport.Transport,
-    ) -> None:
-        """Prepare the backup of `source` within `job`, whose journal learns what it makes."""
+    It runs in a thread of its own, but what it sends is sent by that of the job; see Pipeline.
+    """
+
+    def __init__(self, job: JobContext, shared: Shared, source: inventory.Source) -> None:
+        """Prepare the backup of `source` within `job`."""
         self._job = job
-        self._client = client
-        self._journal = journal
+        self._aside = HeldJob.of(job)
+        self._shared = shared
+        self._client = shared.client
         self.source = source
-        self._transport = reach
         self._started = datetime.now(UTC)
         self._in_file = False
         self._hides_older = False
@@ -151,23 +189,43 @@ class VmBackup:
         """
         return self._in_file or self._hides_older
 
-    def run(self) -> None:
+    def ended(self, error: BaseException | None) -> Exception | None:
+        """Say what there is to say; return the error of a VM that is not backed up.
+
+        It is raised where it ends the job.
+        """
+        self._aside.release()
+        if error is None:
+            return None
+        if not isinstance(error, VM_ERRORS) or self._ends_the_job:
+            raise error
+        name = self.source.vm.name
+        log.warning("VM %s failed", name, exc_info=error)
+        self._job.report(f"VM {name} is not backed up: {with_notes(error)}")
+        return error
+
+    @property
+    def _ends_the_job(self) -> bool:
+        return self.spoils_the_job or self._job.settings.abort_on_error
+
+    def run(self, turn: Turn) -> None:
         """Back the VM up under its lock; record what it left, or that it failed."""
         vm = self.source.vm
         file = state_file(self._job, self.source)
-        with file.locked():
+        with file.locked(), self._aside.journal(vm.ext_id) as journal:
             self._started = file.new_second()
-            chain = Chain(self._job, self._client, file)
+            chain = Chain(self._aside, self._client, file)
             try:
                 self._warn_of_a_policy()
+                turn.check()
                 base = chain.base(vm.name)
                 chain.drop_obsolete(base)
-                self._back_up(chain, base)
+                self._back_up(chain, base, journal, turn)
             except VM_ERRORS as error:
                 if not self._complete:
                     chain.record_failure(error)
                     raise
-                self._job.report(
+                self._aside.report(
                     f"VM {vm.name} is backed up, but temporary objects could not be removed: "
                     f"{with_notes(error)}"
                 )
@@ -175,50 +233,72 @@ class VmBackup:
     def _warn_of_a_policy(self) -> None:
         policy = self._client.protection_policies.of_vm(self.source.vm)
         if policy is not None:
-            self._job.warn(
+            self._aside.warn(
                 f"VM {self.source.vm.name} is also under a protection policy of Prism ({policy}): "
                 "its recovery points and those of this job share the space and the limits "
                 "of the cluster"
             )
 
-    def _back_up(self, chain: Chain, base: state.Reference | None) -> None:
+    def _back_up(
+        self, chain: Chain, base: state.Reference | None, journal: Journal, turn: Turn
+    ) -> None:
         began = time.monotonic()
         with ExitStack() as stack:
-            snapshot = stack.enter_context(self._snapshot())
-            vm = self._client.vms.get(self.source.vm.ext_id)
-            plans = self._plan(chain, vm, snapshot.recovery_point, base)
-            devices = open_disks(stack, snapshot, plans, self._route())
-            config = vm_record.from_vm(vm, self._names())
-            self._send_file(self.source.folder.metadata(), config.encode())
-            entries = tuple(self._send_disk(plan, devices.get(plan.index)) for plan in plans)
-            manifest = self._manifest(snapshot.recovery_point, entries, config)
-            snapshot.prolong()
-            chain.record(reference(snapshot.recovery_point, plans, manifest.digest()))
-            snapshot.keep()
-            self._send_manifest(manifest)
-            self._complete = True
+            ready = self._prepare(stack, chain, base, journal, turn)
+            manifest = turn.stream(lambda: self._send(chain, ready))
+            self._prolong(ready.snapshot)
         self._summarise(manifest, time.monotonic() - began)
 
-    def _names(self) -> dict[str, str]:
-        """What a restore to another cluster goes by; without them it needs more to be told."""
-        try:
-            return inventory.names_by_id(self._client)
-        except prism_client.PrismError as error:
-            self._job.warn(
-                f"VM {self.source.vm.name}: the names of its networks and categories are not saved,"
-                f" only their ids: {error}"
-            )
-            return {}
+    def _prepare(
+        self,
+        stack: ExitStack,
+        chain: Chain,
+        base: state.Reference | None,
+        journal: Journal,
+        turn: Turn,
+    ) -> Prepared:
+        """Take a snapshot, plan what to read of it, and open its disks; `stack` undoes it."""
+        turn.check()
+        snapshot = stack.enter_context(self._snapshot(journal))
+        turn.check()
+        vm = self._client.vms.get(self.source.vm.ext_id)
+        plans = self._plan(chain, vm, snapshot.recovery_point, base)
+        turn.check()
+        devices = open_disks(stack, snapshot, plans, self._route())
+        return Prepared(snapshot, plans, devices, vm_record.from_vm(vm, self._shared.names))
 
-    def _snapshot(self) -> SnapshotGuard:
+    def _send(self, chain: Chain, ready: Prepared) -> Manifest:
+        """Send the files of the VM, and record what it leaves; in the thread of the stream."""
+        self._aside.release()
+        snapshot, plans = ready.snapshot, ready.plans
+        self._send_file(self.source.folder.metadata(), ready.config.encode())
+        entries = tuple(self._send_disk(plan, ready.devices.get(plan.index)) for plan in plans)
+        manifest = self._manifest(snapshot.recovery_point, entries, ready.config)
+        chain.record(reference(snapshot.recovery_point, plans, manifest.digest()))
+        snapshot.keep()
+        self._send_manifest(manifest)
+        self._complete = True
+        return manifest
+
+    def _prolong(self, snapshot: SnapshotGuard) -> None:
+        """Let the new reference live on; without that it does until its first date."""
+        try:
+            snapshot.prolong()
+        except prism_client.PrismError as error:
+            self._aside.warn(
+                f"VM {self.source.vm.name} is backed up, but its recovery point still expires in "
+                f"{TEMPORARY.days} days: {error}: an incremental after that is a full"
+            )
+
+    def _snapshot(self, journal: Journal) -> SnapshotGuard:
         vm = self.source.vm
         name = f"{OURS}{self._job.info.name} {vm.ext_id}"
         consistency = self._job.settings.consistency
-        return SnapshotGuard(self._client, self._journal, vm, name, consistency)
+        return SnapshotGuard(self._client, journal, vm, name, consistency)
 
     def _route(self) -> Route:
-        job = self._job
-        return Route(job.settings, self.source.cluster, self._transport, job.warn)
+        shared, aside = self._shared, self._aside
+        return Route(aside.settings, self.source.cluster, shared.reach, shared.secret, aside.warn)
 
     def _plan(
         self,
@@ -229,10 +309,10 @@ class VmBackup:
     ) -> list[DiskPlan]:
         if base:
             try:
-                return plan_disks(self._client, vm.disks, point, base, self._job.warn)
+                return plan_disks(self._client, vm.disks, point, base, self._aside.warn)
             except CHANGES_UNAVAILABLE as error:
                 chain.fall_back(vm.name, f"Prism cannot list its changes: {error}")
-        return plan_disks(self._client, vm.disks, point, None, self._job.warn)
+        return plan_disks(self._client, vm.disks, point, None, self._aside.warn)
 
     # --- the files
 
@@ -322,7 +402,7 @@ class VmBackup:
         changed = sum(1 for disk in manifest.disks if disk.base)
         read = sum(disk.data_bytes for disk in manifest.disks)
         sent = sum(disk.stream_bytes for disk in manifest.disks)
-        self._job.say(
+        self._aside.say(
             f"VM {manifest.vm_name}: {len(manifest.disks)} disks ({changed} as changes only), "
             f"{size(read)} read, {size(sent)} sent, {seconds:.1f} s"
         )

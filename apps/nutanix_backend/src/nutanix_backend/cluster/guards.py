@@ -290,13 +290,11 @@ class VolumeGroupGuard(OfferGuard):
     """A volume group whose disks are clones of the snapshot's, open to one initiator."""
 
     def __init__(
-        self, snapshot: SnapshotGuard, disks: Sequence[str], initiator: str, *, chap: bool
+        self, snapshot: SnapshotGuard, disks: Sequence[str], initiator: str, secret: str | None
     ) -> None:
         """Prepare to offer `disks` (disk recovery points of `snapshot`) to `initiator`."""
         snapshot.require_open()
-        super().__init__(
-            snapshot.client, snapshot.journal, snapshot.name, initiator, new_secret(chap=chap)
-        )
+        super().__init__(snapshot.client, snapshot.journal, snapshot.name, initiator, secret)
         self.snapshot = snapshot
         self._disks = disks
 

@@ -13,6 +13,7 @@ from command_line.text import with_notes
 from vm_replica.protocol import channel
 
 from nutanix_backend.cluster import inventory, sweep, transport
+from nutanix_backend.cluster.guards import new_secret
 from nutanix_backend.errors import ParameterError
 from nutanix_backend.replicate.source import VM_ERRORS, Link, Replication, Result
 from nutanix_backend.replicate.throttle import Throttle
@@ -86,7 +87,8 @@ class Work:
         chosen = transport.choose(self.settings.transport)
         self.listener.say(str(chosen))
         throttle = Throttle(self.settings.replicate_limit, self.stop)
-        return Link(partial(self._connect, throttle), chosen, throttle, self.rpo)
+        secret = new_secret(chap=self.settings.chap)
+        return Link(partial(self._connect, throttle), chosen, secret, throttle, self.rpo)
 
     def _connect(self, throttle: Throttle) -> channel.Channel:
         throttle.check_cancelled()

@@ -106,6 +106,11 @@ class Selection:
         "crash",
         ("crash", "app", "app_or_crash"),
     )
+    parallel_vms: int = _row(
+        Kind.COUNT,
+        "VMs that are prepared while another one streams, and VMs that are cleaned up behind it",
+        "4",
+    )
 
 
 @attrs.frozen(kw_only=True, slots=False)
