@@ -66,11 +66,11 @@ const char *valid_params[] = {
    // where we run
    "proxy_mode", "dsip", "transport", "chap", "state_dir",
    // what
-   "vm", "exclude_vm", "cluster", "consistency",
+   "vm", "exclude_vm", "cluster", "consistency", "parallel_vms",
    // chain
    "fallback_to_full", "references",
    // replication
-   "parallel_vms", "mode", "replicate_to", "replicate_limit", "replicate_parallel", "replicate_rpo",
+   "mode", "replicate_to", "replicate_limit", "replicate_parallel", "replicate_rpo",
    "replicate_protected",
    // restore
    "restore_to", "restore_via", "disk", "disk_path", "target_cluster", "target_config_file",

@@ -478,6 +478,12 @@ class Daemon:
         assert isinstance(event, expected), (event, self.messages)
         return event
 
+    def hear_until(self, expected: type[E]) -> E:
+        """The next event of this kind; what comes before it is passed by."""
+        while not isinstance(event := self.next(), expected):
+            pass
+        return event
+
     def fatal(self) -> str:
         """The backend gives the job up: its only fatal line. Whatever else it says is passed by.
 
@@ -728,6 +734,10 @@ class FakeRecoveryPoints:
     def get(self, ext_id: str) -> RecoveryPoint:
         """One of them."""
         return self.prism.call("get point", lambda: _found(self.prism.points, ext_id))
+
+    def exists(self, ext_id: str) -> bool:
+        """Whether it is there."""
+        return self.prism.call("get point", lambda: ext_id in self.prism.points)
 
     def list(self, *, vm_ext_id: str, name: str) -> Iterator[RecoveryPoint]:
         """Those of a VM and a name; lazily, as the client does."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -168,30 +170,25 @@ def test_a_cancel_ends_all_tasks_wherever_they_are(work: Work, step: str) -> Non
     assert sorted(work.of("prepare")) == sorted(work.of("end"))
 
 
-def test_a_cancel_while_the_tasks_end_waits_for_them(
-    work: Work, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The signal may come when an error has ended the job already."""
-    from nutanix_backend.backup import pipeline  # noqa: PLC0415 - its wait is replaced
-
-    waits = iter([Cancelled("by a signal")])
-
-    def interrupted(*args: object, **options: object) -> object:
-        if len(args) == 1 and not options:  # the one at the end of all
-            for error in waits:
-                raise error
-        return real(*args, **options)  # type: ignore[arg-type]
-
-    real = pipeline.wait
+def test_a_cancel_while_the_tasks_end_waits_for_them(work: Work) -> None:
+    """A signal may come when an error has ended the job already."""
     work.errors["stream 0"] = ValueError("half a file")
     work.gates["end 1"] = threading.Event()
-    threading.Timer(0.3, work.gates["end 1"].set).start()
+
+    def cancel(_signal: int, _frame: object) -> None:
+        threading.Timer(0.3, work.gates["end 1"].set).start()
+        raise Cancelled("by a signal")
 
     def ended(_number: int, error: BaseException | None) -> None:
-        monkeypatch.setattr(pipeline, "wait", interrupted)
+        kill = threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGUSR1])
+        kill.start()
         assert error
         raise error
 
-    with pytest.raises(Cancelled, match="by a signal"):
-        Pipeline(1, lambda: None, ended).run(work.task(number) for number in range(2))
+    before = signal.signal(signal.SIGUSR1, cancel)
+    try:
+        with pytest.raises(Cancelled, match="by a signal"):
+            Pipeline(1, lambda: None, ended).run(work.task(number) for number in range(2))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
     assert not work.alive

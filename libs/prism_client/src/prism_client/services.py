@@ -169,6 +169,10 @@ class RecoveryPoints(Protocol):
         """Return one recovery point with its disks. Raises NotFound."""
         ...
 
+    def exists(self, ext_id: str) -> bool:
+        """Say whether a recovery point is there; cheaper than get()."""
+        ...
+
     def list(
         self, *, vm_ext_id: str | None = None, name: str | None = None
     ) -> Iterator[RecoveryPoint]:
