@@ -222,8 +222,8 @@ def test_the_first_error_stays_first_and_tells_what_followed(
 def test_an_undo_that_fails_alone_is_the_error(
     prism: FakePrism, backup: Callable[..., SnapshotGuard], fault: Callable[..., Fault]
 ) -> None:
-    prism.faults["list groups"] = fault(server_error("cannot list"))
-    with pytest.raises(ServerError, match="cannot list") as caught:
+    prism.faults["detach client"] = fault(server_error("cannot detach"))
+    with pytest.raises(ServerError, match="cannot detach") as caught:
         backup(nothing)
     assert caught.value.__notes__ == ["while undoing: volume group"]
     assert not prism.points
