@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 import iscsi_attach
 import prism_client
-from command_line.text import size, with_notes
+from command_line.text import with_notes
 from ptcomm import (
     Ack,
     Data,
@@ -28,8 +28,10 @@ from ptcomm import (
 )
 
 from nutanix_backend import vm_record
+from nutanix_backend.backup import summary
 from nutanix_backend.backup.chain import Chain
 from nutanix_backend.backup.pipeline import Pipeline
+from nutanix_backend.backup.summary import SavedVm, Stopwatch
 from nutanix_backend.cluster import inventory, sweep, transport
 from nutanix_backend.cluster.guards import TEMPORARY, SnapshotGuard, new_secret
 from nutanix_backend.disks.attach import Route, open_disks, reference
@@ -80,17 +82,23 @@ def run(job: JobContext) -> None:
 
 
 def _back_up_all(held: HeldJob, backups: list[VmBackup]) -> list[Exception]:
-    """Back the VMs up side by side; the errors of those that failed."""
-    failures: list[Exception] = []
+    """Back the VMs up side by side, and sum up; the errors of those that failed."""
+    failures: dict[int, Exception] = {}
+    began = time.monotonic()
 
     def ended(number: int, error: BaseException | None) -> None:
         held.release()
         if failed := backups[number].ended(error):
-            failures.append(failed)
+            failures[number] = failed
 
     pipeline = Pipeline(held.settings.parallel_vms, held.check_cancelled, ended)
     pipeline.run(backup.run for backup in backups)
-    return failures
+    saved = [backup.saved for backup in backups if backup.saved]
+    failed = [backups[number].source.vm.name for number in sorted(failures)]
+    for line in summary.lines(saved, failed, time.monotonic() - began):
+        held.say(line)
+    held.release()
+    return list(failures.values())
 
 
 def _keep_only_newest(
@@ -178,7 +186,8 @@ class VmBackup:
         self._started = datetime.now(UTC)
         self._in_file = False
         self._hides_older = False
-        self._complete = False
+        self.saved: SavedVm | None = None
+        """What was saved, once all of it was sent."""
 
     @property
     def spoils_the_job(self) -> bool:
@@ -210,25 +219,22 @@ class VmBackup:
 
     def run(self, turn: Turn) -> None:
         """Back the VM up under its lock; record what it left, or that it failed."""
-        vm = self.source.vm
+        watch = Stopwatch()
         file = state_file(self._job, self.source)
-        with file.locked(), self._aside.journal(vm.ext_id) as journal:
+        with file.locked(), self._aside.journal(self.source.vm.ext_id) as journal:
             self._started = file.new_second()
             chain = Chain(self._aside, self._client, file)
             try:
-                self._warn_of_a_policy()
-                turn.check()
-                base = chain.base(vm.name)
-                chain.drop_obsolete(base)
-                self._back_up(chain, base, journal, turn)
+                self._back_up(chain, journal, turn, watch)
             except VM_ERRORS as error:
-                if not self._complete:
+                if not self.saved:
                     chain.record_failure(error)
                     raise
                 self._aside.report(
-                    f"VM {vm.name} is backed up, but temporary objects could not be removed: "
-                    f"{with_notes(error)}"
+                    f"VM {self.source.vm.name} is backed up, but temporary objects could not be "
+                    f"removed: {with_notes(error)}"
                 )
+        watch.clean_up = watch.lap()
 
     def _warn_of_a_policy(self) -> None:
         policy = self._client.protection_policies.of_vm(self.source.vm)
@@ -239,15 +245,16 @@ class VmBackup:
                 "of the cluster"
             )
 
-    def _back_up(
-        self, chain: Chain, base: state.Reference | None, journal: Journal, turn: Turn
-    ) -> None:
-        began = time.monotonic()
+    def _back_up(self, chain: Chain, journal: Journal, turn: Turn, watch: Stopwatch) -> None:
+        self._warn_of_a_policy()
+        turn.check()
+        base = chain.base(self.source.vm.name)
+        chain.drop_obsolete(base)
         with ExitStack() as stack:
             ready = self._prepare(stack, chain, base, journal, turn)
-            manifest = turn.stream(lambda: self._send(chain, ready))
+            watch.prepare = watch.lap()
+            turn.stream(lambda: self._send(chain, ready, watch))
             self._prolong(ready.snapshot)
-        self._summarise(manifest, time.monotonic() - began)
 
     def _prepare(
         self,
@@ -267,8 +274,9 @@ class VmBackup:
         devices = open_disks(stack, snapshot, plans, self._route())
         return Prepared(snapshot, plans, devices, vm_record.from_vm(vm, self._shared.names))
 
-    def _send(self, chain: Chain, ready: Prepared) -> Manifest:
+    def _send(self, chain: Chain, ready: Prepared, watch: Stopwatch) -> None:
         """Send the files of the VM, and record what it leaves; in the thread of the stream."""
+        watch.lap()
         self._aside.release()
         snapshot, plans = ready.snapshot, ready.plans
         self._send_file(self.source.folder.metadata(), ready.config.encode())
@@ -277,8 +285,8 @@ class VmBackup:
         chain.record(reference(snapshot.recovery_point, plans, manifest.digest()))
         snapshot.keep()
         self._send_manifest(manifest)
-        self._complete = True
-        return manifest
+        self.saved = SavedVm.of(manifest, chain.why_full, watch)
+        watch.stream = watch.lap()
 
     def _prolong(self, snapshot: SnapshotGuard) -> None:
         """Let the new reference live on; without that it does until its first date."""
@@ -396,13 +404,4 @@ class VmBackup:
         content = manifest.encode()
         self._job.endpoint.send(
             RestoreObject(manifest.object_name, len(content)), Data(content), DataEnd()
-        )
-
-    def _summarise(self, manifest: Manifest, seconds: float) -> None:
-        changed = sum(1 for disk in manifest.disks if disk.base)
-        read = sum(disk.data_bytes for disk in manifest.disks)
-        sent = sum(disk.stream_bytes for disk in manifest.disks)
-        self._aside.say(
-            f"VM {manifest.vm_name}: {len(manifest.disks)} disks ({changed} as changes only), "
-            f"{size(read)} read, {size(sent)} sent, {seconds:.1f} s"
         )
