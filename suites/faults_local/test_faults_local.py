@@ -98,8 +98,8 @@ RESTORED = 5
 
 
 def is_saved(result: Result, guest: Guest) -> bool:
-    """Whether a job has the disk of a VM."""
-    return any(f"/{guest.ext_id}/disks/" in file.name for file in result.files)
+    """Whether a job that is good has saved a VM: what it has not, it says."""
+    return f"VM {guest.name} is not backed up: " not in said(result)
 
 
 def run(faulty: FaultyProduct, guest: Guest, job: str) -> Result:
