@@ -11,11 +11,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import disk_images.reading
+import disk_images.tar_stream
 import durable.records
 import nutanix_backend.names
-import nutanix_backend.restore.images.reading
 import nutanix_backend.restore.sources
-import nutanix_backend.restore.tar_stream
 import nutanix_backend.settings.parameters
 import phcbt01._apply
 import phcbt01._merge
@@ -171,7 +171,7 @@ def sources() -> None:
 
 def images() -> None:
     """What lies outside of the file is read all the same, and is short."""
-    file = nutanix_backend.restore.images.reading.ImageFile
+    file = disk_images.reading.ImageFile
     file.read = lambda self, offset, length, what: os.pread(
         self._fd, length, max(offset, 0) if what else 0
     )
@@ -179,7 +179,7 @@ def images() -> None:
 
 def packages() -> None:
     """Where an archive ends is not looked at."""
-    stream: Any = nutanix_backend.restore.tar_stream.TarStream
+    stream: Any = disk_images.tar_stream.TarStream
     stream.end = lambda _self: None
 
 

@@ -238,8 +238,8 @@ TARGETS = {
     "names": Target(f"{_APP}/names.py", ("nutanix_backend",), lambda: inputs("names")),
     "readers": Target("libs/vm_config/fuzz/readers.py", ("vm_config",), configurations),
     "sources": Target(f"{_APP}/sources.py", ("nutanix_backend",), source_names),
-    "images": Target(f"{_APP}/images.py", ("nutanix_backend",), images),
-    "packages": Target(f"{_APP}/packages.py", ("nutanix_backend",), packages),
+    "images": Target("libs/disk_images/fuzz/images.py", ("disk_images",), images),
+    "packages": Target("libs/disk_images/fuzz/tar_streams.py", ("disk_images",), packages),
     "parameters": Target(f"{_APP}/parameters.py", ("nutanix_backend",), plugin_lines),
     "replication": Target("libs/vm_replica/fuzz/replication.py", ("vm_replica",), replications),
 }

@@ -243,6 +243,10 @@ def offer_a_new_disk(site: Site) -> None:
 
 def look_before_a_restore(site: Site) -> None:
     site.client.clusters.list()
+    site.client.subnets.list()
+    site.client.categories.list()
+    container = site.client.storage_containers.list()[0].ext_id
+    site.client.storage_containers.free_bytes(container)
     assert not site.client.vms.find("nobody")
     site.client.images.check_upload()
 
@@ -256,7 +260,21 @@ def upload_an_image(site: Site) -> None:
 
 
 def make_a_vm(site: Site) -> None:
-    spec = pc.VmSpec(
+    with VmGuard(site.client, site.journal, small_vm(site)) as guard:
+        guard.keep()
+    site.client.vms.power_on(guard.vm.ext_id)
+    assert site.left("vms") == [guard.vm.ext_id]
+
+
+def try_a_vm(site: Site) -> None:
+    """A restore tries in this way whether the cluster makes VMs from disks of volume groups."""
+    with VmGuard(site.client, site.journal, small_vm(site)) as guard:
+        assert site.left("vms") == [guard.vm.ext_id]
+    assert not site.left("vms")
+
+
+def small_vm(site: Site) -> pc.VmSpec:
+    return pc.VmSpec(
         name=site.name,
         cluster_ext_id=site.lab.cluster_ext_id,
         sockets=1,
@@ -268,15 +286,12 @@ def make_a_vm(site: Site) -> None:
         disks=(),
         nics=(),
     )
-    with VmGuard(site.client, site.journal, spec) as guard:
-        guard.keep()
-    site.client.vms.power_on(guard.vm.ext_id)
-    assert site.left("vms") == [guard.vm.ext_id]
 
 
 STEPS = (
     log_in, select, take_a_snapshot, plan_a_full, plan_an_incremental, drop_a_reference,
     offer_the_disks, offer_a_new_disk, look_before_a_restore, upload_an_image, make_a_vm,
+    try_a_vm,
 )  # fmt: skip
 
 

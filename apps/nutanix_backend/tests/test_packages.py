@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from command_line import program
-from hypothesis import given
-from hypothesis import strategies as st
 from nutanix_backend.__main__ import command_line
-from nutanix_backend.errors import RestoreRefused
-from nutanix_backend.restore.tar_stream import TarStream
 from ptcomm import Answer, Job, JobType, Phase, Reply
 
 if TYPE_CHECKING:
@@ -290,60 +286,6 @@ def test_names_in_a_package_lead_nowhere(
         "box.ovf",
         "disk-1-a.raw",
     ]
-
-
-class Kept:
-    """A member that is kept."""
-
-    def __init__(self, members: dict[str, bytes], name: str) -> None:
-        self.members, self.name = members, name
-        members[name] = b""
-
-    def write(self, piece: memoryview) -> None:
-        self.members[self.name] += piece
-
-    def end(self) -> None:
-        self.members[self.name] += b"."
-
-
-@given(
-    members=st.dictionaries(
-        st.text(
-            st.characters(exclude_characters="\0/", exclude_categories=["Cs"]),
-            min_size=1,
-            max_size=200,
-        ).filter(lambda name: not name.startswith("._") and name.strip(".")),
-        st.binary(max_size=2000),
-        max_size=5,
-    ),
-    form=st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
-    pieces=st.lists(st.integers(1, 700), min_size=1),
-)
-def test_an_archive_in_pieces_of_any_length_is_what_it_was(
-    members: dict[str, bytes], form: int, pieces: list[int]
-) -> None:
-    found: dict[str, bytes] = {}
-    stream = TarStream("x.ova", lambda name, _: Kept(found, name))
-    data, at, turn = memoryview(tar(members.items(), form)), 0, 0
-    while at < len(data):
-        stream.write(data[at : at + pieces[turn % len(pieces)]])
-        at += pieces[turn % len(pieces)]
-        turn += 1
-    if members:
-        stream.end()
-    assert found == {name: content + b"." for name, content in members.items()}
-
-
-def test_a_file_of_over_eight_gib_is_announced_as_long_as_it_is() -> None:
-    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
-        info = tarfile.TarInfo("big.vmdk")
-        info.size = 9 << 30
-        sizes: list[int] = []
-        stream = TarStream("x.ova", lambda _, size: sizes.append(size))  # noqa: B023 - used at once
-        stream.write(memoryview(info.tobuf(form)))
-        assert sizes == [9 << 30]
-        with pytest.raises(RestoreRefused, match=r"in the middle of big\.vmdk"):
-            stream.end()
 
 
 # --- a VM on AHV

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import prism_client
-from nutanix_backend import progress
+from command_line import progress
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
-from command_line.cancel import Cancelled
 from digests import StreamDigest
 from nutanix_backend.cluster import inventory, sweep, transport
 from nutanix_backend.cluster.guards import new_secret
 from nutanix_backend.errors import ChainError, SelectionError
 from nutanix_backend.references import state
 from nutanix_backend.replicate.source import Link, Replication, Result
-from nutanix_backend.replicate.throttle import Throttle
 from nutanix_backend.settings.parameters import parse
 from phcbt01 import apply
 from phcbt01.testing import MemoryTarget
@@ -27,6 +25,7 @@ from vm_replica.protocol import manifest as manifests
 from vm_replica.protocol import messages
 from vm_replica.protocol.channel import Channel, Patience, greet
 from vm_replica.protocol.tls import Peer
+from vm_replica.throttle import Throttle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -390,17 +389,3 @@ def test_a_vm_under_a_policy_is_replicated_only_when_told(site: Site) -> None:
     site.fails(SelectionError, "under a protection policy of Prism .gold.")
     assert site.guest.recovery_points() == []
     assert site.cycle(replicate_protected="yes").seed
-
-
-# --- how fast ------------------------------------------------------------------------------------
-
-
-def test_the_limit_holds_for_all_who_send() -> None:
-    stop = threading.Event()
-    throttle = Throttle(1000.0, stop)
-    slices = [bytes(part) for part in throttle.slices(b"x" * 100)]
-    assert b"".join(slices) == b"x" * 100
-    assert throttle._delay(0) > 0.05
-    stop.set()
-    with pytest.raises(Cancelled):
-        list(throttle.slices(b"x"))

@@ -9,7 +9,7 @@ import attrs
 import phcbt01
 import pytest
 from iscsi_attach import UNIT
-from nutanix_backend import progress, vm_record
+from nutanix_backend import vm_record
 from nutanix_backend.backup.job import Shared, VmBackup
 from nutanix_backend.cluster import transport
 from nutanix_backend.cluster.inventory import Source
@@ -55,22 +55,6 @@ def test_a_configuration_that_cannot_be_used_says_so(
 ) -> None:
     with pytest.raises(ConfigurationError, match=words):
         ahv_record.decode(damage(vm_record.from_vm(vm).encode()))
-
-
-# --- progress ------------------------------------------------------------------------------------
-
-
-def test_progress_speaks_when_it_is_time_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    progress.Progress(said.append, "disk-0", 4096).advance(1024)
-    assert not said
-    monkeypatch.setattr(progress, "INTERVAL", 0.0)
-    slow = progress.Progress(said.append, "disk-0", 4096)
-    slow.advance(1024)
-    slow.advance(1024)
-    assert said == ["disk-0: 25 % (1.0 KiB of 4.0 KiB)", "disk-0: 50 % (2.0 KiB of 4.0 KiB)"]
-    progress.Progress(said.append, "nothing", 0).advance(0)
-    assert said[-1] == "nothing: 0 % (0 B of 0 B)"
 
 
 # --- errors as lines -----------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def test_the_session_of_a_removed_source_ends_in_seconds(site: Site, *, certific
         opened(session)
         withdraw(site, source, certificate=certificate)
         began = time.monotonic()
-        with pytest.raises(ReplicationError, match=r"not allowed|not one that we are paired"):
+        with pytest.raises(ReplicationError, match=r"not allowed|does not belong to a host"):
             session.receive()
         assert time.monotonic() - began < 30, "it would have been told only after its patience"
 

@@ -16,7 +16,15 @@ from __future__ import annotations
 
 from command_line.text import with_notes
 
-LIBRARIES = ("prism_client", "iscsi_attach", "phcbt01", "qemu_img", "vm_config", "vm_replica")
+LIBRARIES = (
+    "disk_images",
+    "iscsi_attach",
+    "phcbt01",
+    "prism_client",
+    "qemu_img",
+    "vm_config",
+    "vm_replica",
+)
 """Libraries whose errors are made for the administrator, as ours are."""
 
 

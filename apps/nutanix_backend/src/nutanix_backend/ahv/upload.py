@@ -7,13 +7,13 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import qemu_img
+from command_line.progress import Progress
 from command_line.text import size
 
 from nutanix_backend.cluster.guards import ImageGuard
 from nutanix_backend.disks.targets import DiskTarget, ImageTarget
 from nutanix_backend.errors import RestoreFailed
 from nutanix_backend.names import OURS
-from nutanix_backend.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable

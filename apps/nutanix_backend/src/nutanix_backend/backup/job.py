@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 import iscsi_attach
 import prism_client
+from command_line.progress import Progress
 from command_line.text import with_notes
 from ptcomm import (
     Ack,
@@ -41,7 +42,6 @@ from nutanix_backend.errors import BackendError, SelectionError, SourceError, St
 from nutanix_backend.job import HeldJob
 from nutanix_backend.manifest import SCHEMA, DiskEntry, Manifest
 from nutanix_backend.names import OURS
-from nutanix_backend.progress import Progress
 from nutanix_backend.references import state
 from nutanix_backend.references.point_fields import point_fields
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import attrs
 from command_line.text import with_notes
 from vm_replica.protocol import channel
+from vm_replica.throttle import Throttle
 
 from nutanix_backend.cluster import inventory, sweep, transport
 from nutanix_backend.cluster.guards import new_secret
 from nutanix_backend.errors import ParameterError
 from nutanix_backend.replicate.source import VM_ERRORS, Link, Replication, Result
-from nutanix_backend.replicate.throttle import Throttle
 from nutanix_backend.replicate.workers import Done, Workers
 
 if TYPE_CHECKING:

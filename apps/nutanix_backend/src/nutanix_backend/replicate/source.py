@@ -19,6 +19,7 @@ import attrs
 import durable
 import iscsi_attach
 import prism_client
+from command_line.progress import Progress
 from command_line.text import size, with_notes
 from durable import records
 from vm_replica.errors import Code, CycleRefused, PeerFailed, ReplicationError
@@ -34,7 +35,6 @@ from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
 from nutanix_backend.disks.streams import StreamSender, delta_length
 from nutanix_backend.errors import BackendError, ChainError, SelectionError, SourceError, StateError
 from nutanix_backend.names import NAMESPACE, OURS
-from nutanix_backend.progress import Progress
 from nutanix_backend.references import state
 from nutanix_backend.references.replicated import JOB, References
 from nutanix_backend.replicate import stream
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 
     from ptcomm.events import Buffer
     from vm_replica.protocol.channel import Channel
+    from vm_replica.throttle import Throttle
 
     from nutanix_backend.cluster import inventory, transport
-    from nutanix_backend.replicate.throttle import Throttle
     from nutanix_backend.report import Report
     from nutanix_backend.settings.parameters import Settings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import disk_images
 import iscsi_attach
 import phcbt01
 import prism_client
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 VM_ERRORS = (
     BackendError,
     prism_client.PrismError,
+    disk_images.ImageRefused,
     iscsi_attach.IscsiAttachError,
     phcbt01.PhcbtError,
     qemu_img.ToolFailed,

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote
 
 import attrs
+from disk_images import TarStream
 
 from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.restore import configuration
 from nutanix_backend.restore.sources import Role
-from nutanix_backend.restore.tar_stream import TarStream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from disk_images import Member
     from vm_config.readers.ovf import DiskFile
 
     from nutanix_backend.restore.sources import SourceFile
-    from nutanix_backend.restore.tar_stream import Member
 
 FORMATS = ("vmdk", "vhdx", "raw")
 """Of the images that are read, as their names end."""

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
+import disk_images
 import phcbt01
 from command_line.text import size
 from vm_config.machine import match_disks
 
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
-from nutanix_backend.restore import configuration, images
+from nutanix_backend.restore import configuration
 from nutanix_backend.restore.package import Package
 from nutanix_backend.restore.plan import (
     DiskChain,
@@ -325,7 +326,7 @@ class SiblingVm(Vm):
 
     def take_image(self, file: SourceFile, path: Path) -> None:
         """A file of an image is staged: its content says whether it is an extent."""
-        if file.role is Role.EXTENT and images.is_whole_disk(path):
+        if file.role is Role.EXTENT and disk_images.is_whole_disk(path):
             file = whole_disk(file)
         self._refuse_late(file)
         if not self.wants(file):
@@ -343,7 +344,9 @@ class SiblingVm(Vm):
         if staged is None:
             return
         raw = staged.files[0].with_name(f"{self._number(staged.first)}.converted")
-        found = images.convert_to_raw(staged.files, raw, check_space=self._job.settings.check_space)
+        found = disk_images.convert_to_raw(
+            staged.files, raw, check_space=self._job.settings.check_space
+        )
         for path in staged.files:
             path.unlink()
         self._job.say(f"{staged.first.file} is an image of kind {found.kind}")

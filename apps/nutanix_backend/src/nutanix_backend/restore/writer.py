@@ -9,6 +9,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 import attrs
+import disk_images
 import durable
 import phcbt01
 from command_line.text import size
@@ -17,7 +18,6 @@ from digests import StreamDigest
 from nutanix_backend.disks.targets import ImageTarget, partial_of
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.names import FileKind
-from nutanix_backend.restore import signatures
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -276,7 +276,7 @@ def _refuse_unfit_device(path: Path, needed: int, *, overwrite: bool) -> None:
         ) from error
     try:
         capacity = os.lseek(descriptor, 0, os.SEEK_END)
-        found = "" if overwrite else signatures.content_of(descriptor, capacity)
+        found = "" if overwrite else disk_images.content_of(descriptor, capacity)
     finally:
         os.close(descriptor)
     if capacity < needed:

@@ -1,8 +1,8 @@
-"""What is kept of a replica's failovers: the record in one small file, and the audit log.
+"""The failover state of a replica: a record in `failover.json`, and the log `failover.log`.
 
-`failover.json` is the truth; it is replaced atomically before a step acts. `failover.log` says who
-asked for what, when, and how it ended: a JSON object in each line, only ever added to, and written
-before the record, so that nothing happens that it does not tell of.
+The record is replaced atomically before each step. The log has one JSON object per line: who asked
+for which event, when, and with which result. A line is appended before the record changes, so every
+change is in the log.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LOG = "failover.log"
 
 @attrs.frozen
 class Line:
-    """A line of the audit log: when (UTC, ISO 8601), who, which event, what of it, in which state.
+    """A line of the log: time (UTC, ISO 8601), user, event, what happened, and the state then.
 
     `what` is one of "refused", "begin", "step", "failed", "left behind" and "end".
     """
@@ -45,9 +45,9 @@ class Line:
 
 
 def read(folder: Path) -> Record:
-    """The record of a replica; that of one which never failed over if there is none.
+    """Read the record of a replica; without a file, the record of a replica that is replicating.
 
-    Raises LedgerError when it cannot be read: what a failover did is never guessed.
+    Raises LedgerError if the file cannot be read: the state of a failover is never guessed.
     """
     path = folder / RECORD
     try:
@@ -59,7 +59,7 @@ def read(folder: Path) -> Record:
 
 
 def is_interrupted(folder: Path, record: Record) -> bool:
-    """Whether an event was begun there, and no process is carrying it out any more."""
+    """Tell whether an event was begun and its process has ended without finishing it."""
     if not record.doing:
         return False
     try:
@@ -70,7 +70,7 @@ def is_interrupted(folder: Path, record: Record) -> bool:
 
 
 def history(folder: Path) -> list[Line]:
-    """The audit log, oldest first; a line that a power cut tore off is left out."""
+    """Read the log, oldest line first. An incomplete line, left by a power cut, is skipped."""
     lines = []
     try:
         content = (folder / LOG).read_bytes()
@@ -85,17 +85,17 @@ def history(folder: Path) -> list[Line]:
 
 
 class Ledger:
-    """The record and the log of one replica, held against other failover commands."""
+    """The record and the log of one replica, locked against other failover commands."""
 
     def __init__(self, folder: Path, descriptor: int, who: str) -> None:
-        """Use `opened`."""
+        """Is called by `opened`."""
         self._folder = folder
         self._descriptor = descriptor
         self._who = who
         self.record = read(folder)
 
     def note(self, event: str, what: str, detail: str = "") -> None:
-        """Add a line to the audit log, durable when this returns; raise LedgerError."""
+        """Append a line to the log and wait until it is on the disk; raise LedgerError."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = Line(at, self._who, event, what, self.record.state.value, detail)
         try:
@@ -107,7 +107,7 @@ class Ledger:
             raise self._unusable(LOG, error) from error
 
     def keep(self, record: Record) -> None:
-        """Replace the record, durable when this returns; raise LedgerError."""
+        """Replace the record and wait until it is on the disk; raise LedgerError."""
         try:
             durable.replace(self._folder / RECORD, records.dump(record))
         except OSError as error:
@@ -123,7 +123,10 @@ class Ledger:
 
 @contextmanager
 def opened(folder: Path) -> Iterator[Ledger]:
-    """Hold the ledger of the replica in `folder`; raise LedgerError when another command does."""
+    """Lock the ledger of the replica in `folder`.
+
+    Raises LedgerError if another command has locked it or the log cannot be written.
+    """
     try:
         descriptor = durable.open_locked(folder / LOG)
     except BlockingIOError as error:
@@ -131,7 +134,9 @@ def opened(folder: Path) -> Iterator[Ledger]:
             f"another failover command is working on {folder.name}: wait until it ends"
         ) from error
     except OSError as error:
-        raise LedgerError(f"{folder / LOG} cannot be written: {error.strerror}: rights?") from error
+        raise LedgerError(
+            f"{folder / LOG} cannot be written: {error.strerror}: check its permissions"
+        ) from error
     try:
         yield Ledger(folder, descriptor, _who())
     finally:
@@ -139,7 +144,7 @@ def opened(folder: Path) -> Iterator[Ledger]:
 
 
 def _who() -> str:
-    """The user who asks, also behind sudo."""
+    """Return the name of the user, also under sudo."""
     try:
         return os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError):  # a user id without a name

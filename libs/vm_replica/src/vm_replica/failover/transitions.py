@@ -1,9 +1,10 @@
-"""The states of a replica in a disaster, and what each event does in each of them.
+"""The failover states of a replica, and the events that are possible in each state.
 
-No IO may live here: what is legal, which steps an event takes, and how an event that broke off is
-taken back or completed are data. The conductor does the steps; each is written down before it acts.
+This module does no IO. It says which events are possible, which steps an event has, and how an
+interrupted event is undone or completed. The conductor executes the steps, and records each step
+before it begins.
 
-A test copy lives beside replication, also beside a failover that became necessary in a drill.
+A test copy can exist while replication goes on, and also during a failover.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Event(Enum):
 
 
 class Step(Enum):
-    """What is done outside; each copes with having been done, or half done, before."""
+    """An action outside of this module. Every step can be repeated after an interruption."""
 
     SHUT_DOWN = "shut down the source"
     LAST_CYCLE = "wait for the last cycle"
@@ -61,9 +62,9 @@ class Step(Enum):
 
 @attrs.frozen
 class Rule:
-    """What an event does: the state meanwhile, its steps, the state after them.
+    """What an event does: the state during it, its steps, and the state after it.
 
-    `back` are the steps that take it back when it breaks off; an event without them is completed.
+    `back` are the steps that undo an interrupted event. An event without them is completed.
     """
 
     meanwhile: State
@@ -108,13 +109,14 @@ RULES: Mapping[tuple[State, Event], Rule] = {
     (state, Event.END_TEST): Rule(state, (Step.REMOVE_TEST_COPY,), state)
     for state in (State.TESTING, State.FAILED_OVER, State.PERMANENT)
 }
-"""Every legal event. RECOVER is legal exactly when an event broke off."""
+"""Every possible event. RECOVER is possible only after an event was interrupted."""
 
 
 @attrs.frozen
 class Copy:
-    """A copy of a restore point that is made, or about to be made: by what kind of activator, and
-    where. `key` is what proves that it is ours.
+    """A copy of a restore point that exists or is about to be made.
+
+    `kind` is the activator that makes it and `place` is where. `key` proves that we made it.
     """
 
     key: str
@@ -126,10 +128,11 @@ class Copy:
 
 @attrs.frozen
 class Record:
-    """A replica's state, as it is kept.
+    """The state of a replica, as it is stored.
 
-    `doing` is an event under way, empty at rest; `backwards` when its steps are being taken back;
-    `source_off` when we shut the source down, `reversed` when the other direction was opened.
+    `doing` is the event under way, or empty. `backwards`: the event is being undone. `fenced`: the
+    receiver refuses the source. `source_off`: we shut the source down. `reversed`: replication in
+    the other direction was set up.
     """
 
     schema: int
@@ -144,7 +147,7 @@ class Record:
 
 
 def possible(record: Record) -> list[Event]:
-    """The events that are legal now."""
+    """List the events that are possible now."""
     if record.doing:
         return [Event.RECOVER]
     return [
@@ -163,7 +166,7 @@ def _makes_sense(record: Record, event: Event) -> bool:
 
 
 def begin(record: Record, event: Event) -> Record:
-    """Start an event; raise FailoverRefused, with what is possible instead."""
+    """Start an event; raise FailoverRefused, which lists the events that are possible."""
     legal = possible(record)
     if event not in legal:
         broken = f", and its {record.doing} was interrupted" if record.doing else ""
@@ -179,7 +182,7 @@ def begin(record: Record, event: Event) -> Record:
 
 
 def _rule(record: Record) -> Rule:
-    """The rule of the event under way; its state is kept, so another of the same event does."""
+    """Return the rule of the event under way."""
     event = Event(record.doing)
     return next(
         rule
@@ -189,7 +192,7 @@ def _rule(record: Record) -> Rule:
 
 
 def steps(record: Record) -> tuple[Step, ...]:
-    """What is left to do of the event under way, or to take it back."""
+    """List the steps that are left of the event under way, or of undoing it."""
     rule = _rule(record)
     return tuple(
         step for step in (rule.back if record.backwards else rule.steps) if _is_left(record, step)
@@ -211,7 +214,7 @@ def _is_left(record: Record, step: Step) -> bool:
 
 
 def intend(record: Record, step: Step, copy: Copy | None = None) -> Record:
-    """The record to keep before a step acts; `copy` is what it is about to make."""
+    """Return the record to store before a step begins; `copy` is what the step will make."""
     match step:
         case Step.SHUT_DOWN:
             return attrs.evolve(record, source_off=True)
@@ -226,7 +229,7 @@ def intend(record: Record, step: Step, copy: Copy | None = None) -> Record:
 
 
 def done(record: Record, step: Step) -> Record:
-    """The record after a step."""
+    """Return the record to store after a step."""
     match step:
         case Step.REMOVE_COPY:
             return attrs.evolve(record, copy=None)
@@ -241,12 +244,12 @@ def done(record: Record, step: Step) -> Record:
 
 
 def turn_back(record: Record) -> Record:
-    """The event failed: take it back, or, if it can only be completed, leave it to recovery."""
+    """Return the record of an event that failed: undo it, or leave it to RECOVER."""
     return attrs.evolve(record, backwards=bool(_rule(record).back))
 
 
 def finish(record: Record) -> Record:
-    """The steps of the event, or those that take it back, are done."""
+    """Return the record after all steps of the event, or of undoing it."""
     rule = _rule(record)
     state = State.REPLICATING if record.backwards else rule.after
     if state in {State.REPLICATING, State.TESTING}:

@@ -1,18 +1,18 @@
-"""Who we are, whom we trust, and the TLS contexts made of it: 1.3, certificates on both sides.
+"""Keys, trusted certificates, and the TLS contexts made of them: TLS 1.3, mutual authentication.
 
-A folder, of which only its owner can read anything, holds:
+A folder that only its owner can read holds:
 
     key.pem, certificate.pem     our own, made by `pair` or by the administrator
-    peers/<fingerprint>.pem      what we were paired with: nothing else is trusted
-    ca.pem                       if it is there, it decides instead: all that it signed is trusted
-    crl.pem                      what that CA has revoked; if it is there, it must be valid
-    denied/<fingerprint>         not trusted, whoever has signed it
-    next/                        a new key and certificate of ours, until we change to it
-    renewed.json                 which certificate of a peer took the place of which other one
-    pairs.json                   which of the peers answers at which address
+    peers/<fingerprint>.pem      the certificates that are trusted, added by `pair` or `allow`
+    ca.pem                       optional: trust every certificate that this CA signed instead
+    crl.pem                      optional: the revocation list of that CA; it must be valid
+    denied/<fingerprint>         certificates that are never trusted, also with a CA
+    next/                        our new key and certificate, while `pair --renew` is under way
+    renewed.json                 the certificates of peers that replaced older ones
+    pairs.json                   the address (host:port) of each receiver that we paired with
 
-A peer is trusted because its very certificate is here, and it was put here by someone who compared
-the SHA-256 fingerprint. Private keys never leave this folder.
+Without a CA, a peer is trusted if its certificate is in `peers`. An administrator put it there
+after comparing the SHA-256 fingerprint. Private keys never leave this folder.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 YEARS = 20
-"""How long a certificate of our making is valid: it is trusted for its fingerprint, not its age."""
+"""Years for which the certificates that we make are valid. Trust depends on the fingerprint."""
 MAX_CERTIFICATE = 65_536
 ONE_LINE = "podheitor-certificate:"
-"""With this begins a certificate as one line, to be carried over by hand."""
+"""The prefix of a certificate in one line, which an administrator copies to the other host."""
 
 
 @attrs.frozen
 class Peer:
-    """The other end of a connection: its certificate's fingerprint, and the name in it."""
+    """The other side of a connection: the fingerprint of its certificate, and the name in it."""
 
     fingerprint: str
     name: str
@@ -57,9 +57,9 @@ class Peer:
 
 @attrs.frozen
 class Pair:
-    """A receiver that we were paired with: its address (host:port) and its fingerprint.
+    """A receiver that we paired with: its address (host:port) and its fingerprint.
 
-    `until` is when the fingerprint ends to count (seconds of the epoch), 0 for never.
+    The fingerprint is valid `until` then (seconds since the epoch); 0: without limit.
     """
 
     address: str
@@ -75,10 +75,10 @@ class _Pairs:
 
 @attrs.frozen
 class Renewal:
-    """A certificate (fingerprint) of `source` that took the place of another one of it.
+    """The fingerprint `new` of a source replaces its fingerprint `old`.
 
-    The source is called by its first fingerprint; the `old` certificate counts `until` then
-    (seconds of the epoch).
+    `source` is the first fingerprint that the source had: it identifies the source. The `old`
+    certificate is valid `until` then (seconds since the epoch).
     """
 
     new: str
@@ -117,7 +117,7 @@ def fingerprint(certificate: bytes) -> str:
 
 
 def normalise(text: str) -> str:
-    """A fingerprint as people write it, in our form; raise IdentityError."""
+    """Convert a fingerprint as people write it to 64 lower-case digits; raise IdentityError."""
     plain = text.strip().lower().removeprefix("sha256:").replace(":", "")
     if not re.fullmatch(r"[0-9a-f]{64}", plain, re.ASCII):
         raise IdentityError(f"{text[:100]!r} is not a SHA-256 fingerprint: 64 hexadecimal digits")
@@ -125,7 +125,7 @@ def normalise(text: str) -> str:
 
 
 def ensure_identity(folder: Path, name: str) -> Identity:
-    """Our identity; a key and a certificate for `name` are made when there are none."""
+    """Load our identity; make a key and a certificate for `name` if there are none."""
     if not (folder / "certificate.pem").exists():
         _make_identity(folder, name)
     return load_identity(folder)
@@ -177,12 +177,15 @@ def _make_identity(folder: Path, name: str) -> None:
 
 
 def make_next(folder: Path, name: str) -> Identity:
-    """The key and certificate that we will change to, made if need be. Raises IdentityError."""
+    """Return the new key and certificate, made if they do not exist yet. Raises IdentityError."""
     return ensure_identity(folder / "next", name)
 
 
 def change_to_next(folder: Path) -> Identity:
-    """Use the new key and certificate from now on; raise IdentityError. It can be done again."""
+    """Use the new key and certificate from now on; raise IdentityError.
+
+    It can be repeated after an interruption.
+    """
     following = folder / "next"
     load_identity(following)
     try:
@@ -199,7 +202,7 @@ def change_to_next(folder: Path) -> Identity:
 
 
 def read_certificate(text: str) -> bytes:
-    """A certificate in DER, out of PEM or of the one line that `pair` shows."""
+    """Read a certificate from PEM or from the line that `pair` prints; return it in DER."""
     plain = text.strip()
     try:
         if plain.startswith(ONE_LINE):
@@ -227,7 +230,7 @@ def add_peer(folder: Path, certificate: bytes, expected: str = "") -> str:
     found = fingerprint(certificate)
     if expected and normalise(expected) != found:
         raise IdentityError(
-            f"this is not the certificate that was expected: its fingerprint is {found}"
+            f"the certificate has another fingerprint than the one that was given: {found}"
         )
     pem = ssl.DER_cert_to_PEM_cert(certificate)
     try:
@@ -239,7 +242,7 @@ def add_peer(folder: Path, certificate: bytes, expected: str = "") -> str:
 
 
 def remove_peer(folder: Path, wanted: str) -> bool:
-    """Trust a certificate no longer; False when it was not trusted."""
+    """Stop trusting a certificate; return False if it was not trusted."""
     path = _peer_path(folder, normalise(wanted))
     if not path.exists():
         return False
@@ -257,14 +260,14 @@ def _peer_path(folder: Path, found: str) -> Path:
 
 
 def renewals(folder: Path) -> tuple[Renewal, ...]:
-    """Which certificates of peers took the place of which; raise IdentityError."""
+    """List the certificates that replaced older ones; raise IdentityError."""
     return _load(folder / "renewed.json", _Renewals(1, ())).renewals
 
 
 def renew_peer(folder: Path, old: str, certificate: bytes, overlap: int) -> Renewal:
-    """Trust a certificate (DER) in place of another one, which still counts for so many seconds.
+    """Trust a certificate (DER) instead of the one with fingerprint `old`.
 
-    Raises IdentityError.
+    The old one stays valid for `overlap` seconds. Raises IdentityError.
     """
     old = normalise(old)
     if not _peer_path(folder, old).exists():
@@ -278,24 +281,24 @@ def renew_peer(folder: Path, old: str, certificate: bytes, overlap: int) -> Rene
 
 
 def original(folder: Path, found: str) -> str:
-    """The fingerprint by which the owner of a certificate is known: its first one."""
+    """Return the first fingerprint of the owner of a certificate: it identifies the owner."""
     return next((known.source for known in renewals(folder) if known.new == found), found)
 
 
 def certificates_of(folder: Path, source: str) -> list[str]:
-    """The fingerprints of all certificates that a source has had."""
+    """List the fingerprints of all certificates that a source has had."""
     return [source, *(known.new for known in renewals(folder) if known.source == source)]
 
 
 def deny(folder: Path, found: str) -> None:
-    """Never trust this certificate again, whoever has signed it. Raises IdentityError."""
+    """Never trust this certificate again, even if a CA signed it. Raises IdentityError."""
     _write(folder / "denied" / normalise(found), b"")
 
 
 def remember_pair(folder: Path, address: str, found: str, overlap: int = 0) -> None:
-    """The receiver at this address (host:port) is the peer of this fingerprint.
+    """Record that the receiver at this address (host:port) has this fingerprint.
 
-    The one that it had before still counts for `overlap` seconds.
+    The fingerprint that it had before stays valid for `overlap` seconds.
     """
     until = int(time.time()) + overlap
     kept = [pair for pair in _pairs(folder) if pair.address != address]
@@ -309,7 +312,7 @@ def remember_pair(folder: Path, address: str, found: str, overlap: int = 0) -> N
 
 
 def paired_with(folder: Path, address: str) -> frozenset[str]:
-    """The fingerprints of the receiver at this address; empty if it is not paired."""
+    """Return the valid fingerprints of the receiver at this address; empty if not paired."""
     now = time.time()
     return frozenset(
         pair.fingerprint
@@ -332,11 +335,14 @@ def _load(path: Path, missing: T) -> T:
 
 
 def fetch_certificate(host: str, port: int, timeout: float) -> bytes:
-    """The certificate (DER) that is shown at an address, unverified: compare its fingerprint."""
+    """Fetch the certificate (DER) that a receiver presents. It is not verified.
+
+    The caller compares its fingerprint. Raises PeerLost and PeerRefused.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # nothing is said on this connection
+    context.verify_mode = ssl.CERT_NONE  # no data is sent on this connection
     try:
         with (
             socket.create_connection((host, port), timeout=timeout) as plain,
@@ -346,7 +352,7 @@ def fetch_certificate(host: str, port: int, timeout: float) -> bytes:
     except OSError as error:
         raise PeerLost(f"no receiver answers at {host}:{port}: {error}") from error
     if not found:
-        raise PeerRefused(f"what answers at {host}:{port} shows no certificate")
+        raise PeerRefused(f"the host at {host}:{port} presents no certificate")
     return found
 
 
@@ -354,15 +360,15 @@ def fetch_certificate(host: str, port: int, timeout: float) -> bytes:
 
 
 def server_context(folder: Path) -> ssl.SSLContext:
-    """The receiver's: a client without a certificate that we trust is turned away by TLS."""
+    """Make the context of a receiver: TLS refuses clients without a trusted certificate."""
     context = _context(folder, ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED
-    context.num_tickets = 0  # no resumption: each connection proves itself anew
+    context.num_tickets = 0  # no resumption: every connection authenticates again
     return context
 
 
 class Trust:
-    """The receiver's context, made anew only when the files that it is made of have changed."""
+    """The context of a receiver. It is made again only after one of its files has changed."""
 
     def __init__(self, folder: Path) -> None:
         """Use the identity and the peers in a folder."""
@@ -371,7 +377,7 @@ class Trust:
         self._context: ssl.SSLContext | None = None
 
     def context(self) -> ssl.SSLContext:
-        """The context as of now; raise IdentityError."""
+        """Return the current context; raise IdentityError."""
         version = _version(self._folder)
         if self._context is None or version != self._version:
             self._context, self._version = server_context(self._folder), version
@@ -379,7 +385,7 @@ class Trust:
 
 
 def _version(folder: Path) -> tuple[object, ...]:
-    """What changes when one of the files of a context does."""
+    """Return a value that changes when one of the files of the context changes."""
     found: list[object] = []
     for name in ("key.pem", "certificate.pem", "ca.pem", "crl.pem"):
         with contextlib.suppress(FileNotFoundError):
@@ -393,14 +399,17 @@ def _version(folder: Path) -> tuple[object, ...]:
 
 
 def client_context(folder: Path) -> ssl.SSLContext:
-    """The source's. With a CA the name of the host counts; else the fingerprint, afterwards."""
+    """Make the context of a source.
+
+    With a CA, TLS checks the host name. Without, the caller checks the fingerprint afterwards.
+    """
     context = _context(folder, ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = uses_ca(folder)
     return context
 
 
 def uses_ca(folder: Path) -> bool:
-    """Whether a CA decides, and not a list of certificates."""
+    """Tell whether certificates are trusted because a CA signed them."""
     return (folder / "ca.pem").exists()
 
 
@@ -451,13 +460,13 @@ def identify(connection: ssl.SSLSocket, folder: Path) -> Peer:
 
 
 def distrusted(folder: Path, found: str) -> str:
-    """Why a certificate that TLS has accepted is not trusted; empty if it is."""
+    """Say why a certificate that TLS accepted is not trusted; empty if it is trusted."""
     if (folder / "denied" / found).exists():
         return f"the certificate {found} is denied here: see podheitor-receiver allow --deny"
     if uses_ca(folder):
         return ""
     if not _peer_path(folder, found).exists():
-        return f"the certificate {found} is not one that we are paired with"
+        return f"the certificate {found} does not belong to a host that we are paired with"
     if any(known.old == found and known.until < time.time() for known in renewals(folder)):
         return f"the certificate {found} was renewed, and its time of overlap is over"
     return ""
@@ -470,11 +479,11 @@ _WORDS = {
     12: "the revocation list crl.pem has expired: get the current one from the CA",
     23: "the CA has revoked it",
 }
-"""What OpenSSL's codes of verification mean to an administrator (x509_vfy.h)."""
+"""The verification codes of OpenSSL (x509_vfy.h), explained for an administrator."""
 
 
 def explain(error: ssl.SSLError) -> str:
-    """Why a certificate did not pass, or what else went wrong in a handshake, in a few words."""
+    """Say in a few words why a handshake failed."""
     if isinstance(error, ssl.SSLCertVerificationError):
         words = _WORDS.get(error.verify_code, error.verify_message)
         return f"{error.reason}: the certificate of the other side is not accepted: {words}"

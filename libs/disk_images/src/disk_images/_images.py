@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING
 import attrs
 import qemu_img
 
-from nutanix_backend.errors import RestoreRefused
-from nutanix_backend.restore.images import vhdx, vmdk
-from nutanix_backend.restore.images.reading import MAX_SIZE, ZEROS, GuestImage, ImageFile, opened
+from disk_images import vhdx, vmdk
+from disk_images.errors import ImageRefused
+from disk_images.reading import MAX_SIZE, ZEROS, GuestImage, ImageFile, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-__all__ = ["MAX_SIZE", "GuestImage", "Limits", "convert_to_raw", "is_whole_disk", "vet"]
 
 MIB = 1 << 20
 DESCRIPTOR = "disk.vmdk"
@@ -53,7 +51,7 @@ def is_whole_disk(file: Path) -> bool:
 
 
 def vet(files: Sequence[Path]) -> GuestImage:
-    """Look at the files of one disk, all in one folder; raise RestoreRefused for any trick."""
+    """Look at the files of one disk, all in one folder; raise ImageRefused for any trick."""
     with opened(files) as images:
         return _examine(images)
 
@@ -69,19 +67,19 @@ def convert_to_raw(
 
     `files` are all of the disk, in one folder, under the names they had: an image, or a descriptor
     and its extents; one that was not closed, or ends with its header, is mended in place. Raises
-    RestoreRefused for what the image says about itself, ToolFailed when qemu-img fails or meets a
+    ImageRefused for what the image says about itself, ToolFailed when qemu-img fails or meets a
     limit; `destination` is not left behind then.
     """
     with opened(files) as images:
         image = _examine(images)
     bounds = limits or Limits.of(image.size)
     if image.size > bounds.output:
-        raise RestoreRefused(f"{image.name} is {image.size} bytes, more than {bounds.output}")
+        raise ImageRefused(f"{image.name} is {image.size} bytes, more than {bounds.output}")
     if destination.exists():
-        raise RestoreRefused(f"{destination} exists already")
+        raise ImageRefused(f"{destination} exists already")
     free = shutil.disk_usage(destination.parent).free
     if check_space and free < image.data_bytes:
-        raise RestoreRefused(
+        raise ImageRefused(
             f"{destination.parent} has {free} bytes free, {image.name} may need "
             f"{image.data_bytes}: check_space=no restores without this check"
         )
@@ -108,7 +106,7 @@ def _convert(
         command += ["-O", "raw", used.name(destination)]
         _run(command, image, limits, used, output=image.size)
     if destination.stat().st_size != image.size:
-        raise RestoreRefused(f"{image.name} does not hold the {image.size} bytes that it says")
+        raise ImageRefused(f"{image.name} does not hold the {image.size} bytes that it says")
     return image
 
 
@@ -116,15 +114,15 @@ def _examine(images: Sequence[ImageFile]) -> GuestImage:
     """The format is what the names say; then the content must be of that format."""
     endings = {image.ending for image in images}
     if len(endings) != 1:
-        raise RestoreRefused(f"{images[0].name}: files of several formats are no disk")
+        raise ImageRefused(f"{images[0].name}: files of several formats are no disk")
     (ending,) = endings
     if ending not in _EXAMINERS:
-        raise RestoreRefused(f"{images[0].name} is an image of a kind that is not known")
+        raise ImageRefused(f"{images[0].name} is an image of a kind that is not known")
     if len(images) > 1 and ending != "vmdk":
-        raise RestoreRefused(f"{images[0].name} and {images[1].name} cannot be one disk")
+        raise ImageRefused(f"{images[0].name} and {images[1].name} cannot be one disk")
     image = _EXAMINERS[ending](images)
     if not 0 < image.size <= MAX_SIZE or image.size % 512:
-        raise RestoreRefused(f"{image.name} says that it is {image.size} bytes: no disk is")
+        raise ImageRefused(f"{image.name} says that it is {image.size} bytes: no disk is")
     return image
 
 
@@ -135,14 +133,14 @@ def _raw(images: Sequence[ImageFile]) -> GuestImage:
 
 
 def _vhd(images: Sequence[ImageFile]) -> GuestImage:
-    raise RestoreRefused(
+    raise ImageRefused(
         f"{images[0].name} is a VHD, which does not say its size for certain: convert it with "
         "Convert-VHD to VHDX on a Hyper-V host"
     )
 
 
 def _avhdx(images: Sequence[ImageFile]) -> GuestImage:
-    raise RestoreRefused(
+    raise ImageRefused(
         f"{images[0].name} is a checkpoint, which needs the disk that it stands on: restore a "
         "backup without checkpoints, or merge it on a Hyper-V host"
     )
@@ -150,7 +148,7 @@ def _avhdx(images: Sequence[ImageFile]) -> GuestImage:
 
 def _qcow2(images: Sequence[ImageFile]) -> GuestImage:
     """No sibling saves qcow2, and it can name other files in more ways than are worth vetting."""
-    raise RestoreRefused(
+    raise ImageRefused(
         f"{images[0].name} is a qcow2 image, which no backup of a sibling holds: convert it to raw "
         "where it can be trusted"
     )

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import attrs
 from vm_config.readers import text as texts
 
-from nutanix_backend.restore.images.reading import MAX_SIZE, ZEROS, GuestImage
+from disk_images.reading import MAX_SIZE, ZEROS, GuestImage
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping, Sequence
 
-    from nutanix_backend.errors import RestoreRefused
-    from nutanix_backend.restore.images.reading import ImageFile
+    from disk_images.errors import ImageRefused
+    from disk_images.reading import ImageFile
 
 SECTOR = 512
 _MAGIC, _CHANGES = b"KDMV", (b"COWD", b"\xbe\xba\xfe\xca\0\0\0\0")
@@ -114,7 +114,7 @@ def extent_name(number: int) -> str:
 
 
 def examine(images: Sequence[ImageFile]) -> GuestImage:
-    """Vet the files of one disk; raise RestoreRefused."""
+    """Vet the files of one disk; raise ImageRefused."""
     contents = [_content(image) for image in images]
     descriptors = [i for i, c in zip(images, contents, strict=True) if c is _Content.DESCRIPTOR]
     if len(descriptors) > 1:
@@ -225,7 +225,7 @@ def _data_of_all(
     return data_bytes
 
 
-def _missing(main: ImageFile, name: str) -> RestoreRefused:
+def _missing(main: ImageFile, name: str) -> ImageRefused:
     """A name with a path or a protocol in it can only be meant to leave the backup."""
     if set(name) & set("/\\:") or name in {"", ".", ".."}:
         return main.refused(f"its extent {name!r} lies outside of the backup")
@@ -292,7 +292,7 @@ def _settings(image: ImageFile, text: str) -> tuple[dict[str, str], list[str]]:
 
 
 def _refuse_dependent(image: ImageFile, settings: Mapping[str, str]) -> None:
-    """Raise RestoreRefused when more than the files is needed: a parent, or a key."""
+    """Raise ImageRefused when more than the files is needed: a parent, or a key."""
     if "parentfilenamehint" in settings or settings.get("parentcid", "ffffffff") != "ffffffff":
         raise image.refused("it stands on another image: it is a snapshot or a linked clone")
     has_key = any(

@@ -11,7 +11,7 @@ import re
 import tarfile
 from typing import TYPE_CHECKING, Protocol
 
-from nutanix_backend.errors import RestoreRefused
+from disk_images.errors import ImageRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +77,7 @@ class TarStream:
         self._has_ended = False
 
     def write(self, piece: memoryview) -> None:
-        """Take the next piece of the archive; raise RestoreRefused when it is none."""
+        """Take the next piece of the archive; raise ImageRefused when it is none."""
         while piece and not self._has_ended:
             if self._left:
                 taken = min(self._left, len(piece))
@@ -94,13 +94,13 @@ class TarStream:
             piece = piece[taken:]
 
     def end(self) -> None:
-        """The archive is in; raise RestoreRefused when it ends too early."""
+        """The archive is in; raise ImageRefused when it ends too early."""
         if self._left:
-            raise RestoreRefused(
+            raise ImageRefused(
                 f"{self._name} ends in the middle of {self._member_name}: it was cut off"
             )
         if not self._count:
-            raise RestoreRefused(f"{self._name} is no tar archive, or an empty one")
+            raise ImageRefused(f"{self._name} is no tar archive, or an empty one")
 
     def _end_if_whole(self) -> None:
         if not self._left:
@@ -119,18 +119,18 @@ class TarStream:
         try:
             info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except (tarfile.HeaderError, ValueError) as error:
-            raise RestoreRefused(f"{self._name} is no tar archive, or damaged: {error}") from error
+            raise ImageRefused(f"{self._name} is no tar archive, or damaged: {error}") from error
         self._count += 1
         if self._count > _MAX_MEMBERS or info.size < 0:
-            raise RestoreRefused(f"{self._name} is damaged: it has impossible members")
+            raise ImageRefused(f"{self._name} is damaged: it has impossible members")
         self._begin(info)
 
     def _begin(self, info: tarfile.TarInfo) -> None:
         is_header = info.type in {*_PAX, _PAX_OF_ALL, _LONG_NAME, _LONG_LINK}
         if is_header and info.size > _MAX_HEADER:
-            raise RestoreRefused(f"{self._name} is damaged: a header has {info.size} bytes")
+            raise ImageRefused(f"{self._name} is damaged: a header has {info.size} bytes")
         if info.type == tarfile.GNUTYPE_SPARSE:
-            raise RestoreRefused(f"{self._name}: {info.name[:100]} is stored in pieces, with holes")
+            raise ImageRefused(f"{self._name}: {info.name[:100]} is stored in pieces, with holes")
         if is_header:
             self._member = _Header(self._headers().get(info.type, _forget))
         else:
@@ -170,7 +170,7 @@ class TarStream:
         elif key == b"size" and re.fullmatch(rb"[0-9]{1,18}", value):
             self._next_size = int(value)
         elif key.startswith(b"GNU.sparse."):
-            raise RestoreRefused(f"{self._name} holds a file that is stored in pieces, with holes")
+            raise ImageRefused(f"{self._name} holds a file that is stored in pieces, with holes")
 
 
 def _forget(_content: bytes) -> None:

@@ -13,12 +13,12 @@ from uuid import UUID
 
 import attrs
 
-from nutanix_backend.restore.images.reading import MAX_SIZE, GuestImage
+from disk_images.reading import MAX_SIZE, GuestImage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nutanix_backend.restore.images.reading import ImageFile
+    from disk_images.reading import ImageFile
 
 KIB, MIB = 1 << 10, 1 << 20
 _HEADERS, _HEADER, _LOG_GUID = (64 * KIB, 128 * KIB), 4 * KIB, slice(48, 64)
@@ -47,7 +47,7 @@ class _Layout:
 
 
 def examine(images: Sequence[ImageFile]) -> GuestImage:
-    """Vet an image; raise RestoreRefused."""
+    """Vet an image; raise ImageRefused."""
     (image,) = images
     if image.read(0, 8, "signature") != b"vhdxfile":
         raise image.refused("it does not begin as a VHDX does")

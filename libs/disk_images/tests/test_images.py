@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import attrs
+import disk_images as images
 import pytest
 import qemu_img
-from nutanix_backend.errors import RestoreRefused
-from nutanix_backend.restore import images
+from disk_images.errors import ImageRefused
 from qemu_img import ToolFailed
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def edit(path: Path, old: str, new: str) -> None:
 def refused(files: list[Path], why: str) -> None:
     """Refused by looking at it: qemu-img is not started, and nothing is left behind."""
     target = files[0].parent / "out.raw"
-    with pytest.raises(RestoreRefused, match=why) as error:
+    with pytest.raises(ImageRefused, match=why) as error:
         images.convert_to_raw(files, target)
     assert "\n" not in str(error.value)
     assert set(target.parent.iterdir()) == set(files)
@@ -232,7 +232,7 @@ def test_a_log_cannot_make_another_disk_of_it(image: Make, written: str, why: st
     offset = where - where % 4096 if written == "a parent" else 1 << 50
     add_log(one, offset, bytes(sector))
     size = one.stat().st_size
-    with pytest.raises((RestoreRefused, ToolFailed), match=why):
+    with pytest.raises((ImageRefused, ToolFailed), match=why):
         images.convert_to_raw([one], one.parent / "out.raw")
     assert list(one.parent.iterdir()) == [one]
     assert one.stat().st_size <= size + 64 * MIB
@@ -737,18 +737,18 @@ def test_other_formats_are_refused(tmp_path: Path, name: str, why: str) -> None:
 def test_files_of_two_formats_or_two_images_are_no_disk(image: Make, tmp_path: Path) -> None:
     (one,) = image("monolithicSparse")
     (other,) = image("dynamic")
-    with pytest.raises(RestoreRefused, match="several formats"):
+    with pytest.raises(ImageRefused, match="several formats"):
         images.vet([one, other])
     second = tmp_path / "second.vhdx"
     second.write_bytes(other.read_bytes())
-    with pytest.raises(RestoreRefused, match="cannot be one disk"):
+    with pytest.raises(ImageRefused, match="cannot be one disk"):
         images.vet([other, second])
-    with pytest.raises(RestoreRefused, match="without files"):
+    with pytest.raises(ImageRefused, match="without files"):
         images.vet([])
     main, flat = image("monolithicFlat")
     again = tmp_path / "again.vmdk"
     again.write_bytes(main.read_bytes())
-    with pytest.raises(RestoreRefused, match="descriptor of the same disk"):
+    with pytest.raises(ImageRefused, match="descriptor of the same disk"):
         images.vet([main, flat, again])
 
 
@@ -774,7 +774,7 @@ def test_nothing_is_overwritten(image: Make) -> None:
     (one,) = image("raw")
     target = one.parent / "out.raw"
     target.write_bytes(b"mine")
-    with pytest.raises(RestoreRefused, match="exists already"):
+    with pytest.raises(ImageRefused, match="exists already"):
         images.convert_to_raw([one], target)
     assert target.read_bytes() == b"mine"
 
@@ -801,7 +801,7 @@ def test_qemu_img_is_stopped_at_a_limit_and_leaves_nothing(
 def test_a_disk_larger_than_the_limit_is_refused(image: Make) -> None:
     (one,) = image("monolithicSparse")
     limits = images.Limits(cpu=60, wall=60, output=SIZE - 1)
-    with pytest.raises(RestoreRefused, match="more than"):
+    with pytest.raises(ImageRefused, match="more than"):
         images.convert_to_raw([one], one.parent / "out.raw", limits)
 
 

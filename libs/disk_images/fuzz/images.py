@@ -1,12 +1,12 @@
-"""Any bytes as a vmdk: an image within its own bounds, or RestoreRefused. qemu-img is not asked."""
+"""Any bytes as a vmdk: an image within its own bounds, or ImageRefused. qemu-img is not asked."""
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
 
-from nutanix_backend.errors import RestoreRefused
-from nutanix_backend.restore import images
+import disk_images as images
+from disk_images.errors import ImageRefused
 
 KEPT = tempfile.TemporaryDirectory(prefix="fuzz-images-")
 FOLDER = Path(KEPT.name)
@@ -21,7 +21,7 @@ def check(data: bytes) -> None:
     for files in ([path], [path, FLAT]):
         try:
             image = images.vet(files)
-        except RestoreRefused:
+        except ImageRefused:
             continue
         if not 0 < image.size <= images.MAX_SIZE or not 0 <= image.data_bytes <= image.size:
             raise AssertionError(f"{image} cannot be")

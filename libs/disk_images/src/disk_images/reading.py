@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from nutanix_backend.errors import RestoreRefused
+from disk_images.errors import ImageRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,27 +47,27 @@ class ImageFile:
     """One file of an image, open for reading; `allocated` of its `size` bytes are no holes."""
 
     def __init__(self, path: Path) -> None:
-        """Open `path`, which must be a file and no link; raise RestoreRefused."""
+        """Open `path`, which must be a file and no link; raise ImageRefused."""
         self.path = path
         self.name = path.name
         self.ending = path.suffix[1:].lower()
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            raise RestoreRefused(f"{path} cannot be opened: {error.strerror}") from error
+            raise ImageRefused(f"{path} cannot be opened: {error.strerror}") from error
         status = os.fstat(self._fd)
         self.size = status.st_size
         self.allocated = min(status.st_size, status.st_blocks * 512)
         if not stat.S_ISREG(status.st_mode):
             self.close()
-            raise RestoreRefused(f"{path} is not a file")
+            raise ImageRefused(f"{path} is not a file")
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
 
     def read(self, offset: int, length: int, what: str) -> bytes:
-        """Read exactly `length` bytes at `offset`; raise RestoreRefused when they are not there.
+        """Read exactly `length` bytes at `offset`; raise ImageRefused when they are not there.
 
         `what` names them. Callers bound `length`: it is never taken from the file as it is.
         """
@@ -81,16 +81,16 @@ class ImageFile:
             data += piece
         return bytes(data)
 
-    def refused(self, why: str) -> RestoreRefused:
+    def refused(self, why: str) -> ImageRefused:
         """The error for what is wrong with this file."""
-        return RestoreRefused(f"{self.name} is not an image that can be trusted: {why}")
+        return ImageRefused(f"{self.name} is not an image that can be trusted: {why}")
 
 
 @contextmanager
 def opened(files: Sequence[Path]) -> Iterator[list[ImageFile]]:
-    """The files of one disk, open; raise RestoreRefused for one that is a link or no file."""
+    """The files of one disk, open; raise ImageRefused for one that is a link or no file."""
     if not files:
-        raise RestoreRefused("a disk without files cannot be restored")
+        raise ImageRefused("a disk without files cannot be restored")
     with ExitStack() as stack:
         images = []
         for path in files:

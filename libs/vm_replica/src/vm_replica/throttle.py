@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ptcomm.events import Buffer
 
+
 SLICE = 0.25
 """Seconds that a piece may take: a slow link must not look like a dead one to the receiver."""
 SMALLEST = 4096

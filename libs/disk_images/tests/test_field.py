@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import disk_images as images
 import pytest
-from nutanix_backend.errors import RestoreRefused
-from nutanix_backend.restore import images
+from disk_images.errors import ImageRefused
 
 FIELD = Path(__file__).parent / "field_images"
 IMAGES = sorted(FIELD.glob("*.json"))
@@ -18,7 +18,7 @@ def test_an_image_is_taken_or_refused_for_what_it_is(path: Path, tmp_path: Path)
     expected = json.loads(path.read_text(encoding="utf-8"))
     files = sorted(path.with_suffix("").iterdir())
     if words := expected.get("refused"):
-        with pytest.raises(RestoreRefused) as refused:
+        with pytest.raises(ImageRefused) as refused:
             images.vet(files)
         assert words in str(refused.value)
         return

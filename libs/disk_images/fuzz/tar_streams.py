@@ -1,9 +1,9 @@
-"""Any bytes as a package, in two pieces: members of the length announced, or RestoreRefused."""
+"""Any bytes as a package, in two pieces: members of the length announced, or ImageRefused."""
 
 from __future__ import annotations
 
-from nutanix_backend.errors import RestoreRefused
-from nutanix_backend.restore.tar_stream import TarStream
+from disk_images import TarStream
+from disk_images.errors import ImageRefused
 
 
 class Counted:
@@ -39,7 +39,7 @@ def check(data: bytes) -> None:
         for piece in (archive[:cut], archive[cut:]):
             stream.write(piece)
         stream.end()
-    except RestoreRefused as error:
+    except ImageRefused as error:
         if "\n" in str(error):
             raise AssertionError(f"{error!r} is not one line") from error
         return
