@@ -85,9 +85,9 @@ def test_every_call_may_fail_with_four_vms_in_flight(
             check_ending(result, what)
             good = [guest for guest in guests if is_saved(result, guest)]
             assert len(good) >= 3 or result.status is Status.FAILED, said(result)
+            clear_up(faulty, result, what, *guests, most=4)  # one may not have been deleted
             if number % RESTORED == 0 and result.status.good:
                 faulty.assert_chain_restores(*good)
-            clear_up(faulty, result, what, *guests, most=4)  # one may not have been deleted
             tried, saved = tried + 1, saved + len(good) * result.status.good
     faulty.assert_chain_restores(*guests)
     tell(f"four VMs / {place}: {tried} calls failed; {saved} VMs were saved; nothing was left")
@@ -117,13 +117,13 @@ def said(result: Result) -> str:
 def check(faulty: FaultyProduct, guest: Guest, job: str, result: Result, what: str) -> None:
     """After a fault: the right error, the right ending, a clean cluster."""
     check_ending(result, what)
+    clear_up(faulty, result, what, guest, most=3)
     if job == "restore":
         made = faulty.take_vm(f"{guest.name}-new")
         whole = "pipe" in what and made  # when the daemon goes after the VM is made, it stays
         assert made == result.status.good or whole, (what, said(result))
     elif result.status is Status.GOOD:
         faulty.assert_chain_restores(guest)
-    clear_up(faulty, result, what, guest, most=3)
 
 
 def check_ending(result: Result, what: str) -> None:
