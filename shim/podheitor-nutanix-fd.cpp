@@ -66,7 +66,8 @@ const char *valid_params[] = {
    // where we run
    "proxy_mode", "dsip", "transport", "chap", "state_dir",
    // what
-   "vm", "exclude_vm", "cluster", "consistency", "parallel_vms",
+   "vm", "exclude_vm", "category", "exclude_category", "project", "cluster", "consistency",
+   "parallel_vms",
    // chain
    "fallback_to_full", "references",
    // replication

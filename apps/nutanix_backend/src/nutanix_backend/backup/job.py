@@ -33,7 +33,7 @@ from nutanix_backend.backup import summary
 from nutanix_backend.backup.chain import Chain
 from nutanix_backend.backup.pipeline import Pipeline
 from nutanix_backend.backup.summary import SavedVm, Stopwatch
-from nutanix_backend.cluster import inventory, sweep, transport
+from nutanix_backend.cluster import inventory, selection, sweep, transport
 from nutanix_backend.cluster.guards import TEMPORARY, SnapshotGuard, new_secret
 from nutanix_backend.disks.attach import Route, open_disks, reference
 from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
@@ -44,6 +44,7 @@ from nutanix_backend.manifest import SCHEMA, DiskEntry, Manifest
 from nutanix_backend.names import OURS
 from nutanix_backend.references import state
 from nutanix_backend.references.point_fields import point_fields
+from nutanix_backend.references.roster import Roster, RosterFile, listed
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
@@ -68,14 +69,18 @@ def run(job: JobContext) -> None:
     held = HeldJob.of(job)
     with inventory.connect(job.settings, held.warn) as client:
         sweep.before_job(job, client, job.settings)
-        selected = inventory.select(client, job.settings)
+        selected = selection.select(client, job.settings)
         held.release()
         for missing in selected.missing:
             _report_missing(job, missing)
+        roster = Roster.of(job.info.name, (source.vm for source in selected.sources))
+        last = RosterFile.of(job.settings.state_dir, job.info.name, job.settings)
+        _say_what_is_new(job, roster, last.load())
         shared = Shared.of(job, client, chosen)
         failures = _back_up_all(held, [VmBackup(job, shared, s) for s in selected.sources])
         if len(failures) == len(selected.sources):
             raise failures[-1]
+        last.save(roster)
         job.endpoint.send(NoMoreFiles())
         if job.settings.is_lean:
             _keep_only_newest(job, client, selected.sources)
@@ -123,7 +128,20 @@ def state_file(job: JobContext, source: inventory.Source) -> state.StateFile:
     return state.StateFile(folder / f"{source.vm.ext_id}.json", source.vm.ext_id)
 
 
-def _report_missing(job: JobContext, missing: inventory.Missing) -> None:
+def _say_what_is_new(job: JobContext, now: Roster, before: Roster | None) -> None:
+    """Name the VMs that are selected for the first time, and those that no longer are."""
+    if before is None:
+        return
+    if new := now.without(before):
+        job.say(f"VMs that job {before.job} did not have: {listed(new)}")
+    if gone := before.without(now):
+        job.warn(
+            f"VMs of job {before.job} that are not selected any more: {listed(gone)}: were they "
+            "deleted, renamed, or given another category?"
+        )
+
+
+def _report_missing(job: JobContext, missing: selection.Missing) -> None:
     """Report a value that selects no VM; raise SelectionError where one error ends the job."""
     if job.settings.abort_on_error:
         raise SelectionError(missing.reason)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ptcomm import File, FileType, NoMoreFiles, Stat, Times
 
 from nutanix_backend import vm_record
-from nutanix_backend.cluster import inventory
+from nutanix_backend.cluster import inventory, selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ def run(job: JobContext) -> None:
     """
     now = int(time.time())
     with inventory.connect(job.settings, job.warn) as client:
-        for source in inventory.select(client, job.settings).sources:
+        for source in selection.select(client, job.settings).sources:
             for name, size in _files(source):
                 job.endpoint.send(File(name, Stat(FileType.REGULAR, size), Times(now, now, now)))
     job.endpoint.send(NoMoreFiles())

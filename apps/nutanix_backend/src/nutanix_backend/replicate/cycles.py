@@ -13,7 +13,7 @@ from command_line.text import with_notes
 from vm_replica.protocol import channel
 from vm_replica.throttle import Throttle
 
-from nutanix_backend.cluster import inventory, sweep, transport
+from nutanix_backend.cluster import inventory, selection, sweep, transport
 from nutanix_backend.cluster.guards import new_secret
 from nutanix_backend.errors import ParameterError
 from nutanix_backend.replicate.source import VM_ERRORS, Link, Replication, Result
@@ -99,7 +99,7 @@ class Work:
     def _sources(self) -> list[inventory.Source]:
         with inventory.connect(self.settings, self.listener.warn) as client:
             sweep.before_job(self.listener, client, self.settings)
-            selected = inventory.select(client, self.settings)
+            selected = selection.select(client, self.settings)
         for missing in selected.missing:
             self.listener.report(f"{missing.wanted} is not replicated: {missing.reason}")
         return list(selected.sources)

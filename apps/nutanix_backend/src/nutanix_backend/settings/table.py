@@ -99,6 +99,13 @@ class Selection:
 
     vm: tuple[str, ...] = _row(Kind.LIST, "VM to back up: name, UUID or pattern with * and ?")
     exclude_vm: tuple[str, ...] = _row(Kind.LIST, "VM to leave out: name, UUID or pattern")
+    category: tuple[str, ...] = _row(
+        Kind.LIST, "VMs to back up by their category, Key:Value; any of several does"
+    )
+    exclude_category: tuple[str, ...] = _row(
+        Kind.LIST, "VMs to leave out by their category, Key:Value"
+    )
+    project: tuple[str, ...] = _row(Kind.LIST, "VMs to back up by their project: name or UUID")
     cluster: str = _row(Kind.TEXT, "cluster to look at, when Prism manages several")
     consistency: str = _row(
         Kind.TEXT,
