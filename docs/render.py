@@ -9,6 +9,7 @@ A part stands between two comments, `<!-- begin KIND WHAT -->` and `<!-- end -->
     begin transcript full.txt: VM|Term       only the lines in which the expression is found
     begin parameters                         the table of the backend
     begin options                            the restore options that the shim offers
+    begin rights                             the rights that an account needs in Prism
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nutanix_backend.doctor.rights import RIGHTS
 from nutanix_backend.settings.table import TABLE
 
 if TYPE_CHECKING:
@@ -67,6 +69,8 @@ def _made(what: str) -> str:
         return _fenced("".join(line for line in lines if re.search(expression, line)))
     if kind == "parameters":
         return "".join(_parameters(TABLE))
+    if kind == "rights":
+        return "".join(_rights())
     if kind == "options":
         return "".join(_options())
     raise ValueError(f"nothing is known about {what}")
@@ -92,6 +96,13 @@ def _options() -> Iterator[str]:
     for name, _, meaning, default in shim_options(SHIM.read_text()):
         shown = default.strip("*") if default.startswith("*") else f"`{default}`"
         yield f"| `{name}` | {shown} | {meaning} |\n"
+
+
+def _rights() -> Iterator[str]:
+    yield "| operation | needed for | what it is used for | in Backup Admin |\n|---|---|---|---|\n"
+    for right in RIGHTS:
+        has = "yes" if right.backup_admin else "**no**"
+        yield f"| {right.operation} | {right.need.value} | {right.why} | {has} |\n"
 
 
 def main() -> None:

@@ -54,6 +54,7 @@ struct ini_items plugin_items_dump[] = {
    {"network_map", ini_store_str, "source:subnet,... where source is a network, VLAN id or MAC address, or * for all others", 0, "*same subnets*"},
    {"storage_container", ini_store_str, "storage container of the restored VM", 0, "*Prism chooses*"},
    {"verify", ini_store_bool, "read back what was written, and compare", 0, "no"},
+   {"layout", ini_store_str, "layout of the deltas in the backup of another maker's plugin", 0, "little-header64-region64-magic8"},
    {"check_space", ini_store_bool, "refuse a restore for which there is too little space", 0, "yes"},
    {NULL, NULL, NULL, 0, NULL},
 };
@@ -76,7 +77,7 @@ const char *valid_params[] = {
    // restore
    "restore_to", "restore_via", "disk", "disk_path", "target_cluster", "target_config_file",
    "restore_vm_name", "restore_identity", "network_map", "storage_container", "overwrite", "verify",
-   "check_space", "restore_powerstate",
+   "check_space", "layout", "restore_powerstate",
    // what every metaplugin has
    "listing", "query", "abort_on_error", "debug",
    NULL,

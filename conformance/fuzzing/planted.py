@@ -59,9 +59,9 @@ def decode() -> None:
     """Bytes after the last region are not noticed by the index."""
     real = phcbt01.index.read_index
 
-    def forgiving(stream: Any) -> Any:
+    def forgiving(stream: Any, layout: Any = phcbt01.OURS) -> Any:
         try:
-            return real(stream)
+            return real(stream, layout)
         except phcbt01.FormatError as error:
             if error.code is phcbt01.Code.TRAILING_BYTES:
                 return None

@@ -319,6 +319,7 @@ def parameters_of(lab: Lab, root: Path) -> tuple[tuple[str, str], ...]:
         ("config_file", str(config)),
         ("state_dir", str(root / "state")),
         ("transport", "userspace"),
+        ("proxy_mode", "in_cluster"),
     )
 
 

@@ -470,6 +470,7 @@ class Site:
         config.write_text(
             f"prism = {self.lab.pc_host}\nuser = {self.lab.user}\n"
             f"password = {self.lab.password}\nca = {self.lab.ca_file}\n"
+            "proxy_mode = in_cluster\n"
         )
         return {
             "config_file": config,

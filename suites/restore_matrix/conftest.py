@@ -200,7 +200,7 @@ class Bench:
         self.config = root / "other.conf"
         self.config.write_text(
             f"prism={other.pc_host}\nuser={other.user}\npassword={other.password}\n"
-            f"ca={other.ca_file}\ntransport=userspace\n"
+            f"ca={other.ca_file}\ntransport=userspace\nproxy_mode=in_cluster\n"
         )
         self.config.chmod(0o600)
         files = root / "files"

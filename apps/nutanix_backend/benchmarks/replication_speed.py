@@ -241,7 +241,7 @@ def seeded(lab: Lab, site: Site, size: int) -> Callable[[int], float]:
     items = {
         "prism": lab.pc_host, "user": lab.user, "password": lab.password, "ca": str(lab.ca_file),
         "state_dir": str(site.folder / "state"), "transport": "userspace",
-        "replicate_to": site.address, "vm": name,
+        "proxy_mode": "in_cluster", "replicate_to": site.address, "vm": name,
     }  # fmt: skip
     work = Work(parse(items.items()), Quiet(), 0)
 

@@ -69,7 +69,7 @@ class Site:
         connection = (
             ("prism", self.lab.pc_host), ("user", self.lab.user), ("password", self.lab.password),
             ("ca", str(self.lab.ca_file)), ("state_dir", str(folder / "state")),
-            ("transport", "userspace"),
+            ("transport", "userspace"), ("proxy_mode", "in_cluster"),
         )  # fmt: skip
         config = folder / "prism.conf"
         config.touch(mode=0o600)

@@ -56,6 +56,7 @@ class Prism:
         config.write_text(
             f"prism = {lab.pc_host}\nuser = {lab.user}\npassword = {lab.password}\n"
             f"ca = {lab.ca_file}\nstate_dir = {folder / name}-state\ntransport = userspace\n"
+            "proxy_mode = in_cluster\n"
         )
         return cls(lab, config, folder / f"{name}-state")
 

@@ -130,6 +130,7 @@ class Backup:
             f"password_file={password}",
             f"ca={lab['ca']}",
             f"state_dir={folder / 'state'}",
+            "proxy_mode=in_cluster",
             "transport=userspace",  # a demo leaves the kernel's initiator alone
         ]
 

@@ -217,6 +217,7 @@ class Product:
             "password": self.lab.password,
             "ca": self.lab.ca_file,
             "state_dir": self.root / "state",
+            "proxy_mode": "in_cluster",
             "transport": "userspace",  # the kernel's needs a guest of its own, see suites/kernel
             **others,
         }

@@ -10,6 +10,7 @@ import subprocess
 import tarfile
 from typing import TYPE_CHECKING, Any
 
+import phcbt01
 import pytest
 from command_line import program
 from nutanix_backend.__main__ import command_line
@@ -467,3 +468,23 @@ def test_a_whole_sparse_image_may_be_called_like_an_extent(
     assert struct.unpack_from("<Q", streams[0], 28)[0], "it holds its descriptor"
     give(("disks/vm-s001.vmdk", streams[0])).finish()
     assert restored(tmp_path / "out") == raws[:1]
+
+
+# --- deltas
+
+
+def test_a_delta_of_another_layout_is_restored(give: Callable[..., Daemon], tmp_path: Path) -> None:
+    layout = phcbt01.Layout(is_big_endian=True, header_width=4, has_length_first=True)
+    data = b"changed!" * 64
+    delta = (
+        layout.build_header(phcbt01.Header(SIZE, 1))
+        + layout.build_region(phcbt01.Region(4096, len(data)))
+        + data
+    )
+    files = (
+        ("disks/scsi0.raw", bytes(SIZE)),
+        ("disks/scsi0.20261101T000000Z.phcbt01", delta),
+    )
+    give(*files, layout=layout).finish()
+    (disk,) = restored(tmp_path / "out")
+    assert disk == bytes(4096) + data + bytes(SIZE - 4096 - len(data))

@@ -51,6 +51,7 @@ def test_what_the_daemon_adds_by_itself_is_no_unknown_parameter() -> None:
         ([("timeout", "0")], "timeout=0 is not a positive number of seconds"),
         ([("timeout", "nan")], "timeout=nan is not a positive number of seconds"),
         ([("timeout", "soon")], "timeout=soon is not a positive number of seconds"),
+        ([("layout", "big")], "layout: 'big' is not a layout: give a line that"),
         ([("ca", "ca.pem")], "ca=ca.pem is not an absolute path"),
         ([("disk_path", "disk.img")], "disk_path=disk.img is neither a path nor number:path"),
         ([("disk_path", "0:disk.img")], "disk_path=disk.img is not an absolute path"),

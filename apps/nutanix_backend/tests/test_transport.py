@@ -52,7 +52,8 @@ def cluster(address: str | None) -> Cluster:
 @pytest.mark.parametrize(
     ("given", "own", "address", "warns"),
     [
-        ({}, "10.0.0.1", "10.0.0.1:3260", False),
+        ({}, "10.0.0.1", "10.0.0.1:3260", True),
+        ({"proxy_mode": "in_cluster"}, "10.0.0.1", "10.0.0.1:3260", False),
         ({"dsip": "10.9.9.9"}, "10.0.0.1", "10.9.9.9:3260", False),
         ({"dsip": "10.9.9.9:3261"}, None, "10.9.9.9:3261", False),
         ({"proxy_mode": "external"}, "10.0.0.1", "10.0.0.1:3260", True),
@@ -83,9 +84,10 @@ def test_an_address_that_is_none() -> None:
 
 
 def test_a_proxy_outside_is_warned_and_served(product: Product, lab: Lab) -> None:
-    guest = product.guest(MIB)
-    result = product.backup(Level.FULL, guest, proxy_mode="external", transport=None)
+    guest, other = product.guest(MIB), product.guest(MIB)
+    result = product.backup(Level.FULL, guest, other, proxy_mode=None, transport=None)
     assert result.status is Status.GOOD
+    assert sum("proxy_mode" in message.text for message in result.log) == 1
     said = {m.severity: m.text for m in result.log if "iSCSI" in m.text or "proxy" in m.text}
     assert f"using {lab.data_services_ip}" in said[Severity.WARNING]
     assert said[Severity.INFO].startswith("disks are read over iSCSI ")

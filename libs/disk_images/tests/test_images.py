@@ -129,6 +129,13 @@ def test_the_data_of_a_sparse_image_are_known_before_it_is_converted(image: Make
         assert images.vet(image(kind)).data_bytes <= (SIZE if kind in WHOLE else 6 * MIB), kind
 
 
+@pytest.mark.parametrize("kind", [kind for kind, (form, _) in KINDS.items() if form == "vmdk"])
+def test_an_extent_of_several_is_not_a_whole_disk(image: Make, kind: str) -> None:
+    files = image(kind)
+    whole = [path.name for path in files if images.is_whole_disk(path)]
+    assert whole == [path.name for path in files if "-" not in path.stem]
+
+
 def test_a_stream_may_have_its_header_at_its_end(image: Make) -> None:
     """As written by VMware's own tools, which cannot go back to the start of a stream."""
     (one,) = image("streamOptimized")

@@ -26,7 +26,7 @@ def rows(title: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("title", "layout"), [("Header", _layout.HEADER), ("Region", _layout.REGION)]
+    ("title", "layout"), [("Header", _layout.OURS.header), ("Region", _layout.OURS.region)]
 )
 def test_byte_tables_match_the_layout(title: str, layout: construct.Struct) -> None:
     declared, offset = [], 0

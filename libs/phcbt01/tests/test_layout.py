@@ -23,28 +23,28 @@ def test_sizes_are_those_of_the_specification() -> None:
 
 @given(offset=U64, length=U64)
 def test_the_fast_twin_reads_what_construct_declares(offset: int, length: int) -> None:
-    raw = _layout.REGION.build({"offset": offset, "length": length})
-    assert _layout.parse_region(raw) == (offset, length)
+    raw = _layout.OURS.region.build({"offset": offset, "length": length})
+    assert _layout.OURS.parse_region(raw) == (offset, length)
     assert raw == struct.pack("<QQ", offset, length)
 
 
 @given(raw=st.binary(min_size=16, max_size=16))
 def test_the_fast_twin_agrees_on_any_bytes(raw: bytes) -> None:
-    declared = _layout.REGION.parse(raw)
-    assert _layout.parse_region(raw) == (declared.offset, declared.length)
+    declared = _layout.OURS.region.parse(raw)
+    assert _layout.OURS.parse_region(raw) == (declared.offset, declared.length)
 
 
 @given(offset=st.integers(0, 2**62), length=st.integers(1, 2**62 - 1))
 def test_the_fast_twin_writes_what_construct_declares(offset: int, length: int) -> None:
-    declared = _layout.REGION.build({"offset": offset, "length": length})
-    assert _layout.build_region(phcbt01.Region(offset, length)) == declared
+    declared = _layout.OURS.region.build({"offset": offset, "length": length})
+    assert _layout.OURS.build_region(phcbt01.Region(offset, length)) == declared
 
 
 @given(size=st.integers(0, phcbt01.MAX_SIZE), count=st.integers(0, MAX_COUNT))
 def test_headers_round_trip(size: int, count: int) -> None:
     header = phcbt01.Header(size, count)
-    assert _layout.parse_header(_layout.build_header(header)) == header
-    assert _layout.build_header(header) == b"PHCBT01\0" + struct.pack("<QQ", size, count)
+    assert _layout.OURS.parse_header(_layout.OURS.build_header(header)) == header
+    assert _layout.OURS.build_header(header) == b"PHCBT01\0" + struct.pack("<QQ", size, count)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,7 @@ class Site:
             "password": self.lab.password,
             "ca": self.lab.ca_file,
             "state_dir": self.state_dir,
+            "proxy_mode": "in_cluster",
         }
         self.config_file.touch(mode=0o600)
         self.config_file.write_text("".join(f"{key} = {text}\n" for key, text in values.items()))

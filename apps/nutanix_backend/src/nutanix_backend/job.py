@@ -30,6 +30,7 @@ class JobContext:
     info: ptcomm.Job
     settings: Settings
     _secrets: Secrets = attrs.field(init=False, repr=False)
+    _warnings: set[str] = attrs.field(factory=set, kw_only=True, repr=False)
 
     @_secrets.default
     def _find_secrets(self) -> Secrets:
@@ -58,7 +59,7 @@ class JobContext:
         self._tell(Message(Severity.INFO, self._secrets.hide(text)))
 
     def warn(self, text: str) -> None:
-        """A warning in the job log."""
+        """A warning in the job log, once: what holds for all VMs of a job is not repeated."""
         self._tell(Message(Severity.WARNING, self._secrets.hide(text)))
 
     def report(self, text: str) -> None:
@@ -66,6 +67,10 @@ class JobContext:
         self._tell(Message(Severity.NONFATAL, self._secrets.hide(text)))
 
     def _tell(self, message: Message) -> None:
+        if message.severity is Severity.WARNING:
+            if message.text in self._warnings:
+                return
+            self._warnings.add(message.text)
         self.endpoint.send(message)
 
 
@@ -78,12 +83,12 @@ class HeldJob(JobContext):
     @classmethod
     def of(cls, job: JobContext) -> HeldJob:
         """The same job."""
-        return cls(job.endpoint, job.info, job.settings)
+        return cls(job.endpoint, job.info, job.settings, warnings=job._warnings)
 
     def release(self) -> None:
         """Let out what was said, in the thread that sends."""
         while self._held:
-            self.endpoint.send(self._held.popleft())
+            super()._tell(self._held.popleft())
 
     def _tell(self, message: Message) -> None:
         self._held.append(message)

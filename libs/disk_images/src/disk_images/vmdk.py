@@ -129,9 +129,13 @@ def examine(images: Sequence[ImageFile]) -> GuestImage:
 
 
 def is_whole_disk(image: ImageFile) -> bool:
-    """Whether it is a descriptor, or holds one: its name may look like that of an extent."""
+    """Tell whether a file is a descriptor or holds one: its name may look like that of an extent.
+
+    An extent of several may have room for a descriptor, which is empty.
+    """
     if image.read(0, min(image.size, 4), "header") == _MAGIC:
-        return _header(image, 0).descriptor > 0
+        start = _header(image, 0).descriptor
+        return start > 0 and image.read(start, 1, "descriptor") != b"\0"
     return _is_descriptor(image)
 
 

@@ -2,7 +2,8 @@
 
 from phcbt01._apply import Applier, apply
 from phcbt01._diff import diff
-from phcbt01._layout import HEADER_SIZE, MAGIC, REGION_HEADER_SIZE, encoded_size
+from phcbt01._identify import Reading, identify
+from phcbt01._layout import HEADER_SIZE, MAGIC, OURS, REGION_HEADER_SIZE, Layout, encoded_size
 from phcbt01._merge import merge
 from phcbt01.decode import Decoder
 from phcbt01.encode import Encoder
@@ -27,6 +28,7 @@ __all__ = [
     "HEADER_SIZE",
     "MAGIC",
     "MAX_SIZE",
+    "OURS",
     "REGION_HEADER_SIZE",
     "Applier",
     "ApplyError",
@@ -43,7 +45,9 @@ __all__ = [
     "FormatError",
     "Header",
     "Index",
+    "Layout",
     "PhcbtError",
+    "Reading",
     "Region",
     "ShrunkDisk",
     "Target",
@@ -52,6 +56,7 @@ __all__ = [
     "apply",
     "diff",
     "encoded_size",
+    "identify",
     "is_zero",
     "merge",
     "read_index",

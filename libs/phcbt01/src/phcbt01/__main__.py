@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phcbt01._apply import apply
+from phcbt01._convert import convert
 from phcbt01._diff import diff
+from phcbt01._identify import Reading, identify
 from phcbt01._image import Image
+from phcbt01._layout import Layout
 from phcbt01._merge import merge, refuse_shrinking
 from phcbt01._output import refuse_existing, replacing, writing
 from phcbt01._streams import read_chunks
@@ -59,6 +62,18 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="read all of a delta and say whether it is valid")
     verify.add_argument("delta", type=Path)
     verify.set_defaults(run=_verify)
+
+    identifying = commands.add_parser(
+        "identify", help="find the layout of a delta that another program wrote"
+    )
+    identifying.add_argument("delta", type=Path)
+    identifying.set_defaults(run=_identify)
+
+    converting = commands.add_parser("convert", help="write a delta of another layout in ours")
+    converting.add_argument("delta", type=Path)
+    converting.add_argument("--layout", required=True, help="as `identify` prints it")
+    _add_output(converting)
+    converting.set_defaults(run=_convert)
 
     applying = commands.add_parser("apply", help="make a new image from a base and its deltas")
     applying.add_argument("base", type=Path, help="raw image; /dev/null for an empty one")
@@ -109,6 +124,51 @@ def _verify(options: argparse.Namespace) -> None:
                 pass
         header = decoder.close()
     sys.stdout.write(f"{options.delta}: valid, {_summary(header)}\n")
+
+
+def _identify(options: argparse.Namespace) -> None:
+    with options.delta.open("rb") as stream, _named(options.delta):
+        found = identify(stream)
+        size = stream.seek(0, os.SEEK_END)
+    valid = [reading for reading in found if reading.index is not None]
+    for reading in valid:
+        sys.stdout.write(f"{reading.layout}\n    {_evidence(reading.index, size)}\n")
+    if not valid:
+        raise _not_identified(options.delta, found[0])
+    if len(valid) > 1:
+        sys.stdout.write(
+            f"{options.delta}: {len(valid)} layouts make this file valid. Give a file with more "
+            "regions to decide between them.\n"
+        )
+
+
+def _not_identified(delta: Path, best: Reading) -> FormatError:
+    assert best.error is not None  # noqa: S101 - no reading is valid
+    error = best.error
+    what = (
+        f"{delta}: no layout makes this file valid; with the best one, {best.layout}: {error.what}"
+    )
+    return FormatError(error.code, error.offset, what)
+
+
+def _evidence(index: Index | None, size: int) -> str:
+    assert index is not None  # noqa: S101 - a valid reading has an index
+    where = f", the last one ends at byte {index[-1].region.end}" if len(index) else ""
+    return (
+        f"a disk of {index.header.original_size} bytes; {len(index)} regions in ascending order"
+        f"{where}; the file ends after the last region, at byte {size}"
+    )
+
+
+def _convert(options: argparse.Namespace) -> None:
+    layout = Layout.parse(options.layout)
+    with (
+        options.delta.open("rb", buffering=0) as stream,
+        _named(options.delta),
+        writing(options.output, overwrite=options.overwrite) as out,
+    ):
+        header = convert(stream, out, layout)
+    sys.stdout.write(f"{options.output}: written, {_summary(header)}\n")
 
 
 def _apply(options: argparse.Namespace) -> None:

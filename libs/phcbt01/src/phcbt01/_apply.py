@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, BinaryIO
 
+from phcbt01._layout import OURS, Layout
 from phcbt01._streams import read_chunks
 from phcbt01.decode import Decoder
 from phcbt01.errors import ShrunkDisk, UsageError
@@ -18,12 +19,12 @@ class Applier:
     """Apply one stream to `target` as its bytes come: receive_data() for each piece, then close().
 
     The target grows to the stream's original_size first. Any error is final, and leaves a target
-    that is neither the old disk nor the new one.
+    that is neither the old disk nor the new one. `layout` is how the headers are read.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, layout: Layout = OURS) -> None:
         self._target = target
-        self._decoder = Decoder()
+        self._decoder = Decoder(layout)
         self._failed = False
 
     def receive_data(self, data: Buffer) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from phcbt01._layout import HEADER_SIZE, REGION_HEADER_SIZE, parse_header, parse_region
+from phcbt01._layout import OURS, Layout
 from phcbt01._sequence import Sequence
 from phcbt01.errors import Code, FormatError, UsageError
 from phcbt01.model import Buffer, Data, End, Event, Header, Region
@@ -23,10 +23,13 @@ class Decoder:
     """Turn a stream into Header, then for each Region its Data pieces, then End.
 
     Give bytes with receive_data(), drain events() each time, call close() when input has ended.
-    Any FormatError is final: every later call raises it again.
+    Any FormatError is final: every later call raises it again. `layout` says how headers are read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, layout: Layout = OURS) -> None:
+        self._layout = layout
+        self._region_header_size = layout.region_header_size
+        self._parse_region = layout.parse_region
         self._input = _NOTHING  # the newest piece
         self._at = 0  # its first byte that is not consumed yet
         self._before = 0  # bytes of the stream before it
@@ -95,21 +98,21 @@ class Decoder:
         return self._end()
 
     def _file_header(self) -> Header | None:
-        raw = self._take(HEADER_SIZE)
+        raw = self._take(self._layout.header_size)
         if raw is None:
             return None
-        self._header = parse_header(raw)
+        self._header = self._layout.parse_header(raw)
         self._sequence = Sequence(self._header)
         return self._header
 
     def _region_header(self) -> Region | None:
-        raw = self._take(REGION_HEADER_SIZE)
+        raw = self._take(self._region_header_size)
         if raw is None:
             return None
-        offset, length = parse_region(raw)
+        offset, length = self._parse_region(raw)
         fault = self._sequence.advance(offset, length)
         if fault is not None:
-            raise fault.at(self._before + self._at - REGION_HEADER_SIZE)
+            raise fault.at(self._before + self._at - self._region_header_size)
         self._disk_offset, self._due = offset, length
         return Region(offset, length)
 

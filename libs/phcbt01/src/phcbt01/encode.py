@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from phcbt01._layout import build_header, build_region
+from phcbt01._layout import OURS
 from phcbt01._sequence import Sequence
 from phcbt01.errors import EncodeError
 from phcbt01.model import Buffer, Header, Region
@@ -32,7 +32,7 @@ class Encoder:
         if self._started:
             raise self._refusal("start() comes once, before everything else")
         self._started = True
-        return build_header(self._header)
+        return OURS.build_header(self._header)
 
     def region(self, region: Region) -> bytes:
         """Return the header of the next region; exactly `region.length` bytes of data follow."""
@@ -43,7 +43,7 @@ class Encoder:
         if fault is not None:
             raise self._refusal(fault.what)
         self._due = region.length
-        return build_region(region)
+        return OURS.build_region(region)
 
     def data(self, view: _BufferT) -> _BufferT:
         """Count a piece of the current region's payload and return that very object."""

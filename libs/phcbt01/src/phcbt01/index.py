@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import attrs
 
-from phcbt01._layout import (
-    HEADER_SIZE,
-    REGION_HEADER_SIZE,
-    encoded_size,
-    parse_header,
-    parse_region,
-)
+from phcbt01._layout import OURS, Layout
 from phcbt01._sequence import Sequence
 from phcbt01._streams import fill
 from phcbt01.errors import Code, FormatError
@@ -43,13 +37,14 @@ class Index:
     header: Header
     _offsets: array[int]  # of the regions, on the disk
     _bounds: array[int]  # of the regions with their headers, in the stream: one more than regions
+    layout: Layout = OURS
 
     def __len__(self) -> int:
         return len(self._offsets)
 
     def __getitem__(self, number: int) -> Entry:
         number = range(len(self))[number]
-        position = self._bounds[number] + REGION_HEADER_SIZE
+        position = self._bounds[number] + self.layout.region_header_size
         region = Region(self._offsets[number], self._bounds[number + 1] - position)
         return Entry(region, position)
 
@@ -64,7 +59,8 @@ class Index:
     @property
     def data_bytes(self) -> int:
         """Bytes of payload in all regions."""
-        return self.stream_size - encoded_size(len(self), 0)
+        headers = self.layout.header_size + len(self) * self.layout.region_header_size
+        return self.stream_size - headers
 
     def find(self, offset: int) -> Entry | None:
         """Return the region that covers the disk's byte `offset`, or None."""
@@ -74,23 +70,23 @@ class Index:
         return self[number]
 
 
-def read_index(stream: BinaryIO) -> Index:
+def read_index(stream: BinaryIO, layout: Layout = OURS) -> Index:
     """Index the stream that a seekable file consists of, and check everything but its payload.
 
     Raises the FormatError that decoding the whole stream would raise, or OSError.
     """
     file_size = stream.seek(0, io.SEEK_END)
-    header = parse_header(_read(stream, 0, HEADER_SIZE, file_size))
+    header = layout.parse_header(_read(stream, 0, layout.header_size, file_size))
     sequence = Sequence(header)
-    offsets, bounds = array("Q"), array("Q", [HEADER_SIZE])
+    offsets, bounds = array("Q"), array("Q", [layout.header_size])
     while sequence.remaining:
         start = bounds[-1]
-        raw = _read(stream, start, REGION_HEADER_SIZE, file_size)
-        offset, length = parse_region(raw)
+        raw = _read(stream, start, layout.region_header_size, file_size)
+        offset, length = layout.parse_region(raw)
         fault = sequence.advance(offset, length)
         if fault is not None:
             raise fault.at(start)
-        end = start + REGION_HEADER_SIZE + length
+        end = start + layout.region_header_size + length
         if end > file_size:
             what = f"the stream ends {end - file_size} bytes before the end of a region"
             raise FormatError(Code.TRUNCATED, file_size, what)
@@ -98,7 +94,7 @@ def read_index(stream: BinaryIO) -> Index:
         bounds.append(end)
     if bounds[-1] < file_size:
         raise FormatError(Code.TRAILING_BYTES, bounds[-1], "the last region is not the end")
-    return Index(header, offsets, bounds)
+    return Index(header, offsets, bounds, layout)
 
 
 def _read(stream: BinaryIO, position: int, size: int, file_size: int) -> bytes:

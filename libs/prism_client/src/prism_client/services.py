@@ -329,5 +329,12 @@ class ProtectionPolicies(Protocol):
     """Prism's own plans for taking, replicating and deleting recovery points."""
 
     def of_vm(self, vm: Vm) -> str | None:
-        """Return the name of the policy that a VM is under; None when it is under none."""
+        """Return the name of the policy that a VM is under; None when it is under none.
+
+        Policies that the account may not read count as none.
+        """
+        ...
+
+    def names(self) -> list[str]:
+        """Return the names of all policies. Raises Forbidden."""
         ...

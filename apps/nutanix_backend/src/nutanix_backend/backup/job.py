@@ -335,10 +335,13 @@ class VmBackup:
     ) -> list[DiskPlan]:
         if base:
             try:
-                return plan_disks(self._client, vm.disks, point, base, self._aside.warn)
+                return plan_disks(self._client, vm.disks, point, base, self._warn)
             except CHANGES_UNAVAILABLE as error:
                 chain.fall_back(vm.name, f"Prism cannot list its changes: {error}")
-        return plan_disks(self._client, vm.disks, point, None, self._aside.warn)
+        return plan_disks(self._client, vm.disks, point, None, self._warn)
+
+    def _warn(self, text: str) -> None:
+        self._aside.warn(f"VM {self.source.vm.name}: {text}")
 
     # --- the files
 

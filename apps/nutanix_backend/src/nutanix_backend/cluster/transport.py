@@ -66,8 +66,9 @@ def portal(
         )
     if settings.proxy_mode == "external" and not settings.dsip:
         warn(
-            f"proxy_mode=external without dsip: using {address}, which cluster {cluster.name} has "
-            "for itself; give dsip= when it is not the address that this host reaches"
+            f"proxy_mode=external without dsip: using {address}, which cluster {cluster.name} "
+            "reports as its data services address; if this host reaches it, write "
+            "proxy_mode=in_cluster, otherwise dsip="
         )
     try:
         return iscsi_attach.Portal.parse(address)

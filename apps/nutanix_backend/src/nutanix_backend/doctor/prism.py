@@ -10,6 +10,7 @@ import prism_client
 
 from nutanix_backend.cluster import inventory, selection
 from nutanix_backend.doctor.finding import Finding
+from nutanix_backend.doctor.rights import RIGHTS, Need, Right
 from nutanix_backend.errors import BackendError, SelectionError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from nutanix_backend.settings.parameters import Settings
 
-ROLE = "give the account the role Backup Admin or Prism Admin in Prism Central"
+ROLE = "give the account a role with the operation"
 
 
 def check(settings: Settings) -> Iterator[Finding]:
@@ -54,7 +55,9 @@ def _refused(settings: Settings, error: Exception) -> Iterator[Finding]:
             yield answers
             yield _trust(settings)
             yield _account(settings)
-            yield Finding.bad("rights", f"{error}: {ROLE}")
+            yield Finding.bad(
+                "rights", f"{error}: see docs/rights.md for the role that the account needs"
+            )
         case _:
             yield Finding.bad("prism", str(error))
 
@@ -75,25 +78,31 @@ def _account(settings: Settings) -> Finding:
 
 
 def _rights(client: PrismClient) -> Iterator[Finding]:
-    """Try to read what jobs read. What they create is not tried: the first backup shows it."""
-    reads: dict[str, Callable[[], Iterable[object]]] = {
-        "clusters": client.clusters.list,
-        "VMs": client.vms.list,
-        "recovery points": client.recovery_points.list,
-        "volume groups": client.volume_groups.list,
-        "subnets": client.subnets.list,
-        "storage containers": client.storage_containers.list,
-    }
-    refused = {what: error for what, read in reads.items() if (error := _attempt(read))}
-    for what, error in refused.items():
-        yield Finding.bad("rights", f"{what} cannot be listed: {error}: {ROLE}")
+    """Use every right that changes nothing. If no job needs a missing right, it is only a note."""
+    tried = [(right, read) for right in RIGHTS if (read := right.read)]
+    refused = [(right, error) for right, read in tried if (error := _attempt(read, client))]
+    for right, error in refused:
+        yield _missing(right, error)
     if not refused:
-        yield Finding.ok("rights", f"lists {', '.join(reads)}")
+        yield Finding.ok(
+            "rights",
+            f"{len(tried)} of the {len(RIGHTS)} rights in docs/rights.md were tried; jobs show the "
+            "others",
+        )
 
 
-def _attempt(read: Callable[[], Iterable[object]]) -> prism_client.PrismError | None:
+def _missing(right: Right, error: prism_client.PrismError) -> Finding:
+    text = f"{right.operation}: {error}; it {right.why}"
+    if right.need is Need.COMFORT:
+        return Finding.note("rights", text)
+    return Finding.bad("rights", f"{text}; needed for {right.need.value}: {ROLE}")
+
+
+def _attempt(
+    read: Callable[[PrismClient], Iterable[object]], client: PrismClient
+) -> prism_client.PrismError | None:
     try:
-        next(iter(read()), None)
+        next(iter(read(client)), None)
     except prism_client.PrismError as error:
         return error
     return None

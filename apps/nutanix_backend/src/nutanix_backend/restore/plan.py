@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import attrs
+import phcbt01
 
 from nutanix_backend.ahv.creation import Origin
 from nutanix_backend.errors import RestoreRefused
@@ -28,7 +29,7 @@ class PlannedFile:
     `size` is the size of the disk after this file, `stream_bytes` the length of the file,
     `data_bytes` an upper bound of what it writes that is not zero, all in bytes; `digest` is that
     of the file. What is None is not known: a sibling's backup has no digests, and the size that a
-    delta makes is in the delta.
+    delta makes is in the delta. `layout` is that of the delta.
     """
 
     name: str
@@ -37,6 +38,7 @@ class PlannedFile:
     stream_bytes: int | None
     data_bytes: int
     digest: str | None
+    layout: phcbt01.Layout = phcbt01.OURS
 
     @classmethod
     def of(cls, entry: DiskEntry) -> PlannedFile:
@@ -151,6 +153,6 @@ def sibling_image(file: SourceFile, size: int) -> PlannedFile:
     return PlannedFile(file.name, FileKind.RAW, size, size, size, None)
 
 
-def sibling_delta(file: SourceFile, length: int) -> PlannedFile:
+def sibling_delta(file: SourceFile, length: int, layout: phcbt01.Layout) -> PlannedFile:
     """A delta of a sibling's disk, about `length` bytes long; it stands on the file before it."""
-    return PlannedFile(file.name, FileKind.DELTA, None, None, length, None)
+    return PlannedFile(file.name, FileKind.DELTA, None, None, length, None, layout)

@@ -298,7 +298,7 @@ class SiblingVm(Vm):
         if file.stamp and file.stamp <= self._stamps.get(file.key, ""):
             raise RestoreRefused(f"{file.name} came after a newer one: select them in order")
         self._stamps[file.key] = file.stamp
-        writer.extend(sibling_delta(file, length))
+        writer.extend(sibling_delta(file, length, self._job.settings.layout))
         writer.begin(file.name)
         return writer
 

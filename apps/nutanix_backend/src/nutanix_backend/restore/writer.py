@@ -170,7 +170,7 @@ class DiskWriter:
         self._record = Record(self._disk) if self._verify else None
         written_to = self._record or self._disk
         self._receiver = (
-            phcbt01.Applier(written_to)
+            phcbt01.Applier(written_to, file.layout)
             if file.kind is FileKind.DELTA
             else ImageReceiver(written_to, file.size or 0)
         )

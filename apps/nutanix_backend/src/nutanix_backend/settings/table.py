@@ -10,6 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import phcbt01
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +30,7 @@ class Kind(Enum):
     RATE = "MiB per second"
     PATH = "path"
     PATHS = "path, or number:path,..."
+    LAYOUT = "layout, as `phcbt01 identify` prints it"
     SECRET = "secret"  # noqa: S105 - the name of a kind, not a secret
 
 
@@ -70,8 +72,8 @@ class Access:
 
     proxy_mode: str = _row(
         Kind.TEXT,
-        "whether this host is a VM of the cluster, which reaches its data services address",
-        "in_cluster",
+        "where this host is: a VM of the cluster reaches its data services address (in_cluster)",
+        "external",
         ("external", "in_cluster"),
     )
     dsip: str = _row(Kind.TEXT, "data services address, when not the cluster's own")
@@ -209,6 +211,11 @@ class RestoreOptions:
     verify: bool = _row(Kind.FLAG, "read back what was written, and compare", "no")
     check_space: bool = _row(
         Kind.FLAG, "refuse a restore for which there is too little space", "yes"
+    )
+    layout: phcbt01.Layout = _row(
+        Kind.LAYOUT,
+        "layout of the deltas in the backup of another maker's plugin",
+        str(phcbt01.OURS),
     )
     restore_powerstate: str = _row(Kind.TEXT, "state of the restored VM", "off", ("on", "off"))
 

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import phcbt01
+
 from nutanix_backend.errors import ParameterError
 from nutanix_backend.settings.table import Kind
 
@@ -92,6 +94,13 @@ def _paths(name: str, text: str) -> dict[str, Path]:
     return found
 
 
+def _layout(name: str, text: str) -> phcbt01.Layout:
+    try:
+        return phcbt01.Layout.parse(text)
+    except phcbt01.UsageError as error:
+        raise ParameterError(f"{name}: {error}") from error
+
+
 def _text(_name: str, text: str) -> str:
     return text
 
@@ -115,4 +124,5 @@ READERS: Mapping[Kind, Callable[[str, str], object]] = {
     Kind.RATE: _rate,
     Kind.PATH: _path,
     Kind.PATHS: _paths,
+    Kind.LAYOUT: _layout,
 }

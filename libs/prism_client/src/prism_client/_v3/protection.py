@@ -39,14 +39,16 @@ class ProtectionPolicies:
             return covering
         return "of unknown name" if vm.protection_type == "RULE_PROTECTED" else None
 
+    def names(self) -> list[str]:
+        return list(self.api.records("protection policy", "protection_rules", _name))
+
     def _covering(self, vm: Vm) -> str | None:
         """Return the name of the first rule whose categories a VM has."""
 
         def name_if_covering(rule: Fields) -> str | None:
-            status = rule.child("status")
-            if not _covers(status.child("resources", "category_filter"), vm):
+            if not _covers(rule.child("status", "resources", "category_filter"), vm):
                 return None
-            return status.opt_text("name") or "of unknown name"
+            return _name(rule)
 
         try:
             rules = self.api.records("protection policy", "protection_rules", name_if_covering)
@@ -54,6 +56,10 @@ class ProtectionPolicies:
         except (Forbidden, NotFound, BadRequest) as exc:
             log.info("protection rules cannot be read: %s", exc)
             return None
+
+
+def _name(rule: Fields) -> str:
+    return rule.child("status").opt_text("name") or "of unknown name"
 
 
 def _covers(category_filter: Fields, vm: Vm) -> bool:

@@ -48,12 +48,18 @@ class ProtectionPolicies:
                 return policy.name or policy.ext_id
         return named or ("of unknown name" if vm.protection_type == "RULE_PROTECTED" else None)
 
-    def _policies(self) -> list[_Policy]:
+    def names(self) -> list[str]:
+        return [policy.name or policy.ext_id for policy in self._all()]
+
+    def _all(self) -> list[_Policy]:
         if self.api is None:
             return []
+        path = "config/protection-policies"
+        return list(self.api.records("protection policy", path, _policy))
+
+    def _policies(self) -> list[_Policy]:
         try:
-            path = "config/protection-policies"
-            return list(self.api.records("protection policy", path, _policy))
+            return self._all()
         except (Forbidden, NotFound) as exc:
             log.info("protection policies cannot be read: %s", exc)
             return []
