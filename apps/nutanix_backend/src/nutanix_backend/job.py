@@ -66,6 +66,10 @@ class JobContext:
         """An error in the job log that does not end the job: it ends "with warnings"."""
         self._tell(Message(Severity.NONFATAL, self._secrets.hide(text)))
 
+    def held(self) -> HeldJob:
+        """Return the same job for a thread that may not send."""
+        return HeldJob(self.endpoint, self.info, self.settings, warnings=self._warnings)
+
     def _tell(self, message: Message) -> None:
         if message.severity is Severity.WARNING:
             if message.text in self._warnings:
@@ -79,11 +83,6 @@ class HeldJob(JobContext):
     """The job as any thread may see it: what it says waits until the stream lets it out."""
 
     _held: deque[Message] = attrs.field(factory=deque, init=False, repr=False)
-
-    @classmethod
-    def of(cls, job: JobContext) -> HeldJob:
-        """The same job."""
-        return cls(job.endpoint, job.info, job.settings, warnings=job._warnings)
 
     def release(self) -> None:
         """Let out what was said, in the thread that sends."""

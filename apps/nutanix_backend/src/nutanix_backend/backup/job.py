@@ -39,7 +39,6 @@ from nutanix_backend.disks.attach import Route, open_disks, reference
 from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
 from nutanix_backend.disks.streams import StreamSender, delta_length, delta_pieces, image_pieces
 from nutanix_backend.errors import BackendError, SelectionError, SourceError, StateError
-from nutanix_backend.job import HeldJob
 from nutanix_backend.manifest import SCHEMA, DiskEntry, Manifest
 from nutanix_backend.names import OURS
 from nutanix_backend.references import state
@@ -54,7 +53,7 @@ if TYPE_CHECKING:
 
     from nutanix_backend.backup.pipeline import Turn
     from nutanix_backend.cluster.journal import Journal
-    from nutanix_backend.job import JobContext
+    from nutanix_backend.job import HeldJob, JobContext
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ def run(job: JobContext) -> None:
     """Back up every VM asked for; one that fails is reported, and fails the job if all do."""
     chosen = transport.choose(job.settings.transport)
     job.say(str(chosen))
-    held = HeldJob.of(job)
+    held = job.held()
     with inventory.connect(job.settings, held.warn) as client:
         sweep.before_job(job, client, job.settings)
         selected = selection.select(client, job.settings)
@@ -197,7 +196,7 @@ class VmBackup:
     def __init__(self, job: JobContext, shared: Shared, source: inventory.Source) -> None:
         """Prepare the backup of `source` within `job`."""
         self._job = job
-        self._aside = HeldJob.of(job)
+        self._aside = job.held()
         self._shared = shared
         self._client = shared.client
         self.source = source
