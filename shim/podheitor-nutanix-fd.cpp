@@ -79,6 +79,6 @@ const char *valid_params[] = {
    "restore_vm_name", "restore_identity", "network_map", "storage_container", "overwrite", "verify",
    "check_space", "layout", "restore_powerstate",
    // what every metaplugin has
-   "listing", "query", "abort_on_error", "debug",
+   "listing", "query", "coverage_days", "abort_on_error", "debug",
    NULL,
 };

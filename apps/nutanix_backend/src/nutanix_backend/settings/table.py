@@ -229,7 +229,19 @@ class JobOptions:
         Kind.TEXT,
         "what .query answers",
         "",
-        ("clusters", "vms", "disks", "subnets", "containers"),
+        (
+            "clusters",
+            "vms",
+            "disks",
+            "subnets",
+            "containers",
+            "coverage",
+            "leftovers",
+            "sweep",
+        ),
+    )
+    coverage_days: int = _row(
+        Kind.COUNT, "days without a backup after which coverage reports a VM", "2"
     )
     abort_on_error: bool = _row(Kind.FLAG, "fail the job with the first VM that fails", "no")
     debug: bool = _row(Kind.FLAG, "log every step", "no")
