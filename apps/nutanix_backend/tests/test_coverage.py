@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from nutanix_backend.queries.coverage import Finding
+    from nutanix_backend.queries.coverage import CoverageRow
 
     from apps.nutanix_backend.tests.conftest import Guest, Product
 
@@ -42,7 +42,7 @@ def host(
         yield make_product(lab, tmp_path / "host")
 
 
-def found(host: Product, **parameters: object) -> dict[str, Finding]:
+def found(host: Product, **parameters: object) -> dict[str, CoverageRow]:
     """The findings, by name."""
     settings = parse(host.parameters(**parameters))
     with inventory.connect(settings) as client:

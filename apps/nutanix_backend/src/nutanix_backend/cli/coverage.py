@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from command_line.arguments import Subparsers
 
-    from nutanix_backend.queries.coverage import Finding
+    from nutanix_backend.queries.coverage import CoverageRow
 
 HEADINGS = ("", "name", "UUID", "cluster", "saved", "replicated", "problem")
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     return program.NOT_DONE if problems else program.DONE
 
 
-def _row(finding: Finding) -> tuple[str, ...]:
+def _row(finding: CoverageRow) -> tuple[str, ...]:
     return (
         finding.kind,
         finding.name,

@@ -31,7 +31,7 @@ _RUN = re.compile(r"\.([0-9]{4}(?:-[0-9]{2}){2}_[0-9]{2}(?:\.[0-9]{2}){2})_[0-9]
 
 
 @attrs.frozen
-class Finding:
+class CoverageRow:
     """A VM, or a thing of ours on a cluster, and what is wrong with it; "" when all is well.
 
     `saved` and `replicated` are in seconds of the epoch, 0 for never.
@@ -62,7 +62,7 @@ class Known:
         return self.changed if good[-1] is self.jobs[-1] else _started(good[-1].job)
 
 
-def report(client: PrismClient, settings: Settings) -> Iterator[Finding]:
+def report(client: PrismClient, settings: Settings) -> Iterator[CoverageRow]:
     """Yield every VM of the clusters, and what is on them that no job of this host needs.
 
     Raises PrismError and SelectionError.
@@ -79,11 +79,13 @@ def report(client: PrismClient, settings: Settings) -> Iterator[Finding]:
         yield _of_vm(vm, source.cluster.name, jobs, copies, "; ".join(problems))
     for left in sweep.leftovers(client, settings):
         if not left.is_in_use:
-            yield Finding(left.kind.value, left.name, left.ext_id, "", 0, 0, left.owner)
+            yield CoverageRow(left.kind.value, left.name, left.ext_id, "", 0, 0, left.owner)
 
 
-def _of_vm(vm: Vm, cluster: str, jobs: Known | None, copies: Known | None, problem: str) -> Finding:
-    return Finding(
+def _of_vm(
+    vm: Vm, cluster: str, jobs: Known | None, copies: Known | None, problem: str
+) -> CoverageRow:
+    return CoverageRow(
         kind="VM",
         name=vm.name,
         uuid=vm.ext_id,
