@@ -170,7 +170,7 @@ class Site:
         link = Link(self.replica.connect, reach, new_secret(chap=True), throttle, rpo=60)
         try:
             with inventory.connect(settings) as client:
-                (source,) = selection.select(client, settings).sources
+                (source,) = selection.select(client, settings, whole=True).sources
                 return Replication(settings, source, link, self.words).run(client)
         finally:
             self.product.assert_nothing_left()

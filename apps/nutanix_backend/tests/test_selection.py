@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 import pytest
+from command_line import progress
 from nutanix_backend.cluster import inventory, selection
 from nutanix_backend.cluster.inventory import is_pattern, matching
 from nutanix_backend.errors import ParameterError, SelectionError
@@ -13,7 +14,8 @@ from nutanix_backend.references.roster import Roster, RosterFile, listed
 from nutanix_backend.settings.parameters import parse
 from prism_lab import Lab
 from prism_lab._model import Named
-from ptcomm import Level, Severity
+from ptcomm import Level, Phase, Severity
+from ptcomm_runner import jobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -244,3 +246,26 @@ def test_a_roster_that_cannot_be_kept_costs_nothing(
     assert file.load() is None
     assert "cannot be used" in caplog.text
     assert "cannot be written" in caplog.text
+
+
+# --- many VMs ------------------------------------------------------------------------------------
+
+
+def test_a_long_listing_says_how_far_it_is(site: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
+    said: list[str] = []
+    with inventory.connect(parse(lab_parameters(site))) as client:
+        sources = inventory.every_vm(client, say=said.append)
+        (whole, *_) = inventory.every_vm(client, whole=True)
+    assert said == [f"{number} VMs are listed so far" for number in range(1, 5)]
+    assert not any(source.vm.raw for source in sources)
+    assert whole.vm.raw
+
+
+def test_an_estimate_says_what_selects_nothing(product: Product) -> None:
+    guest = product.guest(MIB)
+    settings = product.settings(vm=[guest.name, "nobody"])
+    result = jobs.listing("job", settings, Phase.ESTIMATE)
+    (line,) = (m.text for m in result.log if m.severity is Severity.NONFATAL)
+    assert line.startswith("vm=nobody is not counted: no VM is called nobody")
+    assert len(result.files) == 2

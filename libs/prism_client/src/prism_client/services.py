@@ -338,3 +338,15 @@ class ProtectionPolicies(Protocol):
     def names(self) -> list[str]:
         """Return the names of all policies. Raises Forbidden."""
         ...
+
+    def read(self) -> KnownPolicies:
+        """Return the policies to ask about many VMs: they are listed once, when first needed."""
+        ...
+
+
+class KnownPolicies(Protocol):
+    """The policies as they were when they were first needed. For any thread."""
+
+    def of_vm(self, vm: Vm) -> str | None:
+        """Return the same as ProtectionPolicies.of_vm()."""
+        ...

@@ -48,6 +48,7 @@ from nutanix_backend.references.roster import Roster, RosterFile, listed
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
 
+    from prism_client.services import KnownPolicies
     from ptcomm.events import Buffer
     from vm_config import ahv_record
 
@@ -68,7 +69,7 @@ def run(job: JobContext) -> None:
     held = job.held()
     with inventory.connect(job.settings, held.warn) as client:
         sweep.before_job(job, client, job.settings)
-        selected = selection.select(client, job.settings)
+        selected = selection.select(client, job.settings, job.say)
         held.release()
         for missing in selected.missing:
             _report_missing(job, missing)
@@ -159,13 +160,20 @@ class Shared:
     reach: transport.Transport
     secret: str | None
     names: Mapping[str, str]
+    policies: KnownPolicies
 
     @classmethod
     def of(
         cls, job: JobContext, client: prism_client.PrismClient, chosen: transport.Transport
     ) -> Shared:
         """Ask Prism for what is asked once in a job."""
-        return cls(client, chosen, new_secret(chap=job.settings.chap), _names(job, client))
+        return cls(
+            client=client,
+            reach=chosen,
+            secret=new_secret(chap=job.settings.chap),
+            names=_names(job, client),
+            policies=client.protection_policies.read(),
+        )
 
 
 def _names(job: JobContext, client: prism_client.PrismClient) -> Mapping[str, str]:
@@ -253,18 +261,16 @@ class VmBackup:
                 )
         watch.clean_up = watch.lap()
 
-    def _warn_of_a_policy(self) -> None:
-        policy = self._client.protection_policies.of_vm(self.source.vm)
+    def _warn_of_a_policy(self, vm: prism_client.Vm) -> None:
+        policy = self._shared.policies.of_vm(vm)
         if policy is not None:
             self._aside.warn(
-                f"VM {self.source.vm.name} is also under a protection policy of Prism ({policy}): "
+                f"VM {vm.name} is also under a protection policy of Prism ({policy}): "
                 "its recovery points and those of this job share the space and the limits "
                 "of the cluster"
             )
 
     def _back_up(self, chain: Chain, journal: Journal, turn: Turn, watch: Stopwatch) -> None:
-        self._warn_of_a_policy()
-        turn.check()
         base = chain.base(self.source.vm.name)
         chain.drop_obsolete(base)
         with ExitStack() as stack:
@@ -286,6 +292,7 @@ class VmBackup:
         snapshot = stack.enter_context(self._snapshot(journal))
         turn.check()
         vm = self._client.vms.get(self.source.vm.ext_id)
+        self._warn_of_a_policy(vm)
         plans = self._plan(chain, vm, snapshot.recovery_point, base)
         turn.check()
         devices = open_disks(stack, snapshot, plans, self._route())

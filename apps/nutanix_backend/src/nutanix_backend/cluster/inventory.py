@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import attrs
 import prism_client
+from command_line import progress
 from durable.names import component
 
 from nutanix_backend import names
@@ -14,7 +16,7 @@ from nutanix_backend.errors import SelectionError
 from nutanix_backend.settings.parameters import prism_endpoint, require_connection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from nutanix_backend.settings.parameters import Settings
 
@@ -96,14 +98,35 @@ def fits(value: str, name: str) -> bool:
     return re.fullmatch(expression, name, re.DOTALL) is not None
 
 
-def every_vm(client: prism_client.PrismClient, wanted_cluster: str = "") -> list[Source]:
-    """The VMs of all clusters, or of the one of that name or id, in the order of their names."""
+def every_vm(
+    client: prism_client.PrismClient,
+    wanted_cluster: str = "",
+    *,
+    say: Callable[[str], None] | None = None,
+    whole: bool = False,
+) -> list[Source]:
+    """The VMs of all clusters, or of the one of that name or id, in the order of their names.
+
+    They have no `raw`, which is the most of a VM in memory, unless `whole`. `say` hears every half
+    minute how many there are so far.
+    """
     clusters = data_clusters(client, wanted_cluster)
-    everywhere = list(client.vms.list())
+    everywhere = list(_listed(client, say, whole=whole))
     _note_lost_clusters(client, everywhere)
     vms = [vm for vm in everywhere if vm.cluster_ext_id in clusters]
     vms.sort(key=lambda vm: (vm.name, vm.ext_id))
     return [Source(vm, clusters[vm.cluster_ext_id]) for vm in vms]
+
+
+def _listed(
+    client: prism_client.PrismClient, say: Callable[[str], None] | None, *, whole: bool
+) -> Iterator[prism_client.Vm]:
+    said = time.monotonic()
+    for number, vm in enumerate(client.vms.list(), start=1):
+        yield vm if whole else attrs.evolve(vm, raw={})
+        if say and time.monotonic() - said >= progress.INTERVAL:
+            said = time.monotonic()
+            say(f"{number} VMs are listed so far")
 
 
 def _note_lost_clusters(client: prism_client.PrismClient, vms: list[prism_client.Vm]) -> None:

@@ -37,9 +37,16 @@ class SelectedVms:
     missing: tuple[Missing, ...] = ()
 
 
-def select(client: prism_client.PrismClient, settings: Settings) -> SelectedVms:
+def select(
+    client: prism_client.PrismClient,
+    settings: Settings,
+    say: Callable[[str], None] | None = None,
+    *,
+    whole: bool = False,
+) -> SelectedVms:
     """Find the VMs that `vm`, `category` and `project` ask for, without those of the excludes.
 
+    `say` and `whole` are those of every_vm.
     Raises ParameterError when nothing is asked for, or not in a way that can be read, and
     SelectionError when no VM is left.
     """
@@ -47,7 +54,7 @@ def select(client: prism_client.PrismClient, settings: Settings) -> SelectedVms:
         raise ParameterError(
             "parameter vm is missing: name a VM, a category or a project, or use vm=* for all"
         )
-    sources = every_vm(client, settings.cluster)
+    sources = every_vm(client, settings.cluster, say=say, whole=whole)
     by_category = settings.category or settings.exclude_category
     categories = client.categories.list() if by_category else []
     search = Search(client, [source.vm for source in sources], categories)

@@ -99,7 +99,7 @@ class Work:
     def _sources(self) -> list[inventory.Source]:
         with inventory.connect(self.settings, self.listener.warn) as client:
             sweep.before_job(self.listener, client, self.settings)
-            selected = selection.select(client, self.settings)
+            selected = selection.select(client, self.settings, whole=True)
         for missing in selected.missing:
             self.listener.report(f"{missing.wanted} is not replicated: {missing.reason}")
         return list(selected.sources)
