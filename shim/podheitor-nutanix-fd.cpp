@@ -70,7 +70,7 @@ const char *valid_params[] = {
    "vm", "exclude_vm", "category", "exclude_category", "project", "cluster", "consistency",
    "parallel_vms",
    // chain
-   "fallback_to_full", "references",
+   "fallback_to_full", "references", "scrub",
    // replication
    "mode", "replicate_to", "replicate_limit", "replicate_parallel", "replicate_rpo",
    "replicate_protected",

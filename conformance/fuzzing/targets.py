@@ -230,6 +230,7 @@ TARGETS = {
     "index": Target("libs/phcbt01/fuzz/index.py", ("phcbt01",), lambda: inputs("phcbt01-streams")),
     "apply": Target("libs/phcbt01/fuzz/apply.py", ("phcbt01",), streams_on_bases),
     "merge": Target("libs/phcbt01/fuzz/merge.py", ("phcbt01",), pairs_of_streams),
+    "lists": Target("libs/digests/fuzz/decode.py", ("digests",), lambda: inputs("digest-lists")),
     "prism_v4": Target("libs/prism_client/fuzz/prism_v4.py", ("prism_client",), bodies_v4),
     "prism_v3": Target("libs/prism_client/fuzz/prism_v3.py", ("prism_client",), bodies_v3),
     "prism_lists": Target("libs/prism_client/fuzz/prism_lists.py", ("prism_client",), damages),

@@ -16,6 +16,7 @@ import attrs
 import phcbt01
 import phcbt01.testing
 import ptcomm
+from digests import BadList, ImageDigests
 from nutanix_backend import manifest, names
 from nutanix_backend.errors import ManifestError, RestoreRefused
 from nutanix_backend.references import state
@@ -381,6 +382,29 @@ def apply_stream(request: Json) -> Json:
     return target.content.hex()
 
 
+# --- digest lists ---
+
+
+def decode_list(request: Json) -> Json:
+    """The blocks that hold data, and the root of all."""
+    try:
+        image = ImageDigests.decode(bytes.fromhex(request["input"]))
+    except BadList as error:
+        raise Fault("bad-list") from error
+    blocks = [[hex(number), digest.hex()] for number, digest in image.data_blocks()]
+    return {"size": hex(image.size), "blocks": blocks, "root": image.root()}
+
+
+def list_image(request: Json) -> Json:
+    """The list of an image that comes in pieces."""
+    data = bytes.fromhex(request["input"])
+    image, offset = ImageDigests(len(data)), 0
+    for piece in pieces(request, data):
+        image.update(offset, piece)
+        offset += len(piece)
+    return {"list": image.encode().hex(), "root": image.root()}
+
+
 # --- what a backup holds, and the state ---
 
 
@@ -398,6 +422,7 @@ def decode_name(request: Json) -> Json:
     else:
         parts |= {"index": str(file.index), "disk": file.disk_id}
         parts |= {"stamp": file.stamp} if file.stamp else {}
+        parts |= {"kind": "digests"} if file.kind is names.FileKind.DIGESTS else {}
     return {key: to_text(value) for key, value in parts.items()}
 
 
@@ -407,7 +432,7 @@ def encode_name(request: Json) -> Json:
     if "metadata" in part:
         last = part["metadata"]
     else:
-        kind = f".{part['stamp']}.phcbt01" if "stamp" in part else ".raw"
+        kind = f".{part['stamp']}.{part.get('kind', 'phcbt01')}" if "stamp" in part else ".raw"
         last = f"disks/disk-{part['index']}-{part['disk']}{kind}"
     folder = names.VmFolder(part["cluster"], part["vm"], namespace=part["namespace"])
     name = f"{part['where']}{folder.path}/{last}"
@@ -459,6 +484,8 @@ OPERATIONS: dict[tuple[str, str], Callable[[Json], Json]] = {
     ("phcbt01-streams", "decode"): decode_stream,
     ("phcbt01-streams", "encode"): encode_stream,
     ("phcbt01-apply", "apply"): apply_stream,
+    ("digest-lists", "decode"): decode_list,
+    ("digest-lists", "digest"): list_image,
     ("names", "decode"): decode_name,
     ("names", "encode"): encode_name,
     ("manifests", "decode"): decode_manifest,

@@ -76,7 +76,7 @@ def _name(dice: random.Random) -> Json:
         return value | {"metadata": _id(dice) + ending if ending else "vm-metadata.json"}
     stamp = {"stamp": f"{dice.randrange(10**8):08}T{dice.randrange(10**6):06}Z"}
     disk = {"index": str(dice.choice([0, 1, 9, 10, 9999])), "disk": _id(dice)}
-    return value | disk | dice.choice([{}, stamp])
+    return value | disk | dice.choice([{}, stamp, stamp | {"kind": "digests"}])
 
 
 def _id(dice: random.Random) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Json: TypeAlias = Any
-DATA = ("ptcomm", "phcbt01", "nutanix", "replication", "schemas")
+DATA = ("ptcomm", "phcbt01", "digests", "nutanix", "replication", "schemas")
 LOOSE = ("errors.json", "withdrawn.json", "released.txt", "VERSION", "PROTOCOL.md")
 
 

@@ -21,6 +21,7 @@ SUITES = {
     "phcbt01-headers": "phcbt01/v1/headers.json",
     "phcbt01-streams": "phcbt01/v1/streams.json",
     "phcbt01-apply": "phcbt01/v1/apply.json",
+    "digest-lists": "digests/v1/lists.json",
     "names": "nutanix/v1/names.json",
     "manifests": "nutanix/v1/manifests.json",
     "states": "nutanix/v1/states.json",

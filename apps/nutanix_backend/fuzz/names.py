@@ -25,5 +25,5 @@ def check(data: bytes) -> None:
 def _disk(file: names.VirtualFile) -> str:
     if file.kind is names.FileKind.RAW:
         return file.folder.raw(file.index, file.disk_id)
-    name = f"disk-{file.index}-{file.disk_id}.{file.stamp}.phcbt01"
+    name = f"disk-{file.index}-{file.disk_id}.{file.stamp}.{file.kind.value}"
     return f"{file.folder.path}/disks/{name}"

@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import attrs
 import pytest
+import xxhash
 from digests import StreamDigest
 from nutanix_backend.cluster import inventory, sweep
 from nutanix_backend.job import JobContext
-from nutanix_backend.manifest import DiskEntry, Manifest
+from nutanix_backend.manifest import DiskEntry, Manifest, decode
 from nutanix_backend.names import OURS, VmFolder
 from nutanix_backend.references import state
 from nutanix_backend.settings import places
@@ -312,13 +313,19 @@ class Product:
         """Copies of the disks in the recovery point of a job, in their order."""
         return self._points[result.job_id, guest.ext_id]
 
+    def manifest(self, result: Result, guest: Guest) -> Manifest:
+        """What a job says that it saved of a VM."""
+        (job,) = (job for job in self.jobs() if job.job_id == result.job_id)
+        (stored,) = (o for o in job.objects if o.name.endswith(f"/{guest.ext_id}"))
+        return decode(self.store.object_path(job, stored).read_bytes())
+
     def files(self, result: Result, guest: Guest) -> dict[str, int]:
-        """The disk files of a job: their kind and number, and the bytes stored."""
+        """The whole disks and deltas of a job: their number and kind, and the bytes stored."""
         (job,) = (job for job in self.jobs() if job.job_id == result.job_id)
         found = {}
         for stored in job.files:
             folder, _, name = stored.file.name.rpartition("/")
-            if f"/{guest.ext_id}/disks" in folder:
+            if f"/{guest.ext_id}/disks" in folder and not name.endswith(".digests"):
                 found["-".join((name.split("-")[1], name.rpartition(".")[2]))] = stored.data_bytes
         return found
 
@@ -351,6 +358,14 @@ class Product:
             copies.append(folder / f"{index}.raw")
             shutil.copyfile(self.lab.recovery_point_file(point, disk_id), copies[-1])
         self._points[result.job_id, guest.ext_id] = copies
+
+
+def plain_root(image: bytes) -> str:
+    """The root of the digest list of an image, from its definition and nothing else."""
+    blocks = [image[at : at + MIB] for at in range(0, len(image), MIB)]
+    digests = b"".join(xxhash.xxh3_128_digest(block) for block in blocks)
+    whole = len(image).to_bytes(8, "little") + digests
+    return f"xxh3-128:{xxhash.xxh3_128_hexdigest(whole)}"
 
 
 def same(one: Path, other: Path) -> bool:
@@ -942,8 +957,12 @@ def job_by_hand() -> Callable[..., JobByHand]:
 class MadeUp:
     """What the jobs of one VM saved, made up: for restores, and for damage in between."""
 
-    def __init__(self, vm_id: str = VM.ext_id, vm_name: str = VM.name) -> None:
+    def __init__(
+        self, vm_id: str = VM.ext_id, vm_name: str = VM.name, *, with_roots: bool = False
+    ) -> None:
         self.vm_name = vm_name
+        self.with_roots = with_roots
+        """Whether manifests have the roots of digest lists; those of version 0.1 have not."""
         self.folder = VmFolder("lab", vm_id)
         self.manifests: list[Manifest] = []
         self.files: dict[str, bytes] = {}
@@ -987,6 +1006,7 @@ class MadeUp:
             data_bytes=len(stream),
             digest=digest.text(),
             base=base,
+            image_root=plain_root(self.images[index]) if self.with_roots else "",
         )
 
     def job(self, level: str, entries: list[DiskEntry]) -> Manifest:

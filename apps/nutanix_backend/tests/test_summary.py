@@ -22,15 +22,16 @@ MIB = 1 << 20
 def saved(name: str, prepare: float, stream: float, clean_up: float) -> SavedVm:
     """A VM that was saved."""
     watch = Stopwatch(prepare, stream, clean_up)
-    return SavedVm(name, "incremental", "", "crash", 2, 2, 3 * MIB, 4 * MIB, watch)
+    return SavedVm(name, "incremental", "", "crash", 2, 2, 3 * MIB, 4 * MIB, 64 * MIB, MIB, watch)
 
 
-def test_one_vm_has_one_line() -> None:
-    (line,) = summary.lines([saved("web01", 8.04, 1.0, 2.5)], [], 11.6)
-    assert line == (
+def test_one_vm_has_no_totals() -> None:
+    assert list(summary.lines([saved("web01", 8.04, 1.0, 2.5)], [], 11.6)) == [
         "VM web01: 2 disks (2 as changes only), 3.0 MiB read, 4.0 MiB sent, 11.5 s (8.0 s to "
-        "prepare, 1.0 s to send, 2.5 s to clean up), crash-consistent, incremental"
-    )
+        "prepare, 1.0 s to send, 2.5 s to clean up), crash-consistent, incremental",
+        "VM web01: 64.0 MiB without changes read and compared, 1.0 MiB with changes in part read "
+        "for the digest lists",
+    ]
 
 
 def test_several_have_totals_and_the_longest_step() -> None:

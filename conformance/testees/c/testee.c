@@ -1,5 +1,5 @@
-/* An independent testee: PTCOMM, PHCBT01 and the names of virtual files, written from
- * libs/ptcomm/docs/format.md, libs/phcbt01/docs/format.md and
+/* An independent testee: PTCOMM, PHCBT01, digest lists and the names of virtual files, written from
+ * libs/ptcomm/docs/format.md, libs/phcbt01/docs/format.md, libs/digests/docs/format.md and
  * apps/nutanix_backend/docs/format.md alone. C11, standard library only. Speaks PROTOCOL.md.
  *
  *     cc -std=c11 -O2 -Wall -Wextra -Werror -o testee testee.c
@@ -315,6 +315,78 @@ static void encode_stream(Node *value) {
     put_quoted_hex(all(wire));
 }
 
+/* --- digest lists -------------------------------------------------------------------------------------- */
+
+#include "xxh3.h"
+#define BLOCK 1048576ULL
+static const u8 LIST_MAGIC[8] = {0x50, 0x48, 0x44, 0x47, 0x4c, 0x30, 0x31, 0};
+static const u8 ZEROS[BLOCK];
+
+static u64 blocks_of(u64 size) { return size / BLOCK + !!(size % BLOCK); }
+static u64 block_size(u64 size, u64 number) { u64 left = size - number * BLOCK; return left < BLOCK ? left : BLOCK; }
+static void put_digest(Bytes *to, const u8 *data, size_t size) { /* the highest byte first */
+    Hash hash = xxh3_128(data, size);
+    for (int i = 7; i >= 0; i--) put_byte(to, (u8)(hash.high >> 8 * i));
+    for (int i = 7; i >= 0; i--) put_byte(to, (u8)(hash.low >> 8 * i));
+}
+static void print_root(u64 size, Bytes digests) {
+    Bytes whole = {0}, root = {0};
+    put_u64(&whole, size);
+    if (digests.size) put(&whole, digests.at, digests.size);
+    put_digest(&root, whole.at, whole.size);
+    print(&out, "\"root\":\"xxh3-128:");
+    put_hex(all(root));
+    print(&out, "\"");
+}
+static int decode_list(Bytes in) {
+    if (in.size < 16 || memcmp(in.at, LIST_MAGIC, 8)) return 0;
+    u64 size = u64_at(in.at + 8), count = blocks_of(size), marks = count / 8 + !!(count % 8);
+    if (size > LARGEST || in.size - 16 < marks) return 0;
+    Bytes digests = {0};
+    print(&out, "{\"size\":\"0x%llx\",\"blocks\":[", (unsigned long long)size);
+    size_t at = 16 + marks;
+    int any = 0;
+    for (u64 i = 0; i < 8 * marks; i++) {
+        if (!(in.at[16 + i / 8] >> i % 8 & 1)) { if (i < count) put_digest(&digests, ZEROS, block_size(size, i)); continue; }
+        Bytes zero = {0};
+        if (i >= count || in.size - at < 16) return 0;
+        put_digest(&zero, ZEROS, block_size(size, i));
+        if (!memcmp(zero.at, in.at + at, 16)) return 0;
+        put(&digests, in.at + at, 16);
+        print(&out, "%s[\"0x%llx\",", any++ ? "," : "", (unsigned long long)i);
+        put_quoted_hex((Part){in.at + at, 16});
+        print(&out, "]");
+        at += 16;
+    }
+    print(&out, "],");
+    print_root(size, digests);
+    print(&out, "}");
+    return at == in.size;
+}
+static void list_image(Bytes image) {
+    Bytes list = {0}, digests = {0}, of_data = {0};
+    put(&list, LIST_MAGIC, 8);
+    put_u64(&list, image.size);
+    u64 count = blocks_of(image.size);
+    u8 mark = 0;
+    for (u64 i = 0; i < count; i++) {
+        const u8 *block = image.at + i * BLOCK;
+        size_t size = block_size(image.size, i);
+        put_digest(&digests, block, size);
+        if (memcmp(block, ZEROS, size)) {
+            mark |= (u8)(1 << i % 8);
+            put(&of_data, digests.at + 16 * i, 16);
+        }
+        if (i % 8 == 7 || i + 1 == count) { put_byte(&list, mark); mark = 0; }
+    }
+    if (of_data.size) put(&list, of_data.at, of_data.size);
+    print(&out, "{\"list\":");
+    put_quoted_hex(all(list));
+    print(&out, ",");
+    print_root(image.size, digests);
+    print(&out, "}");
+}
+
 /* --- names ------------------------------------------------------------------------------------------- */
 
 #define DIGITS "0123456789"
@@ -347,18 +419,20 @@ static int is_namespace(Part p) {
     for (int i = 0; i < 4; i++) if (equals(p, METADATA[i][0])) return 1;
     return 0;
 }
-static int is_disk(Part file, Part *index, Part *disk, Part *stamp) {
+static int is_disk(Part file, Part *index, Part *disk, Part *stamp, const char **kind) {
     *stamp = (Part){0};
     if (!prefixed(&file, "disk-") || !until(&file, '-', index)) return 0;
-    if (!suffixed(&file, ".raw")
-        && !(suffixed(&file, ".phcbt01") && from_last(&file, '.', stamp) && is_stamp(*stamp))) return 0;
+    *kind = suffixed(&file, ".raw") ? "raw" : suffixed(&file, ".phcbt01") ? "phcbt01"
+          : suffixed(&file, ".digests") ? "digests" : NULL;
+    if (!*kind || (!same(*kind, "raw") && !(from_last(&file, '.', stamp) && is_stamp(*stamp)))) return 0;
     *disk = file;
     return is_index(*index) && is_id(*disk);
 }
 static int decode_name(Bytes in) {
     Part rest = all(in), file, folder, vm, cluster, where, namespace, index, disk, stamp;
     if (has(rest, 0) || has(rest, '\n') || !from_last(&rest, '/', &file)) return 0;
-    int of_disk = is_disk(file, &index, &disk, &stamp);
+    const char *kind = NULL;
+    int of_disk = is_disk(file, &index, &disk, &stamp, &kind);
     if (of_disk && !(from_last(&rest, '/', &folder) && equals(folder, "disks"))) return 0;
     if (!from_last(&rest, '/', &vm) || !from_last(&rest, '/', &cluster)) return 0;
     where = namespace = rest;
@@ -371,6 +445,7 @@ static int decode_name(Bytes in) {
     if (!of_disk) put_part("metadata", file);
     else { put_part("index", index); put_part("disk", disk); }
     if (of_disk && stamp.size) put_part("stamp", stamp);
+    if (of_disk && same(kind, "digests")) put_part("kind", part(kind));
     print(&out, "}");
     return 1;
 }
@@ -385,7 +460,7 @@ static void encode_name(Node *value) {
     else {
         add_text(&name, "disks/disk-", get(value, "index"), "-");
         add_text(&name, "", get(value, "disk"), stamp ? "." : ".raw");
-        if (stamp) add_text(&name, "", stamp, ".phcbt01");
+        if (stamp) add_text(&name, "", stamp, same(text_of(value, "kind"), "digests") ? ".digests" : ".phcbt01");
     }
     if (!decode_name(name)) refuse();
     out.size = 0;
@@ -403,12 +478,16 @@ static int answer_value(Node *request) {
     Bytes in = from_hex(get(request, "input")), image = from_hex(get(request, "base"));
     if (same(op, "hello"))
         print(&out, "{\"name\":\"c\",\"suites\":[\"ptcomm-packets\",\"ptcomm-sessions\",\"phcbt01-headers\","
-                    "\"phcbt01-streams\",\"phcbt01-apply\",\"names\"]}");
+                    "\"phcbt01-streams\",\"phcbt01-apply\",\"digest-lists\",\"names\"]}");
     else if (same(suite, "ptcomm-packets")) { if (decode) decode_packets(in); else encode_packets(value); }
     else if (same(suite, "ptcomm-sessions")) session(request);
     else if (same(suite, "phcbt01-headers")) decode_stream(in, 1, NULL);
     else if (same(suite, "phcbt01-streams")) { if (decode) decode_stream(in, 0, NULL); else encode_stream(value); }
     else if (same(suite, "phcbt01-apply")) decode_stream(in, 0, &image);
+    else if (same(suite, "digest-lists")) {
+        if (!decode) list_image(in);
+        else if (!decode_list(in)) { failed = "bad-list"; has_position = 0; }
+    }
     else if (!same(suite, "names")) return 0;
     else if (!decode) encode_name(value);
     else if (!decode_name(in)) { failed = "bad-name"; has_position = 0; }

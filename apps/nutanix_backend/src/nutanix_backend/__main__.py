@@ -50,7 +50,7 @@ def command_line() -> argparse.ArgumentParser:
     from ptcomm_runner import command as job  # noqa: PLC0415
     from vm_replica import pairing  # noqa: PLC0415
 
-    from nutanix_backend.cli import coverage, import_machine, upkeep  # noqa: PLC0415
+    from nutanix_backend.cli import coverage, import_machine, upkeep, verify  # noqa: PLC0415
     from nutanix_backend.doctor import command as doctor  # noqa: PLC0415
     from nutanix_backend.replicate import command as replicate  # noqa: PLC0415
     from nutanix_backend.settings.table import BY_NAME  # noqa: PLC0415
@@ -63,7 +63,7 @@ def command_line() -> argparse.ArgumentParser:
     own = job.OwnBackend(PROGRAM, "nutanix_backend", "@nutanix")
     job.add_parser(commands, own)
     import_machine.add_parser(commands, own)
-    for command in (doctor, upkeep, coverage, replicate):
+    for command in (doctor, upkeep, coverage, verify, replicate):
         command.add_parser(commands)
     state = BY_NAME["state_dir"].default
     pairing.add_parser(commands, Path(state, "identity"))

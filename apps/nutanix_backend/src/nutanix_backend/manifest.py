@@ -30,6 +30,8 @@ class DiskEntry:
     `kind` is "raw" (the stream is the disk) or "phcbt01" (the stream is a delta);
     `stream_bytes`, `digest` describe the stream as sent, `data_bytes` what was read from the disk;
     `base` is the digest of the manifest that a delta stands on, empty for a whole disk.
+    `image_root` is the root of the digest list of the disk as it is after the job; manifests of
+    earlier versions have none.
     """
 
     index: int
@@ -42,6 +44,7 @@ class DiskEntry:
     data_bytes: int
     digest: str
     base: str
+    image_root: str = ""
 
 
 @attrs.frozen
@@ -115,7 +118,7 @@ def _is_sound(manifest: Manifest, disk: DiskEntry) -> bool:
     kinds_agree = (
         disk.base.startswith("sha256:")
         if disk.kind == FileKind.DELTA.value
-        else not disk.base and disk.stream_bytes == disk.size
+        else disk.kind == FileKind.RAW.value and not disk.base and disk.stream_bytes == disk.size
     )
     amounts = (disk.size, disk.regions, disk.data_bytes, disk.stream_bytes)
     return (

@@ -3,10 +3,12 @@
     @nutanix/<cluster>/<vm-uuid>/vm-metadata.json
     @nutanix/<cluster>/<vm-uuid>/disks/disk-<index>-<id>.raw
     @nutanix/<cluster>/<vm-uuid>/disks/disk-<index>-<id>.<yyyymmddThhmmssZ>.phcbt01
+    @nutanix/<cluster>/<vm-uuid>/disks/disk-<index>-<id>.<yyyymmddThhmmssZ>.digests
 
 docs/format.md is normative; sibling plugins use the same shape under their own namespace. A delta
-carries its time because the catalog keeps only the newest of several files of one name. A name that
-comes back from a backup is data: it is matched whole, and never joined to a path as is.
+and a digest list carry their time because the catalog keeps only the newest of several files of one
+name. A name that comes back from a backup is data: it is matched whole, and never joined to a path
+as is.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ _PATTERNS = [
     re.compile(
         rf"(?P<where>(?:/[^\0\n]*)?/|)(?P<namespace>{namespace})/(?P<cluster>[^/\0\n]+)/(?P<vm>{_ID})/"
         rf"(?:(?P<metadata>{metadata})|disks/disk-(?P<index>0|[1-9][0-9]{{0,3}})-(?P<disk>{_ID})"
-        rf"\.(?:raw|(?P<stamp>[0-9]{{8}}T[0-9]{{6}}Z)\.phcbt01))"
+        rf"\.(?:raw|(?P<stamp>[0-9]{{8}}T[0-9]{{6}}Z)\.(?P<kind>phcbt01|digests)))"
     )
     for namespace, metadata in _METADATA.items()
 ]
@@ -50,6 +52,7 @@ class FileKind(Enum):
     METADATA = "metadata"
     RAW = "raw"
     DELTA = "phcbt01"
+    DIGESTS = "digests"
 
 
 @attrs.frozen
@@ -77,6 +80,10 @@ class VmFolder:
         """Name of a delta made at `when` (UTC)."""
         return f"{self.path}/disks/disk-{index}-{disk_id}.{when:%Y%m%dT%H%M%SZ}.phcbt01"
 
+    def digests(self, index: int, disk_id: str, when: datetime) -> str:
+        """Name of the digest list of a disk as of `when` (UTC)."""
+        return f"{self.path}/disks/disk-{index}-{disk_id}.{when:%Y%m%dT%H%M%SZ}.digests"
+
 
 @attrs.frozen
 class VirtualFile:
@@ -97,7 +104,7 @@ def recognise(name: str) -> VirtualFile:
     if match is None or {".", ".."} & set(name.split("/")):
         raise RestoreRefused(f"{name!r} is not a file of a VM backup: do not select it")
     where = match["where"]
-    kind = FileKind.RAW if match["stamp"] is None else FileKind.DELTA
+    kind = FileKind(match["kind"] or FileKind.RAW)
     return VirtualFile(
         name=name[len(where) :],
         where=where,

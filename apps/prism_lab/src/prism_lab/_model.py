@@ -20,6 +20,7 @@ from prism_lab import _storage
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from prism_lab._regions import Spoil
     from prism_lab._tgt import Target
     from prism_lab.settings import Settings
 
@@ -345,6 +346,8 @@ class World:
     containers: dict[str, Named] = attrs.field(factory=dict)
     categories: dict[str, Named] = attrs.field(factory=dict)
     policies: dict[str, Named] = attrs.field(factory=dict)
+    spoil_changes: Spoil | None = None
+    """What makes lists of changes wrong, while it is there."""
     incarnation: int = attrs.field(factory=lambda: secrets.randbelow(1 << 50))
     number: int = attrs.field(factory=lambda: secrets.randbelow(1 << 60))
     lock: threading.RLock = attrs.field(factory=threading.RLock)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import heapq
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
 
 from prism_lab import _storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+Spoil: TypeAlias = "Callable[[list[Region]], list[Region]]"
+"""What makes a list of changed blocks wrong, see `tracking`."""
 RegionType = Literal["REGULAR", "ZEROED"]
 BLOCK_SIZES = (32768, 65536, 131072, 262144)
 _READ = 1 << 20
@@ -38,7 +40,14 @@ class RegionPage:
 
 
 def page(
-    disk: Path, reference: Path | None, *, offset: int, length: int | None, block: int, limit: int
+    disk: Path,
+    reference: Path | None,
+    *,
+    offset: int,
+    length: int | None,
+    block: int,
+    limit: int,
+    spoil: Spoil | None = None,
 ) -> RegionPage:
     """List up to `limit` regions of [offset, offset+length), rounded outwards to blocks.
 
@@ -49,7 +58,7 @@ def page(
     start = offset // block * block
     end = size if length is None else min(-(-(offset + length) // block) * block, size)
     found: list[Region] = []
-    for region in _merged(_changed_blocks(disk, reference, start, end, block)):
+    for region in _merged(_listed_blocks(disk, reference, start, end, block, spoil)):
         if len(found) == limit:
             return RegionPage(found, found[-1].end, size)
         found.append(region)
@@ -65,6 +74,7 @@ def v3_page(
     block: int,
     limit: int,
     holes: bool,
+    spoil: Spoil | None = None,
 ) -> RegionPage:
     """List up to `limit` regions of [start, end) as v3 does.
 
@@ -72,15 +82,16 @@ def v3_page(
     """
     size = disk.stat().st_size
     last = size if end is None else min(end, size)
-    changed = _merged(_changed_blocks(disk, reference, start // block * block, size, block))
+    first = start // block * block
+    changed = _merged(_listed_blocks(disk, reference, first, size, block, spoil))
     if holes and reference is None:
         changed = _with_holes(changed, start, size)
     found: list[Region] = []
     for region in changed:
-        first = max(region.start, start)
-        if len(found) == limit or first >= last:
-            return RegionPage(found, first, size)
-        found.append(Region(first, min(region.end, last), region.kind))
+        begin = max(region.start, start)
+        if len(found) == limit or begin >= last:
+            return RegionPage(found, begin, size)
+        found.append(Region(begin, min(region.end, last), region.kind))
         if region.end > last:
             return RegionPage(found, last, size)
     return RegionPage(found, 0, size)
@@ -108,6 +119,17 @@ def _merged(blocks: Iterator[Region]) -> Iterator[Region]:
         pending = block
     if pending:
         yield pending
+
+
+def _listed_blocks(
+    disk: Path, reference: Path | None, start: int, end: int, block: int, spoil: Spoil | None
+) -> Iterator[Region]:
+    """The blocks that changed, or what a spoiled list of the whole disk says in their place."""
+    if reference is None or spoil is None:
+        return _changed_blocks(disk, reference, start, end, block)
+    everything = _changed_blocks(disk, reference, 0, disk.stat().st_size, block)
+    spoiled = (r for r in spoil(list(everything)) if r.start < end and start < r.end)
+    return (Region(max(r.start, start), min(r.end, end), r.kind) for r in spoiled)
 
 
 def _changed_blocks(

@@ -191,6 +191,7 @@ def _changed_regions(world: World, given: Json) -> Json:
         block=world.settings.block_size,
         limit=world.settings.regions_per_page,
         holes=world.settings.v3_lists_holes,
+        spoil=world.spoil_changes,
     )
     answer: Json = {
         "region_list": [

@@ -333,6 +333,7 @@ def _compute(world: World, ids: tuple[str, str, str], part_field: str, spec: Jso
         length=_size(spec, "length"),
         block=block,
         limit=world.settings.regions_per_page,
+        spoil=world.spoil_changes,
     )
     shown = [
         obj(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from prism_lab._model import Protection
+    from prism_lab._regions import Spoil
 
 _ADDRESS_TRIES = 50
 
@@ -209,6 +210,13 @@ class Lab:
                 if name in {vm.ext_id, vm.name}:
                     return vm
         raise NotInLab(f"there is no VM {name}")
+
+    def spoil_changes(self, spoil: Spoil | None) -> None:
+        """Let every list of changes relative to a reference be wrong from now on; None ends it.
+
+        What may be wrong is in `tracking`.
+        """
+        self._world.spoil_changes = spoil
 
     def recovery_point_file(self, rp_ext_id: str, disk_ext_id: str) -> Path:
         """Return the bytes of one disk of a recovery point.

@@ -32,6 +32,7 @@ from nutanix_backend import vm_record
 from nutanix_backend.backup import summary
 from nutanix_backend.backup.chain import Chain
 from nutanix_backend.backup.pipeline import Pipeline
+from nutanix_backend.backup.proof import DiskProof
 from nutanix_backend.backup.summary import SavedVm, Stopwatch
 from nutanix_backend.cluster import inventory, selection, sweep, transport
 from nutanix_backend.cluster.guards import TEMPORARY, SnapshotGuard, new_secret
@@ -46,13 +47,14 @@ from nutanix_backend.references.point_fields import point_fields
 from nutanix_backend.references.roster import Roster, RosterFile, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
     from prism_client.services import KnownPolicies
     from ptcomm.events import Buffer
     from vm_config import ahv_record
 
     from nutanix_backend.backup.pipeline import Turn
+    from nutanix_backend.backup.proof import Difference
     from nutanix_backend.cluster.journal import Journal
     from nutanix_backend.job import HeldJob, JobContext
 
@@ -190,7 +192,7 @@ class Prepared:
     """A VM whose disks are open, and all that is known before they are read."""
 
     snapshot: SnapshotGuard
-    plans: list[DiskPlan]
+    proofs: list[DiskProof]
     devices: Mapping[int, iscsi_attach.BlockDevice]
     config: ahv_record.VmConfig
 
@@ -211,6 +213,8 @@ class VmBackup:
         self._started = datetime.now(UTC)
         self._in_file = False
         self._hides_older = False
+        self._check: Callable[[], None] = job.check_cancelled
+        self._read_for_lists = self._compared = 0
         self.saved: SavedVm | None = None
         """What was saved, once all of it was sent."""
 
@@ -288,6 +292,7 @@ class VmBackup:
         turn: Turn,
     ) -> Prepared:
         """Take a snapshot, plan what to read of it, and open its disks; `stack` undoes it."""
+        self._check = turn.check
         turn.check()
         snapshot = stack.enter_context(self._snapshot(journal))
         turn.check()
@@ -295,21 +300,34 @@ class VmBackup:
         self._warn_of_a_policy(vm)
         plans = self._plan(chain, vm, snapshot.recovery_point, base)
         turn.check()
-        devices = open_disks(stack, snapshot, plans, self._route())
-        return Prepared(snapshot, plans, devices, vm_record.from_vm(vm, self._shared.names))
+        to_read = [plan for plan in plans if plan.base or plan.regions.data_bytes]
+        devices = open_disks(stack, snapshot, to_read, self._route())
+        proofs = self._proofs(plans)
+        if differences := self._compare(proofs, devices):
+            chain.fall_back(vm.name, "; ".join(map(str, differences)))
+            proofs = self._proofs(self._plan(chain, vm, snapshot.recovery_point, None))
+        config = vm_record.from_vm(vm, self._shared.names)
+        return Prepared(snapshot, proofs, devices, config)
 
     def _send(self, chain: Chain, ready: Prepared, watch: Stopwatch) -> None:
         """Send the files of the VM, and record what it leaves; in the thread of the stream."""
         watch.lap()
+        self._check = self._check_in_stream
         self._aside.release()
-        snapshot, plans = ready.snapshot, ready.plans
+        point, proofs = ready.snapshot.recovery_point, ready.proofs
         self._send_file(self.source.folder.metadata(), ready.config.encode())
-        entries = tuple(self._send_disk(plan, ready.devices.get(plan.index)) for plan in plans)
-        manifest = self._manifest(snapshot.recovery_point, entries, ready.config)
-        chain.record(reference(snapshot.recovery_point, plans, manifest.digest()))
-        snapshot.keep()
+        entries = tuple(
+            self._send_disk(proof, ready.devices.get(proof.plan.index)) for proof in proofs
+        )
+        manifest = self._manifest(point, entries, ready.config)
+        roots = {entry.disk_id: entry.image_root for entry in entries}
+        plans = [proof.plan for proof in proofs]
+        chain.record(reference(point, plans, manifest.digest(), roots))
+        ready.snapshot.keep()
         self._send_manifest(manifest)
-        self.saved = SavedVm.of(manifest, chain.why_full, watch)
+        self.saved = SavedVm.of(
+            manifest, chain.why_full, watch, self._compared, self._read_for_lists
+        )
         watch.stream = watch.lap()
 
     def _prolong(self, snapshot: SnapshotGuard) -> None:
@@ -349,20 +367,62 @@ class VmBackup:
     def _warn(self, text: str) -> None:
         self._aside.warn(f"VM {self.source.vm.name}: {text}")
 
+    # --- the proof
+
+    def _proofs(self, plans: list[DiskPlan]) -> list[DiskProof]:
+        lists = state_file(self._job, self.source).lists
+        proofs = [DiskProof(plan, lists, self._started, self._watch) for plan in plans]
+        for proof in proofs:
+            if proof.is_unknown:
+                self._aside.say(
+                    f"VM {self.source.vm.name} disk {proof.plan.index} is read as a whole once: "
+                    "the digest list of its last backup is not on this host"
+                )
+        return proofs
+
+    def _compare(
+        self, proofs: list[DiskProof], devices: Mapping[int, iscsi_attach.BlockDevice]
+    ) -> list[Difference]:
+        """Compare some of what Prism says did not change with what the base held."""
+        found = []
+        for proof in proofs:
+            if proof.plan.base and not proof.is_unknown:
+                found += proof.compare(devices[proof.plan.index], self._job.settings.scrub)
+                self._compared += proof.compared_bytes
+        return found
+
+    def _watch(self, what: str, total: int) -> Callable[[int], None]:
+        """To be told of bytes that were read: says how far it is, and ends when cancelled."""
+        progress = Progress(self._aside.say, what, total)
+
+        def advance(length: int) -> None:
+            self._check()
+            progress.advance(length)
+
+        return advance
+
+    def _check_in_stream(self) -> None:
+        self._job.check_cancelled()
+        self._aside.release()
+
     # --- the files
 
-    def _send_disk(self, plan: DiskPlan, device: iscsi_attach.BlockDevice | None) -> DiskEntry:
-        folder, disk = self.source.folder, plan.disk
+    def _send_disk(self, proof: DiskProof, device: iscsi_attach.BlockDevice | None) -> DiskEntry:
+        folder, plan, image = self.source.folder, proof.plan, proof.image
+        disk = plan.disk
         length, spans = delta_length(plan.regions)
         if plan.base:
             name = folder.delta(plan.index, disk.disk_ext_id, self._started)
-            pieces: Generator[Buffer] = delta_pieces(device, plan.regions)
+            pieces: Generator[Buffer] = delta_pieces(device, plan.regions, image)
         else:
             name = folder.raw(plan.index, disk.disk_ext_id)
             length = disk.size
-            pieces = image_pieces(device, plan.regions)
+            pieces = image_pieces(device, plan.regions, image)
         digest = self._send_stream(name, length, pieces)
         self._hides_older |= not plan.base and self._job.info.level is not Level.FULL
+        self._read_for_lists += proof.complete(device)
+        self._send_file(folder.digests(plan.index, disk.disk_ext_id, self._started), image.encode())
+        proof.save()
         return DiskEntry(
             index=plan.index,
             disk_id=disk.disk_ext_id,
@@ -374,6 +434,7 @@ class VmBackup:
             data_bytes=plan.regions.data_bytes,
             digest=digest,
             base=plan.base,
+            image_root=image.root(),
         )
 
     def _send_file(self, name: str, content: bytes) -> None:

@@ -54,7 +54,8 @@ class Stopwatch:
 class SavedVm:
     """A VM that is backed up: how many disks, as changes only how many, and bytes read and sent.
 
-    `why_full` is why it was saved in full where another level was asked for.
+    `why_full` is why it was saved in full where another level was asked for. `compared` are bytes
+    without changes that were compared, `read_for_lists` those that only the digest lists needed.
     """
 
     name: str
@@ -65,11 +66,20 @@ class SavedVm:
     changed: int
     read: int
     sent: int
+    compared: int
+    read_for_lists: int
     seconds: Stopwatch
 
     @classmethod
-    def of(cls, manifest: Manifest, why_full: str, seconds: Stopwatch) -> SavedVm:
-        """Return what a manifest says in short."""
+    def of(
+        cls,
+        manifest: Manifest,
+        why_full: str,
+        seconds: Stopwatch,
+        compared: int,
+        read_for_lists: int,
+    ) -> SavedVm:
+        """Return what a manifest says in short, and what was read besides."""
         return cls(
             name=manifest.vm_name,
             level=LEVELS[manifest.level],
@@ -79,16 +89,24 @@ class SavedVm:
             changed=sum(1 for disk in manifest.disks if disk.base),
             read=sum(disk.data_bytes for disk in manifest.disks),
             sent=sum(disk.stream_bytes for disk in manifest.disks),
+            compared=compared,
+            read_for_lists=read_for_lists,
             seconds=seconds,
         )
 
-    def __str__(self) -> str:
+    def lines(self) -> Iterator[str]:
+        """Yield what the job log says of it."""
         level = f"full instead of {self.level}: {self.why_full}" if self.why_full else self.level
-        return (
+        yield (
             f"VM {self.name}: {self.disks} disks ({self.changed} as changes only), "
             f"{size(self.read)} read, {size(self.sent)} sent, {self.seconds}, "
             f"{self.consistency}-consistent, {level}"
         )
+        if self.changed:
+            yield (
+                f"VM {self.name}: {size(self.compared)} without changes read and compared, "
+                f"{size(self.read_for_lists)} with changes in part read for the digest lists"
+            )
 
 
 def lines(saved: Sequence[SavedVm], failed: Sequence[str], seconds: float) -> Iterator[str]:
@@ -97,7 +115,7 @@ def lines(saved: Sequence[SavedVm], failed: Sequence[str], seconds: float) -> It
     `seconds` is how long the whole took.
     """
     for vm in saved:
-        yield str(vm)
+        yield from vm.lines()
     for name in failed:
         yield f"VM {name}: not backed up, see its error above"
     if len(saved) + len(failed) > 1:

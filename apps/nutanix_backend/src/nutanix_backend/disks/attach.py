@@ -49,17 +49,16 @@ class Route:
 def open_disks(
     stack: ExitStack, snapshot: SnapshotGuard, plans: list[DiskPlan], route: Route
 ) -> Mapping[int, iscsi_attach.BlockDevice]:
-    """Offer the disks that have something to read, log in, and open each; by disk index."""
-    wanted = [plan for plan in plans if plan.regions.data_bytes]
-    if not wanted:
+    """Offer the disks of `plans`, log in, and open each; by disk index."""
+    if not plans:
         return {}
     portal = route.portal()
-    disks = [plan.snapshot.disk_recovery_point_ext_id for plan in wanted]
+    disks = [plan.snapshot.disk_recovery_point_ext_id for plan in plans]
     group = stack.enter_context(
         VolumeGroupGuard(snapshot, disks, transport.initiator_name(), route.secret)
     )
     session = stack.enter_context(IscsiSessionGuard(group, portal, route.transport))
-    return dict(_devices(session.attachment, wanted))
+    return dict(_devices(session.attachment, plans))
 
 
 def _devices(
@@ -83,15 +82,23 @@ def reference(
     point: prism_client.RecoveryPoint,
     plans: Iterable[DiskPlan],
     manifest: str,
+    image_roots: Mapping[str, str] | None = None,
 ) -> state.Reference:
-    """A recovery point as what later changes are compared with; `manifest` is a digest."""
+    """A recovery point as what later changes are compared with; `manifest` is a digest.
+
+    `image_roots` has the roots of the digest lists of the disks, by their ids.
+    """
+    roots = image_roots or {}
     return state.Reference(
         **point_fields(point.id),
         vm_recovery_point=point.vm_recovery_point_ext_id,
         manifest=manifest,
         disks=tuple(
             state.DiskReference(
-                plan.disk.disk_ext_id, plan.disk.size, plan.snapshot.disk_recovery_point_ext_id
+                plan.disk.disk_ext_id,
+                plan.disk.size,
+                plan.snapshot.disk_recovery_point_ext_id,
+                roots.get(plan.disk.disk_ext_id, ""),
             )
             for plan in plans
         ),

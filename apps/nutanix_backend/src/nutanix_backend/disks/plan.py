@@ -17,7 +17,7 @@ from nutanix_backend.errors import SourceError
 from nutanix_backend.vm_record import in_bus_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from prism_client import PrismClient, RecoveryPoint, VmDisk
 
@@ -26,13 +26,22 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class DiskPlan:
-    """How one disk is saved: whole, or as a delta on `base`. `regions` is what must be read."""
+    """How one disk is saved: whole, or as a delta on `base`. `regions` is what must be read.
+
+    `base_root` is the root of the digest list of the disk in `base`, where it has one.
+    """
 
     index: int
     disk: VmDisk
     snapshot: DiskSnapshotRef
     regions: RegionList
     base: str = ""
+    base_root: str = ""
+
+
+def with_data(plans: Iterable[DiskPlan]) -> list[DiskPlan]:
+    """The disks of which something is to be read."""
+    return [plan for plan in plans if plan.regions.data_bytes]
 
 
 def plan_disks(
@@ -60,7 +69,7 @@ def plan_disks(
             old = None
         if base and old:
             regions = _changed(client, disk, snapshot, base, old)
-            plans.append(DiskPlan(index, disk, snapshot, regions, base.manifest))
+            plans.append(DiskPlan(index, disk, snapshot, regions, base.manifest, old.image_root))
         else:
             plans.append(DiskPlan(index, disk, snapshot, _allocated(client, disk, snapshot, warn)))
     return plans

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import phcbt01
-from digests import StreamDigest
-from iscsi_attach import UNIT, read_extents
+from digests import BLOCK, StreamDigest
+from iscsi_attach import UNIT, Extent, read_extents
 from ptcomm import Data
 
 from nutanix_backend.errors import SourceError
@@ -18,7 +18,8 @@ from nutanix_backend.errors import SourceError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
-    from iscsi_attach import BlockDevice, Extent
+    from digests import ImageDigests
+    from iscsi_attach import BlockDevice
     from ptcomm.events import Buffer
 
     from nutanix_backend.disks.regions import RegionList
@@ -38,16 +39,23 @@ def zeros(length: int) -> Iterator[memoryview]:
         yield _ZEROS[: length % UNIT]
 
 
-def image_pieces(device: BlockDevice | None, regions: RegionList) -> Generator[memoryview]:
+def image_pieces(
+    device: BlockDevice | None, regions: RegionList, image: ImageDigests | None = None
+) -> Generator[memoryview]:
     """The whole disk: the regions are read, everything between them is sent as zeros.
 
-    `device` may be None when there is nothing to read.
+    `device` may be None when there is nothing to read; `image` is told what is sent.
     """
     position = 0
     for offset, view in _read(device, regions.merged_extents(MERGE_GAP)):
+        if image is not None:
+            image.zeros(position, offset - position)
+            image.update(offset, view)
         yield from zeros(offset - position)
         yield view
         position = offset + len(view)
+    if image is not None:
+        image.zeros(position, regions.size - position)
     yield from zeros(regions.size - position)
 
 
@@ -60,19 +68,32 @@ def delta_length(regions: RegionList) -> tuple[int, int]:
     return phcbt01.encoded_size(count, data), count
 
 
-def delta_pieces(device: BlockDevice | None, regions: RegionList) -> Generator[Buffer]:
+def delta_pieces(
+    device: BlockDevice | None, regions: RegionList, image: ImageDigests | None = None
+) -> Generator[Buffer]:
     """A PHCBT01 stream of the regions: data is read, zeroed parts are written as zeros.
 
-    `device` may be None when there is nothing to read.
+    `device` may be None when there is nothing to read; `image` is told what is sent.
     """
     encoder = phcbt01.Encoder(regions.size, sum(1 for _ in regions.spans()))
     yield encoder.start()
     contents = _contents(device, regions)
     for span in regions.spans():
         yield encoder.region(phcbt01.Region(span.offset, span.length))
+        position = span.offset
         for piece in _take(contents, span.length):
+            if image is not None:
+                image.update(position, piece)
+            position += len(piece)
             yield encoder.data(piece)
     encoder.finish()
+
+
+def read_blocks(
+    device: BlockDevice | None, blocks: Iterable[tuple[int, int]]
+) -> Generator[tuple[int, memoryview]]:
+    """Read blocks of a digest list, given as offset and length; `device` may be None for none."""
+    yield from _read(device, (Extent(*block) for block in blocks), unit=BLOCK)
 
 
 def _contents(device: BlockDevice | None, regions: RegionList) -> Iterator[memoryview]:
@@ -83,9 +104,9 @@ def _contents(device: BlockDevice | None, regions: RegionList) -> Iterator[memor
 
 
 def _read(
-    device: BlockDevice | None, extents: Iterable[Extent]
+    device: BlockDevice | None, extents: Iterable[Extent], unit: int = UNIT
 ) -> Iterator[tuple[int, memoryview]]:
-    return read_extents(device, extents) if device else iter(())
+    return read_extents(device, extents, unit=unit) if device else iter(())
 
 
 def _take(pieces: Iterator[memoryview], length: int) -> Iterator[memoryview]:

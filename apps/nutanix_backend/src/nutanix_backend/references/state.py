@@ -21,6 +21,7 @@ from durable import records
 from prism_client import PointId, PointKind
 
 from nutanix_backend.errors import StateError
+from nutanix_backend.references.lists import ListStore
 from nutanix_backend.references.point_fields import one_kind
 
 if TYPE_CHECKING:
@@ -36,11 +37,15 @@ _SECOND = 1.01
 
 @attrs.frozen
 class DiskReference:
-    """A disk inside a reference: its id, its size then (bytes), and its disk recovery point."""
+    """A disk inside a reference: its id, its size then (bytes), and its disk recovery point.
+
+    `image_root` is the root of the digest list of what it held then, empty where none was made.
+    """
 
     disk_id: str
     size: int
     disk_recovery_point: str
+    image_root: str = ""
 
 
 @attrs.frozen
@@ -207,6 +212,8 @@ class StateFile:
         """Use the file at `path`; nothing is read before `load`."""
         self._path = path
         self._vm_id = vm_id
+        self.lists = ListStore(path.with_suffix(".lists"))
+        """The digest lists of the disks in the references, beside the file."""
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -267,14 +274,19 @@ class StateFile:
     def remove(self) -> None:
         """Forget the VM; raise StateError."""
         try:
+            self.lists.keep_only(set())
             durable.remove(self._path)
         except OSError as error:
             raise StateError(f"{self._path} cannot be removed: {error.strerror}") from error
 
     def save(self, state: VmState) -> None:
-        """Replace the state, durable before this returns; raise StateError."""
+        """Replace the state, durable before this returns; raise StateError.
+
+        Digest lists that it does not name are removed.
+        """
         try:
             durable.replace(self._path, records.dump(state))
+            self.lists.keep_only({d.image_root for r in state.references() for d in r.disks})
         except OSError as error:
             raise StateError(
                 f"the state of the VM cannot be saved: {error}: check free space"

@@ -31,7 +31,7 @@ from nutanix_backend import vm_record
 from nutanix_backend.cluster import journal
 from nutanix_backend.cluster.guards import SnapshotGuard
 from nutanix_backend.disks.attach import Route, open_disks, reference
-from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
+from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks, with_data
 from nutanix_backend.disks.streams import StreamSender, delta_length
 from nutanix_backend.errors import BackendError, ChainError, SelectionError, SourceError, StateError
 from nutanix_backend.names import NAMESPACE, OURS
@@ -202,7 +202,7 @@ class Replication:
                     self._link.secret,
                     self._listener.warn,
                 )
-                devices = open_disks(stack, cycle.snapshot, cycle.plans, route)
+                devices = open_disks(stack, cycle.snapshot, with_data(cycle.plans), route)
                 result = self._transfer(cycle, devices, ready)
                 references.keep(result.manifest)
         except VM_ERRORS as error:

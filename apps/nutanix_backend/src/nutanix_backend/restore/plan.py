@@ -28,8 +28,9 @@ class PlannedFile:
 
     `size` is the size of the disk after this file, `stream_bytes` the length of the file,
     `data_bytes` an upper bound of what it writes that is not zero, all in bytes; `digest` is that
-    of the file. What is None is not known: a sibling's backup has no digests, and the size that a
-    delta makes is in the delta. `layout` is that of the delta.
+    of the file, and `image_root` that of the disk after it, the root of its digest list. What is
+    None is not known: a sibling's backup has no digests, and the size that a delta makes is in the
+    delta. `layout` is that of the delta.
     """
 
     name: str
@@ -39,6 +40,7 @@ class PlannedFile:
     data_bytes: int
     digest: str | None
     layout: phcbt01.Layout = phcbt01.OURS
+    image_root: str | None = None
 
     @classmethod
     def of(cls, entry: DiskEntry) -> PlannedFile:
@@ -50,6 +52,7 @@ class PlannedFile:
             stream_bytes=entry.stream_bytes,
             data_bytes=entry.data_bytes,
             digest=entry.digest,
+            image_root=entry.image_root or None,
         )
 
 
@@ -68,6 +71,11 @@ class DiskChain:
     def size(self) -> int:
         """Bytes of the disk after the newest file whose size is known."""
         return next((file.size for file in reversed(self.files) if file.size is not None), 0)
+
+    @property
+    def image_root(self) -> str | None:
+        """The root of the digest list of the disk; None when it is not known."""
+        return self.files[-1].image_root
 
     @property
     def data_bytes(self) -> int:

@@ -6,8 +6,9 @@
     @vsphere/<vm>/<vm>.ova                            (all in one file)
     @hyperv/<vm>/<vm>.xml                             disks/<disk>.vhdx
 
-each disk with deltas `disks/<disk>.<yyyymmddThhmmssZ>.phcbt01`. Siblings may put a cluster before
-the VM and may name disks as we do (docs/format.md). Older vSphere backups have the namespace, or
+each disk with deltas `disks/<disk>.<yyyymmddThhmmssZ>.phcbt01`; ours have a digest list of each job
+beside them. Siblings may put a cluster before the VM and may name disks as
+we do (docs/format.md). Older vSphere backups have the namespace, or
 the whole folder, twice. A name that comes back from a backup is data, never joined to a path.
 """
 
@@ -46,6 +47,7 @@ class Role(Enum):
     EXTENT = "extent"
     DELTA = "delta"
     PACKAGE = "package"
+    LIST = "list"
     OTHER = "other"
 
 
@@ -122,6 +124,7 @@ def _ours(name: str) -> SourceFile:
         names.FileKind.METADATA: (Role.CONFIGURATION, "json"),
         names.FileKind.RAW: (Role.DISK, "raw"),
         names.FileKind.DELTA: (Role.DELTA, ""),
+        names.FileKind.DIGESTS: (Role.LIST, ""),
     }
     role, form = roles[file.kind]
     return SourceFile(

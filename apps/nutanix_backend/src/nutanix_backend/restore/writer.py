@@ -13,7 +13,7 @@ import disk_images
 import durable
 import phcbt01
 from command_line.text import size
-from digests import StreamDigest
+from digests import BLOCK, ImageDigests, StreamDigest
 
 from nutanix_backend.disks.targets import ImageTarget, partial_of
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
@@ -123,11 +123,60 @@ class Record:
             self._ranges.extend((offset, offset + length))
 
 
+class DigestedDisk:
+    """A target whose digest list follows what is written to it."""
+
+    def __init__(self, disk: OpenDisk) -> None:
+        """Write to `disk`, which reads as zeros."""
+        self._disk = disk
+        self._image = ImageDigests(disk.size)
+
+    @property
+    def size(self) -> int:
+        """How many bytes the disk has."""
+        return self._disk.size
+
+    def write(self, offset: int, view: Buffer) -> None:
+        """Write."""
+        self._disk.write(offset, view)
+        self._image.update(offset, view)
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make the range zero."""
+        self._disk.zero(offset, length)
+        self._image.zeros(offset, length)
+
+    def resize(self, size: int) -> None:
+        """Grow."""
+        self._disk.resize(size)
+        self._image.resize(size)
+
+    def flush(self) -> None:
+        """Make it durable."""
+        self._disk.flush()
+
+    def root(self, target: DiskTarget, *, read_back: bool = False) -> str:
+        """The root of the list of all that was written; blocks written in part are read.
+
+        With `read_back` it is the one of what `target` holds, which was flushed: every block that
+        was written is read.
+        """
+        if read_back:
+            self._image.distrust()
+        buffer = memoryview(bytearray(BLOCK))
+        for offset, length in self._image.stale():
+            target.read_into(offset, buffer[:length])
+            self._image.put(offset, buffer[:length])
+        return self._image.root()
+
+
 class DiskWriter:
     """One disk on its way to its target.
 
-    The target is finished when the last file of the chain is in and every digest agreed. A chain
-    that `grows` is told by `finish` that it was the last: its files are not known beforehand.
+    The target is finished when the last file of the chain is in, every digest agreed, and the disk
+    as a whole is the one that was backed up, as far as its manifest has the root of its digest
+    list. A chain that `grows` is told by `finish` that it was the last: its files are not known
+    beforehand.
     """
 
     def __init__(
@@ -143,6 +192,7 @@ class DiskWriter:
         self._grows = grows
         self._pending = list(chain.files)
         self._disk: OpenDisk | None = None
+        self._digested: DigestedDisk | None = None
         self._record: Record | None = None
         self._receiver: ImageReceiver | phcbt01.Applier | None = None
 
@@ -165,10 +215,11 @@ class DiskWriter:
             )
         if self._disk is None:
             self._disk = self.target.open(self.chain.files[0].size or 0)
+            self._digested = DigestedDisk(self._disk) if self.chain.image_root else None
         self._digest = StreamDigest()
         self._received = 0
-        self._record = Record(self._disk) if self._verify else None
-        written_to = self._record or self._disk
+        self._record = Record(self._disk) if self._verify and not self._digested else None
+        written_to = self._digested or self._record or self._disk
         self._receiver = (
             phcbt01.Applier(written_to, file.layout)
             if file.kind is FileKind.DELTA
@@ -207,6 +258,7 @@ class DiskWriter:
             )
         self._prove(file)
         if not self._pending and not self._grows:
+            self._prove_image()
             self.finish()
 
     def finish(self) -> None:
@@ -247,10 +299,30 @@ class DiskWriter:
             return
         self._record.flush()
         if not self._record.is_on(self.target):
+            raise self._not_on_target(f" from {file.name}")
+
+    def _prove_image(self) -> None:
+        """Compare the disk with its root; with `verify`, what the target holds as well."""
+        if self._digested is None:
+            return
+        self._digested.flush()
+        if self._digested.root(self.target) != self.chain.image_root:
             raise RestoreFailed(
-                f"{self.target.label} does not hold what was written to it from {file.name}: "
-                "is the medium damaged? This disk is not restored"
+                f"disk {self.chain.index} is not the one that was backed up, although each of its "
+                f"{len(self.chain.files)} files is as it was saved: a file of another backup is "
+                "among them, or Prism left changes out of its list; this disk is not restored: "
+                "restore an earlier backup, and run a full backup now"
             )
+        if self._verify and (
+            self._digested.root(self.target, read_back=True) != self.chain.image_root
+        ):
+            raise self._not_on_target()
+
+    def _not_on_target(self, source: str = "") -> RestoreFailed:
+        return RestoreFailed(
+            f"{self.target.label} does not hold what was written to it{source}: "
+            "is the medium damaged? This disk is not restored"
+        )
 
 
 def refuse_unfit(path: Path, needed: int, *, overwrite: bool) -> None:

@@ -28,6 +28,7 @@ class Kind(Enum):
     SECONDS = "seconds"
     COUNT = "number"
     RATE = "MiB per second"
+    SHARE = "percent, or all"
     PATH = "path"
     PATHS = "path, or number:path,..."
     LAYOUT = "layout, as `phcbt01 identify` prints it"
@@ -124,7 +125,10 @@ class Selection:
 
 @attrs.frozen(kw_only=True, slots=False)
 class ChainRules:
-    """What an incremental or differential backup may stand on."""
+    """What an incremental or differential backup may stand on, and how that is tested.
+
+    `scrub` is from 0 to 1.
+    """
 
     fallback_to_full: bool = _row(
         Kind.FLAG, "back up in full when an incremental has no base", "yes"
@@ -135,6 +139,12 @@ class ChainRules:
         "only the newest (lean: a differential after incrementals is then a full)",
         "chain",
         ("chain", "lean"),
+    )
+
+    scrub: float = _row(
+        Kind.SHARE,
+        "part of the blocks without changes that an incremental reads and compares, at least 64",
+        "0.1",
     )
 
     @property

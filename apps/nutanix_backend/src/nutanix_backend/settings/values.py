@@ -77,6 +77,16 @@ def _rate(name: str, text: str) -> float:
     return rate * 1024 * 1024
 
 
+def _share(name: str, text: str) -> float:
+    try:
+        percent = 100.0 if text == "all" else float(text.removesuffix("%"))
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent <= 100:
+        raise ParameterError(f"{name}={text} is neither a percentage from 0 to 100 nor all")
+    return percent / 100
+
+
 def _path(name: str, text: str) -> Path | None:
     if text and not text.startswith("/"):
         raise ParameterError(f"{name}={text} is not an absolute path")
@@ -122,6 +132,7 @@ READERS: Mapping[Kind, Callable[[str, str], object]] = {
     Kind.SECONDS: _seconds,
     Kind.COUNT: _count,
     Kind.RATE: _rate,
+    Kind.SHARE: _share,
     Kind.PATH: _path,
     Kind.PATHS: _paths,
     Kind.LAYOUT: _layout,

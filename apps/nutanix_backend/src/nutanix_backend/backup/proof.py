@@ -1,0 +1,150 @@
+"""The proof of one disk in a backup: its digest list, and a sample of what did not change.
+
+An incremental trusts Prism's list of changes. So it also reads some blocks that are not in that
+list, and compares them with the digest list: one that differs shows that changes were left out.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import attrs
+from digests import BLOCK, ImageDigests, blocks_of
+
+from nutanix_backend.disks.streams import MERGE_GAP, read_blocks
+from nutanix_backend.references.proven import NEVER, ProvenTimes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from iscsi_attach import BlockDevice
+
+    from nutanix_backend.disks.plan import DiskPlan
+    from nutanix_backend.disks.regions import Region
+    from nutanix_backend.references.lists import ListStore
+
+    Watch = Callable[[str, int], Callable[[int], object]]
+
+SMALLEST_SAMPLE = 64
+"""Blocks that are compared at least, where there are as many."""
+
+
+@attrs.frozen
+class Difference:
+    """Blocks of a disk, by their offsets, that changed although Prism does not list them.
+
+    So many were `compared`; `since` is the oldest time at which one of them was last proven, in
+    seconds since 1970.
+    """
+
+    disk: int
+    offsets: Sequence[int]
+    compared: int
+    since: int
+
+    def __str__(self) -> str:
+        """What, where and since when, for the job log."""
+        since = "at a time that is not known"
+        if self.since != NEVER:
+            since = f"after {datetime.fromtimestamp(self.since, UTC):%Y-%m-%d %H:%M} UTC"
+        return (
+            f"disk {self.disk} changed where Prism lists no change: {len(self.offsets)} of "
+            f"{self.compared} blocks that were compared, the first at byte {self.offsets[0]}, "
+            f"{since}; backups from then on may hold old content there"
+        )
+
+
+class DiskProof:
+    """What a job knows of a disk beside its bytes: its digest list, and when blocks were proven."""
+
+    def __init__(self, plan: DiskPlan, lists: ListStore, now: datetime, watch: Watch) -> None:
+        """Take from `lists` what is known of the base.
+
+        `now` is when the job began; `watch` is told what is read of how many bytes, and gives what
+        is told of each block.
+        """
+        self.plan = plan
+        self._lists = lists
+        self._now = int(now.timestamp())
+        self._watch = watch
+        self.compared_bytes = 0
+        self.is_unknown = False
+        """Whether there is a base, but not its list: then all of the disk is read."""
+        self.image = ImageDigests(plan.disk.size)
+        self.proven = ProvenTimes(plan.disk.size)
+        if plan.base:
+            self._continue()
+
+    def _continue(self) -> None:
+        """Go on from the list of the base."""
+        size = self.plan.disk.size
+        known = self._lists.load(self.plan.base_root)
+        if known is None:
+            self.is_unknown = True
+            self.image = ImageDigests.unknown(size)
+            return
+        self.image = known
+        self.proven = self._lists.proven_times(self.plan.base_root, known.size)
+        self.image.resize(size)
+        self.proven.resize(size)
+
+    def compare(self, device: BlockDevice, share: float) -> list[Difference]:
+        """Read a share, 0 to 1, of the blocks that Prism does not list; return what differs."""
+        blocks = self._sample(share)
+        self.compared_bytes = _total(blocks)
+        advance = self._watch(f"disk {self.plan.index}, unchanged blocks", self.compared_bytes)
+        found, since = [], self._now
+        with closing(read_blocks(device, blocks)) as read:
+            for offset, view in read:
+                advance(len(view))
+                if self.image.holds(offset, view):
+                    self.proven.mark(offset, len(view), self._now)
+                else:
+                    found.append(offset)
+                    since = min(since, self.proven.at(offset))
+        return [Difference(self.plan.index, found, len(blocks), since)] if found else []
+
+    def _sample(self, share: float) -> list[tuple[int, int]]:
+        """Offset and length of the blocks to compare, of those that nothing is said to change."""
+        candidates = bytearray(b"\1") * len(self.image)
+        for offset, length in (*_ranges(self.plan.regions), *self.image.stale()):
+            first, last = offset // BLOCK, blocks_of(offset + length)
+            candidates[first:last] = bytes(last - first)
+        count = max(math.ceil(share * sum(candidates)), SMALLEST_SAMPLE) if share else 0
+        size = self.plan.disk.size
+        chosen = self.proven.choose(candidates, count)
+        return [(offset, min(BLOCK, size - offset)) for offset in chosen]
+
+    def complete(self, device: BlockDevice | None) -> int:
+        """Read the blocks that changed in part, whole, for only the snapshot has all of them.
+
+        The image was told before what is sent of the disk. Returns how many bytes were read.
+        """
+        regions = self.plan.regions
+        for offset, length in _ranges(regions):
+            self.proven.forget(offset, length)
+        for extent in regions.merged_extents(0 if self.plan.base else MERGE_GAP):
+            self.proven.mark(extent.offset, extent.length, self._now)
+        blocks = list(self.image.stale())
+        advance = self._watch(f"disk {self.plan.index}, digest list", _total(blocks))
+        with closing(read_blocks(device, blocks)) as read:
+            for offset, view in read:
+                self.image.put(offset, view)
+                self.proven.mark(offset, len(view), self._now)
+                advance(len(view))
+        return _total(blocks)
+
+    def save(self) -> None:
+        """Keep on this host what the next job goes on from; raise StateError."""
+        self._lists.save(self.image, self.proven)
+
+
+def _total(blocks: Iterable[tuple[int, int]]) -> int:
+    return sum(length for _, length in blocks)
+
+
+def _ranges(regions: Iterable[Region]) -> Iterable[tuple[int, int]]:
+    return ((region.offset, region.length) for region in regions)

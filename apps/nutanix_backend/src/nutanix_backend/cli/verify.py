@@ -1,0 +1,217 @@
+"""The command line `verify`: whether each backup of a store can be restored, without restoring it.
+
+Each disk of each job is put together block by block, from the whole image and the deltas of its
+chain, and compared with the root of its digest list. Nothing is written, and one block is held in
+memory. A job on a base that is proven needs to read only what it changed.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import phcbt01
+from command_line import program, terminal
+from digests import BadList, ImageDigests, StreamDigest
+from ptcomm_runner import catalog
+from ptcomm_runner.errors import RunnerError
+from vm_replica.store.image import ImageFile
+from vm_replica.store.undo import Delta
+
+from nutanix_backend import manifest
+from nutanix_backend.errors import BackendError, RestoreFailed
+from nutanix_backend.restore.plan import plan_vm
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from command_line.arguments import Subparsers
+
+    from nutanix_backend.manifest import Manifest
+    from nutanix_backend.restore.plan import DiskChain, PlannedFile
+
+CHUNK = 1 << 20
+ERRORS = (BackendError, RunnerError, phcbt01.PhcbtError, OSError)
+"""What makes a point one that cannot be restored."""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add `verify` to a program's subparsers."""
+    parser = subparsers.add_parser(
+        "verify", help="prove the backups of a store, without restoring them"
+    )
+    parser.add_argument(
+        "--store", required=True, type=Path, help="folder that holds the jobs of `job backup`"
+    )
+    parser.add_argument("--name", help="only the jobs of this name")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prove each job; 2 if one cannot be restored. Raises RunnerError, OSError."""
+    if not args.store.is_dir():
+        raise RunnerError(f"{args.store} is not a folder: --store names the folder of the jobs")
+    proof = StoreProof(catalog.Store(args.store))
+    worst = program.DONE
+    for finding in proof.findings(args.name):
+        terminal.say(terminal.plain(str(finding)))
+        if finding.fault:
+            worst = program.UNUSABLE
+    return worst
+
+
+@attrs.frozen
+class Finding:
+    """What is known of a disk, or of a VM, in a job: proven, without a list, or what is wrong."""
+
+    job: int
+    what: str
+    fault: str = ""
+    has_root: bool = True
+
+    def __str__(self) -> str:
+        """A line for the terminal."""
+        result = "proven" if self.has_root else "undamaged; it was saved without a digest list"
+        return f"job {self.job}, {self.what}: {self.fault or result}"
+
+
+class StoreProof:
+    """The jobs of a store, proven one after the other."""
+
+    def __init__(self, store: catalog.Store) -> None:
+        """Read from `store`, and write nothing."""
+        self._store = store
+        self._undamaged: set[Path] = set()
+        self._proven: dict[Path, ImageDigests] = {}
+        """By the newest file of a chain: the list of a disk that was put together and compared."""
+
+    def findings(self, name: str | None = None) -> Iterator[Finding]:
+        """Prove the good backups of a name, or of all."""
+        jobs = self._store.jobs(name)
+        for job in jobs:
+            if job.kind is catalog.Kind.BACKUP and job.status.good:
+                same = [other for other in jobs if other.name == job.name]
+                yield from self._job(job, same)
+
+    def _job(self, job: catalog.Job, jobs: list[catalog.Job]) -> Iterator[Finding]:
+        try:
+            chain = catalog.chain(jobs, job.job_id)
+            vms = self._manifests(chain)
+        except ERRORS as error:
+            yield Finding(job.job_id, "all VMs", str(error))
+            return
+        files = {
+            stored.file.name: self._store.file_path(owner, stored)
+            for owner, _, stored in catalog.newest_files(chain)
+        }
+        for manifests in vms.values():
+            if manifests[-1].job == job.job_name:
+                yield from self._vm(job.job_id, manifests, files)
+
+    def _manifests(self, chain: list[catalog.Job]) -> dict[str, list[Manifest]]:
+        """The manifests of a chain, oldest first, by the folders of their VMs."""
+        found: dict[str, list[Manifest]] = {}
+        for job in chain:
+            for stored in job.objects:
+                if stored.name.startswith(manifest.OBJECT_PREFIX):
+                    read = manifest.decode(self._store.object_path(job, stored).read_bytes())
+                    found.setdefault(read.folder.path, []).append(read)
+        return found
+
+    def _vm(
+        self, job: int, manifests: Sequence[Manifest], files: Mapping[str, Path]
+    ) -> Iterator[Finding]:
+        vm = f"VM {manifests[-1].vm_name}"
+        try:
+            plan = plan_vm(manifests)
+        except BackendError as error:
+            yield Finding(job, vm, str(error))
+            return
+        for chain in plan.disks:
+            disk = f"{vm} disk {chain.index}"
+            try:
+                self._disk(chain, files)
+            except ERRORS as error:
+                yield Finding(job, disk, str(error))
+            else:
+                yield Finding(job, disk, has_root=bool(chain.image_root))
+
+    def _disk(self, chain: DiskChain, files: Mapping[str, Path]) -> None:
+        """Prove a disk; raise one of ERRORS."""
+        paths = [_stored(file, files) for file in chain.files]
+        for file, path in zip(chain.files, paths, strict=True):
+            self._refuse_damaged(file, path)
+        if chain.image_root:
+            image = self._put_together(chain, paths)
+            if image.root() != chain.image_root:
+                raise RestoreFailed(_difference(image, chain, files))
+            for path in paths:
+                self._proven.pop(path, None)
+            self._proven[paths[-1]] = image
+
+    def _refuse_damaged(self, file: PlannedFile, path: Path) -> None:
+        """Compare a file with its digest, once."""
+        if path in self._undamaged:
+            return
+        digest = StreamDigest()
+        with path.open("rb", buffering=0) as source:
+            while piece := source.read(CHUNK):
+                digest.update(piece)
+        if digest.text() != file.digest or path.stat().st_size != file.stream_bytes:
+            raise RestoreFailed(f"{file.name} is not what was backed up: it is damaged")
+        self._undamaged.add(path)
+
+    def _put_together(self, chain: DiskChain, paths: list[Path]) -> ImageDigests:
+        """The digest list of a disk as its files make it."""
+        with ExitStack() as stack:
+            whole = stack.enter_context(ImageFile(paths[0]))
+            deltas = [stack.enter_context(closing(Delta(path))) for path in paths[1:]]
+            base = self._proven.get(paths[-2]) if deltas else None
+            changed: list[ImageFile | Delta] = [deltas[-1]] if base else [whole, *deltas]
+            image = ImageDigests.decode(base.encode()) if base else ImageDigests(0)
+            image.resize(chain.size)
+            for source in changed:
+                for begin, end in source.extents():
+                    image.doubt(begin, end - begin)
+            for offset, length in image.stale():
+                block = whole.read(offset, length)
+                for delta in deltas:
+                    delta.overlay(offset, block)
+                image.put(offset, block)
+            return image
+
+
+def _stored(file: PlannedFile, files: Mapping[str, Path]) -> Path:
+    if file.name not in files:
+        raise RestoreFailed(f"{file.name} is not in the store")
+    return files[file.name]
+
+
+def _difference(image: ImageDigests, chain: DiskChain, files: Mapping[str, Path]) -> str:
+    """What is wrong with a disk, and where, if its list is in the backup."""
+    where = ""
+    for path in _lists(chain, files):
+        try:
+            expected = ImageDigests.decode(path.read_bytes())
+        except (OSError, BadList):
+            continue
+        if expected.root() == chain.image_root and len(expected) == len(image):
+            blocks = list(image.differences(expected))
+            where = f": {len(blocks)} blocks of 1 MiB differ, the first at byte {blocks[0]}"
+    return (
+        f"it is not the one that was backed up, although each of its {len(chain.files)} files is "
+        f"as it was saved{where}; restore an earlier backup, and run a full backup now"
+    )
+
+
+def _lists(chain: DiskChain, files: Mapping[str, Path]) -> list[Path]:
+    """The digest lists of a disk in a chain of jobs."""
+    stem = chain.files[0].name.removesuffix(".raw")
+    return [
+        path
+        for name, path in files.items()
+        if name.startswith(f"{stem}.") and name.endswith(".digests")
+    ]
