@@ -193,7 +193,7 @@ def test_the_end_with_several_vms_in_flight_leaves_nothing(
         guest.write(0, 0, BIG)
     wire = daemon()
     wire.start_backup(product.parameters(vm=[guest.name for guest in guests]))
-    for _ in range(2 * number):
+    for _ in range(3 * (number - 1) + 2):  # configuration, disk, digest list; and twice
         wire.hear_until(File)
     wire.hear_until(Data)
     assert product.lab.state()["sessions"], "it reads"
