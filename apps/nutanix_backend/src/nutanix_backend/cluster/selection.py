@@ -134,15 +134,15 @@ class Search:
         return {vm.ext_id for vm in self._vms if not ids.isdisjoint(vm.category_ext_ids)}
 
     def _of_project(self, value: str) -> tuple[set[str], list[Missing]]:
+        reason = f"no VM belongs to project {value}: check project= against the projects in Prism"
+        ids = {value}
         try:
-            ids = {p.ext_id for p in self._client.projects.list() if p.name == value} | {value}
+            ids |= {p.ext_id for p in self._client.projects.list() if p.name == value}
         except prism_client.ApiError as error:
-            ids, why = {value}, f"; projects cannot be listed by name ({error}): use the UUID"
-        else:
-            why = ": check project= against the projects in Prism"
+            reason += f"; projects cannot be listed by name ({error}): use the UUID"
         if found := {vm.ext_id for vm in self._vms if vm.project_ext_id in ids}:
             return found, []
-        return set(), [Missing(f"project={value}", f"no VM belongs to project {value}{why}")]
+        return set(), [Missing(f"project={value}", reason)]
 
 
 def _is_excluded(item: Missing, excluded: Sequence[str]) -> bool:
