@@ -132,6 +132,7 @@ def places(site: Site) -> Transcripts:
             str(work / "dir"): "/var/lib/bacula",
             str(work / "volumes"): "/var/lib/bacula/volumes",
             str(work): "/etc/bacula",
+            "user nobody": "user podheitor-nutanix",
         }
     )
 

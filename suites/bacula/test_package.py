@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from suites.bacula.harness.site import MIB
+from suites.bacula.harness.daemons import USER
+from suites.bacula.harness.site import MIB, SLOW
 
 if TYPE_CHECKING:
     from suites.bacula.harness.daemons import Installation
@@ -54,6 +55,20 @@ def test_folders_for_secrets_are_closed_to_others(installation: Installation) ->
         assert modes[folder] == ["drwx------", "root/root"]
     assert {owner for _, owner in modes.values()} == {"root/root"}
     assert not [mode for mode, _ in modes.values() if mode[8] == "w"]
+
+
+def test_a_backup_runs_as_the_owner_of_the_state(site: Site) -> None:
+    """bacula-fd is root; what it starts is not, from its parameters on."""
+    guest = site.guest(16 * MIB)
+    site.define(f"vm={guest.name}", options=SLOW)
+    job_id = site.start_and_wait_for_data("Full")
+    (backend,) = site.daemons.backends()
+    status = Path(f"/proc/{backend}/status").read_text()
+    assert site.wait(job_id).status == "T"
+    assert f"Uid:\t{USER}\t{USER}\t{USER}\t{USER}\n" in status
+    assert "CapPrm:\t0000000000000000\n" in status
+    assert site.config_file.stat().st_uid == 0
+    assert site.config_file.stat().st_mode & 0o077 == 0
 
 
 def test_the_program_starts_itself_as_its_own_backend(

@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from suites.bacula.harness.daemons import AS_USER
 from suites.bacula.harness.site import KIB, MIB, assert_quiet, same
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def assert_replica(store: Path, guest: Guest) -> None:
 def receiver(program: Path, store: Path, source: Path) -> Iterator[str]:
     """A receiver that is paired with the source; its address."""
     identity = store.with_name("receiver-identity")
-    fingerprint, _ = shown(program, identity)
+    fingerprint, _ = shown((program,), identity)
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     serve = [
@@ -63,18 +64,19 @@ def receiver(program: Path, store: Path, source: Path) -> Iterator[str]:
     with subprocess.Popen(serve) as process:
         try:
             wait_for(address)
-            run(program, "pair", "--identity", source, "--receiver", address,
+            ours = (*AS_USER, program)
+            run(*ours, "pair", "--identity", source, "--receiver", address,
                 "--fingerprint", fingerprint)  # fmt: skip
-            certificate = shown(program, source)[1]
+            certificate = shown(ours, source)[1]
             run(*RECEIVER, "allow", "--identity", identity, "--vm", "*", certificate)
             yield address
         finally:
             process.terminate()
 
 
-def shown(program: Path, identity: Path) -> tuple[str, str]:
+def shown(program: tuple[Path | str, ...], identity: Path) -> tuple[str, str]:
     """Fingerprint and certificate of a side, which are made with the first question."""
-    said = run(program, "pair", "--identity", identity).splitlines()
+    said = run(*program, "pair", "--identity", identity).splitlines()
     return said[0].rpartition(" ")[2], said[1].rpartition(" ")[2]
 
 

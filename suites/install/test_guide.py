@@ -125,6 +125,11 @@ def test_the_package_is_of_this_release(client: Host) -> None:
     assert client.run("dpkg", "--verify", "podheitor-nutanix") == ""
 
 
+def test_the_state_belongs_to_the_user_of_the_package(client: Host) -> None:
+    owner = client.run("stat", "-c", "%U %a", "/var/lib/podheitor-nutanix").split()
+    assert owner == ["podheitor-nutanix", "700"]
+
+
 def test_the_file_daemon_knows_the_plugin(console: Console) -> None:
     assert "podheitor-nutanix(" in console.type(f"status client={console.client}")
 
@@ -163,6 +168,8 @@ def test_backups_and_restores(console: Console, lab: Lab, disks: list[Path]) -> 
         "where=/older yes"
     )
     assert images(console.host, "/older") == before
+    owners = console.host.run("find", "/var/lib/podheitor-nutanix", "-printf", "%u\\n")
+    assert set(owners.split()) == {"podheitor-nutanix"}
 
 
 def images(host: Host, folder: str) -> list[bytes]:

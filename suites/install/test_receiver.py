@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from suites.install.conftest import Host
 
+MOST_EXPOSED = 1.2
+"""What systemd calls the exposure of a service may be so much at most, of 10."""
 HOME = "/var/lib/podheitor-receiver"
 AS_RECEIVER = (
     "setpriv",
@@ -50,7 +53,22 @@ def test_systemd_accepts_the_unit(receiver: Host) -> None:
     settings = receiver.path(unit).read_text()
     assert "ExecStart=/usr/sbin/podheitor-receiver serve\n" in settings
     assert "User=podheitor-receiver\n" in settings
-    assert receiver.run("id", "-un", "podheitor-receiver").strip() == "podheitor-receiver"
+    for user in ("podheitor-receiver", "podheitor-failover"):
+        assert receiver.run("id", "-un", user).strip() == user
+
+
+def test_the_service_is_confined(receiver: Host) -> None:
+    unit = "/usr/lib/systemd/system/podheitor-receiver.service"
+    said = receiver.run("systemd-analyze", "security", "--offline=true", "--no-pager", unit)
+    (exposure,) = re.findall(r"Overall exposure level for podheitor-receiver\S*: ([\d.]+)", said)
+    assert float(exposure) <= MOST_EXPOSED, said
+
+
+def test_credentials_of_failovers_are_for_their_user_alone(receiver: Host) -> None:
+    folder = "/etc/podheitor-failover"
+    assert receiver.run("stat", "-c", "%U %a", folder).split() == ["podheitor-failover", "700"]
+    assert "Permission denied" in receiver.run(*AS_RECEIVER, "ls", folder, check=False)
+    assert "--target" in receiver.run("podheitor-failover", "test", "--help")
 
 
 def test_the_service_is_paired_started_and_asked(receiver: Host) -> None:

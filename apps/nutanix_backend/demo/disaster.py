@@ -190,8 +190,9 @@ class Transcripts:
         for ours, real in self.names.items():
             text = text.replace(ours, real)
         text = text.replace(" --store /var/lib/podheitor-receiver/store", "")
-        if words[:1] == ("failover",):  # typed on the receiver, by its user
-            text = text.replace("/etc/podheitor-nutanix/", "/var/lib/podheitor-receiver/")
+        if words[:1] == ("failover",) and "config_file=" in typed:  # as suites/systemd types it
+            text = text.replace(f"$ {program} failover", "$ sudo podheitor-failover", 1)
+            text = text.replace("/etc/podheitor-nutanix/", "/etc/podheitor-failover/")
         (self.folder / f"dr-{name}.txt").write_text(text)
 
 

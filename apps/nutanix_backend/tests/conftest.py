@@ -335,7 +335,8 @@ class Product:
         left = {kind: state[kind] for kind in ("volume_groups", "images", "sessions", "tasks")}
         left["trials"] = [vm for vm in state["vms"] if vm["name"].startswith(OURS)]
         assert not any(left.values()), left
-        assert not list((self.root / "working").glob("*")), "files are left in the working folder"
+        for folder in ("working", "state/staging"):
+            assert not list((self.root / folder).glob("*")), f"files are left in {folder}"
 
     def clear_away(self) -> None:
         """Remove what was left behind, so that nothing else fails because of it."""

@@ -21,10 +21,10 @@ from nutanix_backend.errors import ParameterError
 from nutanix_backend.job import JobContext
 from nutanix_backend.settings import places
 from nutanix_backend.settings.parameters import (
-    for_target,
     parse,
     refuse_secrets,
     require_connection,
+    with_target,
 )
 from nutanix_backend.settings.places import PLUGIN_LINE, RESTORE, TYPED_LINE
 from nutanix_backend.settings.secrecy import Secrets
@@ -134,9 +134,11 @@ def test_a_file_with_address_and_credentials_helps_a_restore(config: Path) -> No
         [("prism", "old"), ("user", "u"), ("password", "p"), ("target_config_file", str(config))],
         RESTORE,
     )
-    target = for_target(settings)
+    target = with_target(settings).target
+    assert target is not None
     require_connection(target)
     assert (target.prism, target.password) == ("pc.example", SECRET)
+    assert Secrets(with_target(settings)).hide(f"({SECRET})") == "((hidden))"
 
 
 class Stranger:

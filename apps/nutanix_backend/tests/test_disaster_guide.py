@@ -1,4 +1,4 @@
-"""Every command of the disaster recovery guide is one that its program understands."""
+"""Every command of the pages about disasters and security is one that its program understands."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from pathlib import Path
 import pytest
 from nutanix_backend import __main__ as backend
 from replica_receiver import __main__ as receiver
+from replica_receiver import second_user
 from vm_replica.failover.transitions import Event
 
-GUIDE = Path(__file__).parents[3] / "docs" / "disaster-recovery.md"
+DOCS = Path(__file__).parents[3] / "docs"
+GUIDE = DOCS / "disaster-recovery.md"
 COMMAND = re.compile(
-    r"(?:^\$ |^|`)(?:sudo -u \S+ )?(podheitor-nutanix-backend|podheitor-receiver|dr) "
-    r"([a-z][^`\n]*)",
+    r"(?:^(?:\s*\S*\$\s+)?|`)(?:sudo (?:-u \S+ )?)?"
+    r"(podheitor-nutanix-backend|podheitor-receiver|podheitor-failover|dr) ([a-z][^`\n]*)",
     re.MULTILINE,
 )
 PARSERS = {
     "podheitor-nutanix-backend": backend.command_line,
     "podheitor-receiver": receiver.command_line,
+    "podheitor-failover": second_user.command_line,
     "dr": receiver.command_line,
 }
 
 
 def commands() -> list[tuple[str, str]]:
-    """The commands of the page: in its blocks, and in its sentences."""
-    return sorted(set(COMMAND.findall(GUIDE.read_text())))
+    """The commands of the pages: in their blocks, and in their sentences."""
+    pages = (GUIDE, DOCS / "security.md")
+    return sorted({found for page in pages for found in COMMAND.findall(page.read_text())})
 
 
 @pytest.mark.parametrize(("program", "text"), commands())
@@ -42,4 +46,5 @@ def test_both_programs_are_shown() -> None:
 def test_every_event_is_explained() -> None:
     page = GUIDE.read_text()
     shown = {text.split()[1] for _, text in commands() if text.startswith("failover")}
+    shown |= {text.split()[0] for program, text in commands() if program == "podheitor-failover"}
     assert {event.value for event in Event} <= shown | set(re.findall(r"`failover ([a-z-]+)", page))

@@ -9,17 +9,17 @@ import pytest
 from nutanix_backend.errors import ParameterError
 from nutanix_backend.settings.parameters import (
     Settings,
-    for_target,
     parse,
     prism_address,
     require_connection,
+    with_target,
 )
 from nutanix_backend.settings.table import TABLE
 
 
 def test_the_table_and_the_settings_name_the_same_parameters() -> None:
     fields = {field.name for field in attrs.fields(Settings)}
-    assert {row.name for row in TABLE} | {"given"} == fields
+    assert {row.name for row in TABLE} | {"given", "ca_pem", "target"} == fields
 
 
 def test_defaults_are_the_safe_choices() -> None:
@@ -98,19 +98,21 @@ def test_paths_of_several_disks() -> None:
 
 
 def test_the_target_has_a_connection_of_its_own(tmp_path: Path) -> None:
-    secret, config = tmp_path / "password", tmp_path / "other"
+    secret, config, ca = (tmp_path / name for name in ("password", "other", "ca.pem"))
+    ca.write_text("a certificate")
     secret.write_text("hush\n")
     secret.chmod(0o600)
     config.write_text(f"prism=other.example\nuser=dr\npassword_file={secret}\ndsip=10.0.0.9\n")
-    here = [("prism", "pc"), ("user", "u"), ("password", "p"), ("ca", "/ca.pem"), ("vm", "web")]
+    here = [("prism", "pc"), ("user", "u"), ("password", "p"), ("ca", str(ca)), ("vm", "web")]
     settings = parse([*here, ("target_config_file", str(config))])
-    target = for_target(settings)
+    target = with_target(settings).target
+    assert target is not None
     assert (target.prism, target.user, target.password) == ("other.example", "dr", "hush")
     assert (target.dsip, target.ca, target.vm) == ("10.0.0.9", None, ("web",))
-    assert for_target(parse(here)) == parse(here)
+    assert with_target(parse(here)) == parse(here)
     config.write_text("prism=other\noverwrite=yes\n")
     with pytest.raises(ParameterError, match="overwrite does not belong there"):
-        for_target(settings)
+        with_target(settings)
 
 
 def test_secrets_are_not_shown() -> None:

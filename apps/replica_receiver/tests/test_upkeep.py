@@ -14,7 +14,7 @@ from command_line import program
 from replica_receiver.__main__ import command_line
 from vm_replica import audit
 from vm_replica.errors import StoreError
-from vm_replica.protocol import tls
+from vm_replica.protocol import allowed, tls
 from vm_replica.receiver import Receiver
 from vm_replica.store.access import make_store
 from vm_replica.store.admission import Limits
@@ -114,6 +114,35 @@ def test_the_audit_log_says_who_did_what_and_shows_what_was_changed(
         audit.read(site.store.root)
 
 
+def test_a_large_audit_log_goes_on_in_a_new_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syslog.syslog", lambda *_: None)
+    monkeypatch.setattr(audit, "LARGEST", 1000)
+    for number in range(20):
+        audit.note(tmp_path, "drop", replica=f"c/{number}")
+    log = ("audit", "--verify", "--store", str(tmp_path))
+    files = sorted(tmp_path.iterdir())
+    assert len(files) > 3
+    assert all(path.stat().st_size < 2000 for path in files)
+    assert "20 lines" in run(capsys, *log)
+    assert [entry.replica for entry in audit.read(tmp_path)] == [f"c/{n}" for n in range(20)]
+    assert audit.last_hash(tmp_path) in run(capsys, *log)
+
+    second = tmp_path / f"{audit.NAME}.2"
+    whole = second.read_bytes()
+    second.write_bytes(whole.replace(b'"drop"', b'"evil"', 1))
+    assert "does not follow" in run(capsys, *log, status=2)
+    second.unlink()
+    assert "does not follow" in run(capsys, *log, status=2)
+    second.write_bytes(whole)
+    (tmp_path / f"{audit.NAME}.1").unlink()
+    assert "none was changed" in run(capsys, *log)
+    (tmp_path / audit.NAME).unlink()  # the power failed before the new file was there
+    audit.note(tmp_path, "drop", replica="c/last")
+    assert audit.read(tmp_path)[-1].replica == "c/last"
+
+
 def commands_of(page: str) -> list[list[str]]:
     """The commands of podheitor-receiver in the blocks of a page, without what stands before."""
     found = []
@@ -132,6 +161,24 @@ def test_the_commands_of_the_page_about_security_are_commands() -> None:
     parser = command_line()
     for words in found:
         parser.parse_args(words)
+
+
+def test_what_pair_prints_can_be_typed_on_the_receiver(
+    receiver_site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line names the certificate of the source, and asks for a VM by its UUID."""
+    site = receiver_site
+    assert site.running
+    receiver = tls.load_identity(site.identity).fingerprint
+    address = "{}:{}".format(*site.running.address)
+    pair = ("pair", "--identity", str(site.folder / "new"), "--receiver", address)
+    printed = run(capsys, *pair, "--fingerprint", receiver)
+    (line,) = [line for line in printed.splitlines() if "allow" in line]
+    (words,) = commands_of(f"```console\n{line.replace('UUID', VM)}\n```")
+    run(capsys, *words, "--identity", str(site.identity), "--store", str(site.store.root))
+    (grant,) = allowed.load(site.identity)
+    source = tls.load_identity(site.folder / "new").fingerprint
+    assert (grant.source, grant.vm) == (source, VM)
 
 
 def test_the_steps_after_a_theft_work(

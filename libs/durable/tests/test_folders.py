@@ -72,12 +72,60 @@ def test_no_file_is_written_through_a_link(tmp_path: Path) -> None:
     victim.write_text("of root")
     (tmp_path / "state.new").symlink_to(victim)
     (tmp_path / "lock").symlink_to(tmp_path / "made")
-    with pytest.raises(OSError, match="Too many levels"):
-        durable.replace(tmp_path / "state.json", b"x")
+    durable.replace(tmp_path / "state.json", b"x")
     with pytest.raises(OSError, match="Too many levels"):
         durable.open_locked(tmp_path / "lock")
     assert victim.read_text() == "of root"
+    assert (tmp_path / "state.json").read_bytes() == b"x"
+    assert not (tmp_path / "state.json").is_symlink()
     assert not (tmp_path / "made").exists()
+
+
+def test_what_lies_in_place_of_the_new_file_is_not_written_to(tmp_path: Path) -> None:
+    """Another user may have made it, and still have it open."""
+    planted = tmp_path / "state.new"
+    planted.write_text("planted")
+    planted.chmod(0o666)
+    with planted.open() as held:
+        durable.replace(tmp_path / "state.json", b"secret")
+        assert held.read() == "planted"
+    assert (tmp_path / "state.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_with_a_second_name_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "shadow").write_text("of root")
+    (tmp_path / "lock").hardlink_to(tmp_path / "shadow")
+    with pytest.raises(PermissionError, match="has a second name"):
+        durable.open_locked(tmp_path / "lock")
+
+
+@as_root
+def test_root_leaves_what_it_makes_to_the_owner_of_the_folder(tmp_path: Path) -> None:
+    """Root's commands would lock a service out that runs as the owner."""
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, NOBODY, NOBODY)
+    durable.make_folder(home / "a" / "b")
+    durable.replace(home / "a" / "b" / "state.json", b"x")
+    durable.replace(home / "a" / "b" / "state.json", b"y")
+    os.close(durable.open_locked(home / "a" / "b" / "lock"))
+    made = [home / "a", *(home / "a").rglob("*")]
+    assert len(made) == 4
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(NOBODY, NOBODY)}
+
+
+@as_root
+def test_root_follows_no_link_of_another_user_to_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "below").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("there")
+    durable.make_folder(link / "ours")
+    os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
+    for folder in (link / "new", link / "below"):
+        with pytest.raises(PermissionError, match="link is a link of user 65534: remove it"):
+            durable.make_folder(folder)
+    assert {path.name for path in (tmp_path / "there").iterdir()} == {"below", "ours"}
 
 
 def test_a_record_of_many_lists_is_refused_before_memory_is_spent() -> None:

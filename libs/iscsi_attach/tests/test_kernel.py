@@ -168,9 +168,14 @@ def test_a_wrong_secret_and_a_wrong_name(make: Callable[..., FakeHost]) -> None:
     assert fake.left() == []
 
 
-def test_why_the_kernel_cannot(make: Callable[..., FakeHost]) -> None:
+def test_why_the_kernel_cannot(
+    make: Callable[..., FakeHost], monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake = make()
     assert kernel.unavailable(kernel.Host(user=1)) == "it needs root"
+    with monkeypatch.context() as patch:  # after THIS_HOST was made
+        patch.setattr(os, "geteuid", lambda: 65_534)
+        assert kernel.unavailable() == "it needs root"
     assert "iscsi_tcp" in kernel.unavailable(fake.host)
     (fake.root / "sys/class/iscsi_transport/tcp").mkdir(parents=True)
     sockets = fake.root / "proc/net/unix"

@@ -198,6 +198,18 @@ def test_an_answer_that_would_fill_the_memory_is_refused(
         client.clusters.get("c1")
 
 
+@pytest.mark.security
+def test_an_answer_of_many_empty_objects_is_refused_before_it_is_read(
+    prism: Any, client: Any
+) -> None:
+    """64 MiB of {} would take 1.7 GiB of memory."""
+    prism.script(
+        "GET", "clusters/c1", prism.reply(body=b'{"data":[' + b"{}," * 2_100_000 + b"{}]}")
+    )
+    with pytest.raises(pc.BadAnswer, match="holds more than 2000000 values"):
+        client.clusters.get("c1")
+
+
 def test_an_error_reported_with_status_200_is_an_error(prism: Any, client: Any) -> None:
     reply = prism.refused(500, "not really")
     prism.script("GET", "clusters/c1", prism.reply(200, reply.body))

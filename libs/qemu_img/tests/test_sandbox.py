@@ -5,15 +5,12 @@ from __future__ import annotations
 import filecmp
 import os
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import attrs
 import pytest
 import qemu_img
 from qemu_img import Bounds, Files, ToolFailed, sandbox
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = [
     pytest.mark.security,
@@ -104,6 +101,33 @@ def test_it_has_no_network(shell: Inside) -> None:
         ' print(s.connect_ex(("127.0.0.1", 9)))\''
     )
     assert int(shell.run(script).split()[-1]) in {13, 101}  # EACCES, ENETUNREACH
+
+
+def test_a_user_without_rights_has_no_network_either(tmp_path: Path) -> None:
+    """The backend that has given up root's rights starts qemu-img as its own user."""
+    tmp_path.chmod(0o755)
+    for above in tmp_path.parents:
+        above.chmod(above.stat().st_mode | 0o011)
+    launcher = tmp_path / "sandbox.py"
+    launcher.write_bytes(Path(sandbox.__file__).read_bytes())
+    launcher.chmod(0o644)
+    script = (
+        "import errno, os, socket; s = socket.socket(); s.settimeout(5)\n"
+        "print(s.connect_ex(('127.0.0.1', 9)) in {errno.EACCES, errno.ENETUNREACH})\n"
+        "try: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)\n"
+        "except PermissionError: print('no rights')\n"
+        "try: os.listdir('/tmp')\n"
+        "except PermissionError: print('no folder')\n"
+    )
+    done = subprocess.run(
+        [
+            *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+            *("/usr/bin/python3", "-IS", launcher, '{"read": [], "write": [], "limits": {}}'),
+            *("/usr/bin/python3", "-IS", "-c", script),
+        ],
+        capture_output=True, text=True, check=False, cwd="/",
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["True", "no rights", "no folder"], done.stderr
 
 
 def test_files_belong_to_us_again_afterwards(shell: Inside) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import resource
 import socket
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -24,6 +25,7 @@ from vm_replica.status import Level, statuses
 from vm_replica.store.admission import Limits
 from vm_replica.store.replica import Store
 from vm_replica.store.retention import Retention
+from vm_replica.stranger_log import StrangerLog
 
 from libs.vm_replica.tests.receiver_site import (
     OTHER_VM,
@@ -574,3 +576,37 @@ def test_names_that_are_refused_are_not_logged(
     assert within(10, lambda: caplog.text.count("not-allowed") == 2)
     assert "forged" not in caplog.text
     assert "\x1b" not in caplog.text
+
+
+def test_lines_about_strangers_are_counted_and_not_all_written(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can reach the port could fill the disk with them."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    strangers = StrangerLog(logging.getLogger("strangers"), most=3, seconds=60)
+    for number in range(50):
+        strangers.warning("stranger %d", number)
+    assert caplog.messages == ["stranger 0", "stranger 1", "stranger 2"]
+    caplog.clear()
+    now += 60
+    strangers.warning("stranger %d", 50)
+    assert caplog.messages == ["47 more lines about strangers were left out", "stranger 50"]
+    caplog.clear()
+    now += 60
+    strangers.warning("stranger %d", 51)
+    assert caplog.messages == ["stranger 51"]
+
+
+def test_many_handshakes_that_fail_fill_no_log(
+    start: Callable[..., Site], caplog: pytest.LogCaptureFixture
+) -> None:
+    site = start()
+    assert site.running
+    for _ in range(200):
+        with socket.create_connection(site.running.address) as connection:
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            connection.settimeout(30)
+            with suppress(OSError):
+                connection.recv(100)
+    assert len(caplog.records) < 100

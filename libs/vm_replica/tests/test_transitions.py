@@ -449,3 +449,16 @@ def test_the_log_survives_a_torn_line(tmp_path: Path) -> None:
     lines = ledger.history(tmp_path)
     assert lines[: len(before)] == before
     assert lines[-1].detail.endswith("the replica is replicating")
+
+
+@pytest.mark.security
+def test_the_log_believes_the_kernel_about_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUDO_USER", "the-boss")
+    monkeypatch.setenv("LOGNAME", "the-boss")
+    with ledger.opened(tmp_path) as held:
+        held.note("unplanned", "begin")
+    (line,) = ledger.history(tmp_path)
+    assert line.who
+    assert "the-boss" not in line.who

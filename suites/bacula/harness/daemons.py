@@ -33,6 +33,9 @@ PATIENCE = 60.0
 """Seconds after which a daemon that does not answer hangs."""
 PORTS = {"bacula-dir": 9101, "bacula-fd": 9102, "bacula-sd": 9103}
 TEMPLATES = Path(__file__).with_name("etc")
+USER = 65_534
+"""Whom the state of the backend belongs to (Debian: nobody), in the place of the package's user."""
+AS_USER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups")
 WITH_US = ("setpriv", "--pdeathsig", "KILL")  # no daemon outlives who started it
 IN_NAMESPACE = (
     *("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c"),
@@ -78,7 +81,15 @@ class Installation:
 def unpack(prefix: Path, package: Path, folder: Path) -> Installation:
     """Unpack our Debian package below `folder`, as dpkg would below /."""
     subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
+    let_pass(folder)
     return Installation(prefix, folder)
+
+
+def let_pass(folder: Path) -> None:
+    """Let other users reach what is below a temporary folder, which is closed to them."""
+    for path in (folder, *folder.parents):
+        if path.is_relative_to(tempfile.gettempdir()) and path.stat().st_uid == os.geteuid():
+            path.chmod(path.stat().st_mode | 0o011)
 
 
 @attrs.define

@@ -6,6 +6,7 @@ Every backup keeps a copy of what the guests had on their disks; restores are co
 from __future__ import annotations
 
 import filecmp
+import os
 import random
 import re
 import subprocess
@@ -13,6 +14,8 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import attrs
+
+from suites.bacula.harness.daemons import USER, let_pass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,13 +110,15 @@ class Site:
         return guest
 
     def assert_clean(self) -> None:
-        """The cluster holds references only, and no backend runs."""
+        """The cluster holds references only, no backend runs, and the state is its user's."""
         self.console.wait_until(lambda: not self.daemons.backends(), "the backends to end")
         state = self.lab.state()
         left = {kind: state[kind] for kind in ("volume_groups", "images", "sessions", "tasks")}
         assert not any(left.values()), left
         for guest in self.guests.values():
             assert len(guest.recovery_points()) <= self.references, "recovery points are left"
+        foreign = [path for path in self.state_dir.rglob("*") if path.stat().st_uid != USER]
+        assert not foreign, "root has left files in the state of the backend's user"
 
     # --- the Director
 
@@ -128,7 +133,10 @@ class Site:
         return self.folder / "state"
 
     def connect(self) -> None:
-        """Write the configuration file."""
+        """Write the configuration file, and give the state to its user, as the package does."""
+        self.state_dir.mkdir(mode=0o700)
+        os.chown(self.state_dir, USER, USER)
+        let_pass(self.folder)
         values = {
             "prism": self.lab.pc_host,
             "user": self.lab.user,

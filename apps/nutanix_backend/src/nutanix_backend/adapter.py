@@ -32,7 +32,8 @@ Items = tuple[tuple[str, str], ...]
 def settings(job: Job, given: Items) -> Settings:
     """The settings of a job: as given in ours, from the file of this host in a sibling's."""
     if not is_sibling(job.namespace):
-        return parameters.parse(given, _place(job.type))
+        found = parameters.parse(given, _place(job.type))
+        return parameters.with_target(found) if job.type is JobType.RESTORE else found
     path = Path(os.environ.get(VARIABLE, CONFIG_FILE))
     return parameters.parse((("config_file", str(path)),) if path.exists() else ())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 from typing import TYPE_CHECKING, NoReturn
 
@@ -97,12 +96,16 @@ def _run(endpoint: Endpoint, info: ptcomm.Job, settings: Settings) -> None:
 def _settings(
     endpoint: Endpoint, info: ptcomm.Job, given: tuple[tuple[str, str], ...]
 ) -> tuple[Settings, Secrets]:
-    """Read the parameters and start the log. A restore is failed at its end, see refusal."""
+    """Read the parameters, give up root's rights, and start the log.
+
+    A restore is failed at its end, see refusal.
+    """
     from nutanix_backend import adapter  # noqa: PLC0415 - see _job
-    from nutanix_backend.settings import secrecy  # noqa: PLC0415 - see _job
+    from nutanix_backend.settings import rights, secrecy  # noqa: PLC0415 - see _job
 
     try:
         settings = adapter.settings(info, given)
+        rights.give_up(settings, info)
         secrets = secrecy.Secrets(settings)
         start_log(settings, secrets)
     except BackendError as error:
@@ -157,13 +160,11 @@ def _fail(endpoint: Endpoint, text: str) -> None:
 
 def start_log(settings: Settings, secrets: logging.Filter) -> None:
     """Log to a file in the state folder, and send there what any library writes to stderr."""
-    from logging.handlers import RotatingFileHandler  # noqa: PLC0415 - see _job
+    from nutanix_backend.log_file import LogFile  # noqa: PLC0415 - see _job
 
     path = settings.state_dir / "log" / "backend.log"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handler = RotatingFileHandler(path, maxBytes=10_000_000, backupCount=3)
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        handler = LogFile(path)
     except OSError as error:
         raise ParameterError(
             f"state_dir {settings.state_dir} is not usable: {error.strerror}: check path and rights"
@@ -175,5 +176,4 @@ def start_log(settings: Settings, secrets: logging.Filter) -> None:
     logging.basicConfig(
         handlers=[handler], level=logging.DEBUG if settings.debug else logging.INFO, force=True
     )
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
+    handler.take_stderr()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +23,16 @@ from replica_receiver.points import REPLICA
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from command_line.arguments import Subparsers
     from vm_replica.failover.conductor import Source
     from vm_replica.failover.point import Activator
     from vm_replica.failover.stored import StoredReplica
     from vm_replica.failover.transitions import Copy, Record
+
+    Reading = Callable[[], AbstractContextManager[None]]
 
 MAKING = {
     Event.TEST: "make an isolated copy; replication goes on",
@@ -49,12 +53,18 @@ CLOSING = {
 def add_parser(commands: Subparsers) -> None:
     """Add `failover` with its own subcommands to the subparsers of the program."""
     parser = commands.add_parser("failover", help="fail over to a replica, and back")
+    add_actions(parser)
+    parser.set_defaults(run=run_action)
+
+
+def add_actions(parser: argparse.ArgumentParser) -> None:
+    """Add the subcommands: events, `history` and `status`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for event, text in (MAKING | REMOVING | CLOSING).items():
         action = actions.add_parser(event.value, help=text)
         action.add_argument("replica", type=arguments.typed, help=REPLICA)
         add_store(action)
-        action.set_defaults(run=run)
+        action.set_defaults(show=None)
         if event not in CLOSING:
             _add_target(action)
         if event in MAKING:
@@ -131,8 +141,17 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Carry out an event. Raises ReplicationError, Cancelled, errors of the target."""
+def run_action(args: argparse.Namespace, reading: Reading = nullcontext) -> int:
+    """Carry out an event, or show what became of others.
+
+    What the parameters of a target or a source name is read inside of `reading`. Raises
+    ReplicationError, Cancelled, errors of the target.
+    """
+    show: Callable[[argparse.Namespace], int] | None = args.show
+    return show(args) if show else _carry_out(args, reading)
+
+
+def _carry_out(args: argparse.Namespace, reading: Reading) -> int:
     event = Event(args.action)
     replica = stored.find(open_store(args.store), args.replica)
     with ExitStack() as stack:
@@ -140,7 +159,8 @@ def run(args: argparse.Namespace) -> int:
             stack.callback(signal.signal, number, signal.signal(number, _cancel))
         held = stack.enter_context(ledger.opened(replica.folder))
         if event in possible(held.record):
-            activator, source = _activator(args, stack), _source(args, stack, replica)
+            with reading():
+                activator, source = _activator(args, stack), _source(args, stack, replica)
         else:  # it will be refused: nothing needs to be reached for that
             activator, source = None, None
         copies = PointCopies(

@@ -28,9 +28,9 @@ def add_parsers(actions: Subparsers) -> None:
     """Add `history` and `status` to the actions of failover."""
     history = actions.add_parser("history", help="show the audit log of a replica")
     history.add_argument("replica", type=arguments.typed, help=REPLICA)
-    history.set_defaults(run=show_history)
+    history.set_defaults(show=show_history)
     status = actions.add_parser("status", help="show the failover state of each replica")
-    status.set_defaults(run=show_status)
+    status.set_defaults(show=show_status)
     for action in (history, status):
         add_store(action)
         add_json(action)

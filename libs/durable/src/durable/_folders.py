@@ -8,6 +8,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+_ON_THE_WAY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 LINKS = 40
 """Links that are followed on the way to a folder, as the kernel has it (path_resolution(7))."""
@@ -21,7 +22,7 @@ def open_folder(path: Path) -> int:
 
     Raises PermissionError for a link of another user, and other OSErrors.
     """
-    descriptor = os.open("/", _FOLDER)
+    descriptor = os.open("/", _ON_THE_WAY)
     names = list(reversed(path.absolute().parts[1:]))
     links = 0
     try:
@@ -33,13 +34,14 @@ def open_folder(path: Path) -> int:
                 links += 1
                 target = _our_link(descriptor, name, path, links)
                 names += reversed([part for part in target.parts if part != "/"])
-                below = os.open("/" if target.is_absolute() else ".", _FOLDER, dir_fd=descriptor)
+                below = os.open(
+                    "/" if target.is_absolute() else ".", _ON_THE_WAY, dir_fd=descriptor
+                )
             os.close(descriptor)
             descriptor = below
-    except BaseException:
+        return os.open(".", _FOLDER, dir_fd=descriptor)
+    finally:
         os.close(descriptor)
-        raise
-    return descriptor
 
 
 def at(descriptor: int) -> Path:
@@ -49,10 +51,10 @@ def at(descriptor: int) -> Path:
 
 def _enter(descriptor: int, name: str) -> int:
     with suppress(FileNotFoundError):
-        return os.open(name, _FOLDER, dir_fd=descriptor)
+        return os.open(name, _ON_THE_WAY, dir_fd=descriptor)
     with suppress(FileExistsError):  # another job was faster
         os.mkdir(name, 0o700, dir_fd=descriptor)
-    return os.open(name, _FOLDER, dir_fd=descriptor)
+    return os.open(name, _ON_THE_WAY, dir_fd=descriptor)
 
 
 def _our_link(descriptor: int, name: str, path: Path, links: int) -> Path:

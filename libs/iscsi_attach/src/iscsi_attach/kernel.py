@@ -64,7 +64,12 @@ class Host:
     root: Path = Path("/")
     run: Runner = _run.run
     sysfs: Sysfs = attrs.field(factory=Sysfs)
-    user: int = attrs.field(factory=os.geteuid)
+    user: int | None = None
+
+    @property
+    def is_root(self) -> bool:
+        """Whether we are root, who this process may not be any more when it has given that up."""
+        return (os.geteuid() if self.user is None else self.user) == 0
 
 
 THIS_HOST = Host()
@@ -72,7 +77,7 @@ THIS_HOST = Host()
 
 def unavailable(host: Host = THIS_HOST) -> str:
     """Why the kernel transport cannot be used here; empty when it can."""
-    if host.user != 0:
+    if not host.is_root:
         return "it needs root"
     if host.run(_iscsiadm.version(), timeout=COMMAND_TIMEOUT).status:
         return "iscsiadm is not installed (Debian package open-iscsi)"
@@ -139,7 +144,7 @@ def attach(
 
 def abandoned(*, initiator: str, host: Host = THIS_HOST) -> list[str]:
     """The targets, by IQN, of which processes of ours left something here when they died."""
-    if host.user != 0:
+    if not host.is_root:
         return []  # they would have needed root
     ours = {s.iqn for s in host.sysfs.sessions() if s.initiator == initiator}
     ours |= {record.iqn for record in _records(host) if record.initiator == initiator}

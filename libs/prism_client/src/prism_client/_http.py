@@ -59,6 +59,7 @@ _SESSION_COOKIES = frozenset(
 _REFUSED_UNREAD = frozenset({429, 503})  # the server did not take the call: any call may repeat
 _GAVE_UP = frozenset({408, 502, 504})  # it may have acted: only a repeatable call may repeat
 _MOST_ANSWER = 64 << 20  # a page of 100 large VMs is below 2 MiB; no answer may fill the memory
+_MOST_VALUES = 2_000_000  # lists, objects and their members: Python needs up to 100 bytes for each
 _CHUNK = 64 << 10
 _PATIENCE = 120.0  # seconds one call may wait for a busy server in total
 _SLOWEST = 10  # time-outs that a whole answer may take, however steadily it drips
@@ -103,6 +104,8 @@ class Answer:
 
     def json(self) -> Fields:
         """Return the JSON object that the answer must be."""
+        if sum(map(self.body.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+            raise BadAnswer(f"{self.where}: the answer holds more than {_MOST_VALUES} values")
         try:
             value = json.loads(self.body)
         except (ValueError, RecursionError) as exc:
@@ -112,6 +115,27 @@ class Answer:
                 " is this host and port a Prism?"
             ) from exc
         return Fields.of(value, self.where)
+
+
+@attrs.frozen
+class Exchange:
+    """One request and its answer, as they went over the wire, without our login.
+
+    `sent` is the JSON of the request, None if it had none. `headers` are those of the answer that
+    a client reads. `body` is that of the answer.
+    """
+
+    method: str
+    url: str
+    sent: Mapping[str, Any] | None
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+_READ_HEADERS = (
+    "Content-Type", "ETag", "X-Ntnx-Etag", "Location", "Retry-After", "X-Redirect-Token",
+)  # fmt: skip
 
 
 class Http:
@@ -125,7 +149,9 @@ class Http:
         *,
         timeout: float,
         clock: Clock,
+        record: Callable[[Exchange], None] | None = None,
     ) -> None:
+        self._record = record
         self.endpoint = endpoint
         self._trust = trust
         self._credentials = credentials
@@ -249,6 +275,12 @@ class Http:
             body = _bounded_body(response, where)
         seconds = self._clock.monotonic() - started
         log.debug("%s -> %d, %.3f s", where, response.status_code, seconds)
+        if self._record is not None:
+            found = {name: text for name in _READ_HEADERS if (text := response.headers.get(name))}
+            sent_to = response.request.url or url
+            self._record(
+                Exchange(call.method, sent_to, call.json, response.status_code, found, body)
+            )
         return Answer(where, response.status_code, response.headers, body)
 
     def _url(self, call: Call) -> str:

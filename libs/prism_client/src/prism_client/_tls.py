@@ -89,9 +89,12 @@ def _verifying_context(trust: Trust) -> ssl.SSLContext:
     companies and on appliances. Who names a CA file has vouched for that very certificate, so the
     form of its extensions adds nothing; the signature, the dates and the name are checked.
     """
+    text = None if trust.ca_pem is None else trust.ca_pem.encode("ascii", "ignore").decode()
+    if text is not None and "-----BEGIN" not in text:  # empty, it would mean the system's store
+        raise ValueError(f"cannot use the CA file {trust.ca_file}: it holds no certificate")
     try:
-        context = ssl.create_default_context(cafile=trust.ca_file)
-    except OSError as exc:  # ssl.SSLError, for what is no PEM file, is one too
+        context = ssl.create_default_context(cafile=None if text else trust.ca_file, cadata=text)
+    except (OSError, ValueError) as exc:  # ssl.SSLError, for what is no PEM file, is an OSError
         raise ValueError(f"cannot use the CA file {trust.ca_file}: {exc}") from exc
     if trust.ca_file is not None:
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT

@@ -68,6 +68,7 @@ class Trust:
     """Which TLS certificates are trusted: by default what the system's store vouches for.
 
     ca_file: PEM file that replaces the system's store; names are still checked.
+    ca_pem: what is in ca_file, where that cannot be read any more when a connection is made.
     fingerprint: SHA-256 of the certificate itself, in hex, colons allowed; names do not matter.
     Several, separated by commas, cover Prism Central and the clusters behind it.
     insecure: trust anything. For laboratories only.
@@ -76,8 +77,11 @@ class Trust:
     ca_file: Path | None = None
     fingerprint: str | None = None
     insecure: bool = False
+    ca_pem: str | None = None
 
     def __attrs_post_init__(self) -> None:
+        if self.ca_pem is not None and self.ca_file is None:
+            raise ValueError("Trust takes ca_pem with its ca_file")
         if sum((self.ca_file is not None, self.fingerprint is not None, self.insecure)) > 1:
             raise ValueError("Trust takes one of ca_file, fingerprint and insecure")
 

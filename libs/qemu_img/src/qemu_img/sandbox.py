@@ -30,7 +30,7 @@ _VERSION, _PATH_BENEATH = 1, 1
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 14
 _FS_BITS = {1: 13, 2: 14, 3: 15, 4: 15}
 """Kinds of access to files that a version of Landlock knows; 16 from version 5 on."""
-_CLONE_NEWIPC, _CLONE_NEWNET = 0x08000000, 0x40000000
+_CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWNET = 0x08000000, 0x10000000, 0x40000000
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
 _LAST_CAPABILITY = 63
 _EPERM = 1
@@ -103,6 +103,8 @@ def _confine(order: dict[str, list[int]], program: str) -> None:
     rules = _rules(version, order, program) if version else None
     if os.geteuid() == 0:
         _become_nobody()
+    else:
+        _leave_the_network()
     _check(_libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     if rules:
         rules.enforce()
@@ -133,6 +135,14 @@ def _become_nobody() -> None:
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
+def _leave_the_network() -> None:
+    """Leave it where any user may make a namespace; else Landlock has to do.
+
+    The rights that this gives in the namespace end when the program starts.
+    """
+    _libc().unshare(_CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWIPC)
 
 
 def _place(descriptors: list[int]) -> None:

@@ -16,6 +16,8 @@ from contextlib import suppress
 import attrs
 from durable.closable import Closable
 
+from vm_replica.stranger_log import StrangerLog
+
 log = logging.getLogger(__name__)
 
 _SHORT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -47,6 +49,7 @@ class Entrance(Closable):
         self._door.settimeout(0)
         self.address: tuple[str, int] = self._door.getsockname()[:2]
         self._most, self._of_host, self._seconds = most, of_host, seconds
+        self._log = StrangerLog(log)
         self._silent: dict[int, Silent] = {}  # by descriptor, the oldest first
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._door, selectors.EVENT_READ)
@@ -75,7 +78,9 @@ class Entrance(Closable):
                 found.append((silent.connection, silent.host))
         now = time.monotonic()
         for silent in [late for late in self._silent.values() if late.until <= now]:
-            log.info("%s is dropped: it has sent nothing for %.0f s", silent.host, self._seconds)
+            self._log.warning(
+                "%s is dropped: it has sent nothing for %.0f s", silent.host, self._seconds
+            )
             self._drop(silent)
         return found
 
@@ -89,7 +94,7 @@ class Entrance(Closable):
                 if error.errno in _SHORT:
                     self._make_room(error)
                     return
-                log.warning("a connection was lost before it was taken: %s", error)
+                self._log.warning("a connection was lost before it was taken: %s", error)
                 continue
             self._take(connection, address[0])
 
@@ -104,22 +109,24 @@ class Entrance(Closable):
 
     def _limit(self, of_host: list[Silent]) -> None:
         if len(of_host) >= self._of_host:
-            log.warning("%s is dropped: %d more are silent", of_host[0].host, len(of_host) - 1)
+            self._log.warning(
+                "%s is dropped: %d more are silent", of_host[0].host, len(of_host) - 1
+            )
             self._drop(of_host[0])
 
     def _limit_all(self, host: str) -> None:
         oldest = next(iter(self._silent.values()))
-        log.warning("%s is dropped for %s: %d are silent", oldest.host, host, self._most)
+        self._log.warning("%s is dropped for %s: %d are silent", oldest.host, host, self._most)
         self._drop(oldest)
 
     def _make_room(self, error: OSError) -> None:
         """There is no descriptor or memory: take it from who is silent, else wait a little."""
         if self._silent:
             oldest = next(iter(self._silent.values()))
-            log.warning("%s is dropped: %s", oldest.host, error.strerror)
+            self._log.warning("%s is dropped: %s", oldest.host, error.strerror)
             self._drop(oldest)
             return
-        log.warning("no connection can be taken now: %s: raise LimitNOFILE", error.strerror)
+        self._log.warning("no connection can be taken now: %s: raise LimitNOFILE", error.strerror)
         self._selector.unregister(self._door)
         self._closed_until = time.monotonic() + _PAUSE
 

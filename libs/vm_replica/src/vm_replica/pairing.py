@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from command_line.arguments import Subparsers
 
+ALLOW = "sudo -u podheitor-receiver podheitor-receiver allow"
 TIMEOUT = 30.0
 """Seconds to wait for a receiver that shows its certificate."""
 
@@ -81,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         terminal.say(f"trusted from now on: {found}")
     if args.receiver:
         _pair_with_receiver(args, found)
+        terminal.say(f"on the receiver, allow us each VM: {ALLOW} {ours.one_line} --vm UUID")
     return 0
 
 
@@ -91,7 +93,6 @@ def _pair_with_receiver(args: argparse.Namespace, found: str) -> None:
         found = _trust(args, certificate)
     tls.remember_pair(args.identity, f"{host}:{port}", found, int(args.overlap))
     terminal.say(f"paired with the receiver at {host}:{port}")
-    terminal.say("on the receiver, allow us: podheitor-receiver allow CERTIFICATE --vm PATTERN")
 
 
 def _trust(args: argparse.Namespace, certificate: bytes) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from vm_replica.stranger_log import StrangerLog
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Set as AbstractSet
@@ -59,6 +61,7 @@ class Places:
         self._strangers_of_host = strangers_of_host
         self._sessions = sessions
         self._of_a_source = sessions_of_a_source
+        self._log = StrangerLog(log)
         self._lock = threading.Lock()
         self._guests: dict[Guest, None] = {}  # in the order of their coming
 
@@ -72,7 +75,7 @@ class Places:
         if not doomed and len(strangers) >= self._strangers:
             doomed = strangers[:1]
         for oldest in doomed:
-            log.warning("%s is dropped: %d handshakes are going on", oldest, len(strangers))
+            self._log.warning("%s is dropped: %d handshakes are going on", oldest, len(strangers))
             oldest.shut()
 
     def seat(self, guest: Guest, source: str, allowed: AbstractSet[str]) -> bool:

@@ -24,6 +24,7 @@ from vm_replica.protocol import allowed, channel, tls
 from vm_replica.recovery import Recovery
 from vm_replica.session import House, Pace, SourceSession
 from vm_replica.store.retention import Retention
+from vm_replica.stranger_log import StrangerLog
 
 if TYPE_CHECKING:
     import socket
@@ -88,6 +89,7 @@ class Receiver:
             store, folder, self._recovery, self._options.retention, self._options.pace
         )
         self._trust = tls.Trust(folder)
+        self._strangers = StrangerLog(log)
         self._places = Places(
             strangers=self._options.strangers,
             strangers_of_host=self._options.strangers_of_host,
@@ -136,7 +138,7 @@ class Receiver:
         try:
             connection = channel.wrap(plain, self._trust.context())
         except (ReplicationError, OSError) as error:
-            log.warning("%s is turned away: %s", host, error)
+            self._strangers.warning("%s is turned away: %s", host, error)
             plain.close()
             return
         guest = Guest(host, connection)
@@ -145,7 +147,7 @@ class Receiver:
         try:
             guest.thread.start()
         except (RuntimeError, MemoryError) as error:  # no thread can be started: limits of the host
-            log.warning("%s is turned away: %s", host, error)
+            self._strangers.warning("%s is turned away: %s", host, error)
             self._places.leave(guest)
             connection.close()
 
@@ -157,7 +159,8 @@ class Receiver:
                 guest.channel = accepted
                 self._serve_source(guest, accepted)
         except (ReplicationError, ptcomm.PtcommError, OSError) as error:
-            log.warning("the session of %s ended: %s", guest, with_notes(error))
+            logged = log if guest.source else self._strangers
+            logged.warning("the session of %s ended: %s", guest, with_notes(error))
         except Exception:
             log.exception("the session of %s failed: this is a defect, please report", guest)
         finally:
@@ -169,7 +172,7 @@ class Receiver:
         if self._places.seat(guest, source, allowed.sources(self._folder)):
             SourceSession(accepted, source, self._house).run()
         else:
-            log.warning("source %s is turned away: too many sessions", guest)
+            self._strangers.warning("source %s is turned away: too many sessions", guest)
             accepted.fail("too many sessions are open: try again later")
 
     def _end_withdrawn(self) -> None:

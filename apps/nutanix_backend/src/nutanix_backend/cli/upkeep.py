@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from command_line import arguments, terminal
 
 from nutanix_backend.cluster import inventory, sweep
-from nutanix_backend.settings import parameters
+from nutanix_backend.settings import parameters, rights
 
 if TYPE_CHECKING:
     import argparse
@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _lines(args: argparse.Namespace) -> Iterator[object]:
     settings = parameters.parse(args.parameters)
+    rights.give_up(settings)
     with inventory.connect(settings) as client:
         if args.command == "leftovers":
             yield from sweep.leftovers(client, settings)

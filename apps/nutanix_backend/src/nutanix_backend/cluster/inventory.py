@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import attrs
 import prism_client
 from command_line import progress
 from durable.names import component
+from prism_client import capture
 
 from nutanix_backend import names
 from nutanix_backend.errors import SelectionError
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from nutanix_backend.settings.parameters import Settings
+
+
+CAPTURE = "PODHEITOR_CAPTURE"
+"""Variable of the environment: the file that takes every exchange with Prism, secrets included."""
 
 
 class NamedEntity(Protocol):
@@ -62,6 +69,7 @@ def connect(
     )
     trust = prism_client.Trust(
         ca_file=settings.ca,
+        ca_pem=settings.ca_pem,
         fingerprint=settings.fingerprint or None,
         insecure=settings.prism_insecure,
     )
@@ -76,7 +84,14 @@ def connect(
         trust,
         timeout=settings.timeout,
         on_unreadable=tell,
+        record=_recorder(),
     )
+
+
+def _recorder() -> capture.Recorder | None:
+    """Where the exchanges go; a command that wants them names a private file to its jobs."""
+    path = os.environ.get(CAPTURE)
+    return capture.Recorder(Path(path)) if path else None
 
 
 def is_pattern(value: str) -> bool:

@@ -10,7 +10,7 @@ from command_line import arguments, terminal
 from nutanix_backend.doctor import daemon, host, prism
 from nutanix_backend.doctor.finding import Finding, State
 from nutanix_backend.errors import ParameterError
-from nutanix_backend.settings import parameters
+from nutanix_backend.settings import parameters, rights
 
 if TYPE_CHECKING:
     import argparse
@@ -45,5 +45,6 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
     except ParameterError as error:
         yield Finding.bad("parameters", str(error))
         return
+    rights.give_up(settings)
     yield from host.check(settings)
     yield from prism.check(settings)

@@ -11,6 +11,7 @@ import iscsi_attach
 import qemu_img
 from durable import records
 from iscsi_attach import kernel
+from vm_replica.owner import user_name
 
 from nutanix_backend.doctor.finding import Finding
 from nutanix_backend.references.state import VmState
@@ -65,9 +66,10 @@ def _state_folder(folder: Path) -> Finding:
     except OSError as error:
         return Finding.bad(
             "state",
-            f"{folder} cannot be written: {error.strerror}: make it, owned by bacula-fd's user",
+            f"{folder} cannot be written: {error.strerror}: make it, owned by podheitor-nutanix, "
+            "or by the user of a bacula-fd that is not root",
         )
-    return Finding.ok("state", f"{folder} can be written by user {os.geteuid()}")
+    return Finding.ok("state", f"{folder} can be written by user {user_name(os.geteuid())}")
 
 
 def _previous_jobs(folder: Path) -> Finding:

@@ -13,7 +13,7 @@ from command_line.text import with_notes
 
 from nutanix_backend.replicate.cycles import Work
 from nutanix_backend.replicate.source import VM_ERRORS
-from nutanix_backend.settings import parameters
+from nutanix_backend.settings import parameters, rights
 
 if TYPE_CHECKING:
     import argparse
@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         settings = parameters.parse(_items(args))
+        rights.give_up(settings)
         return _work(args, Work(settings, Terminal(), _rpo(args, settings), stop))
     except Cancelled:
         terminal.say("stopped")

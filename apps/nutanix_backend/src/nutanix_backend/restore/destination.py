@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
+import durable
 from command_line.text import size
 
 from nutanix_backend.ahv import identity, make_vm, method
@@ -14,12 +15,11 @@ from nutanix_backend.ahv.creation import Creation, NewDisk, WrittenDisk
 from nutanix_backend.ahv.site import inspect_target
 from nutanix_backend.cluster import inventory, journal, sweep
 from nutanix_backend.cluster.guards import FolderGuard
-from nutanix_backend.disks.targets import DiskTarget, ImageTarget, at_path
+from nutanix_backend.disks.targets import DiskTarget, ImageTarget, NoTarget, at_path
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.names import STAGING
 from nutanix_backend.restore import configuration
 from nutanix_backend.restore.writer import DiskWriter, refuse_full_disk, refuse_unfit, write_whole
-from nutanix_backend.settings.parameters import for_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -149,6 +149,49 @@ class Paths(Destination):
         return at_path(path)
 
 
+class Proof(Destination):
+    """Nothing stays: each disk is only put together and compared with its digests.
+
+    A whole image is digested as it comes. Deltas need what they are laid over: such a disk is put
+    together in a temporary file, which goes when it is proven.
+    """
+
+    def __init__(self, job: JobContext, stack: ExitStack) -> None:
+        """Prove within `job`; `stack` removes what is temporary."""
+        super().__init__(attrs.evolve(job, settings=attrs.evolve(job.settings, verify=False)))
+        self._stack = stack
+        self._folder: Path | None = None
+
+    def prepare(self, plan: VmPlan) -> None:
+        """Only our own backups say what their disks should be."""
+        if plan.manifest is None:
+            raise RestoreRefused(
+                f"{plan.origin} has no digests to be compared with: restore_to=verify proves "
+                "backups of this plugin only"
+            )
+
+    def target(self, plan: VmPlan, chain: DiskChain) -> DiskTarget:
+        """A temporary file for a disk with deltas."""
+        if len(chain.files) == 1:
+            return NoTarget()
+        if self._folder is None:
+            intents = self._stack.enter_context(self.job.journal("verify"))
+            self._folder = staging_folder(self.job, intents, self._stack, "-verify")
+        return ImageTarget(self._folder / f"{plan.origin.vm_id}-{chain.index}.raw")
+
+    def finish(self, plan: VmPlan, writers: Mapping[str, DiskWriter]) -> None:
+        """Say what is proven, and remove it."""
+        for writer in writers.values():
+            if writer.complete:
+                proof = "proven" if writer.chain.image_root else "undamaged (it has no digest list)"
+                self.job.say(
+                    f"VM {plan.origin.vm_name} disk {writer.chain.index} ({size(writer.size)}) "
+                    f"as of job {plan.origin.job} is {proof}"
+                )
+                if isinstance(writer.target, ImageTarget):
+                    writer.target.path.unlink()
+
+
 @attrs.frozen
 class _Vm:
     """A VM that is being made."""
@@ -167,7 +210,7 @@ class NewVm(Destination):
 
     def __init__(self, job: JobContext, stack: ExitStack) -> None:
         """Connect to the Prism that receives it; `stack` undoes all that must not stay."""
-        settings = for_target(job.settings)
+        settings = job.settings.target or job.settings
         super().__init__(attrs.evolve(job, settings=settings))
         self._source = job.settings if settings is not job.settings else None
         self._stack = stack
@@ -279,7 +322,8 @@ def staging_folder(
     job: JobContext, intents: journal.Journal, stack: ExitStack, suffix: str = ""
 ) -> Path:
     """Make the folder for what is only on its way; `stack` removes it."""
-    path = Path(job.info.working_dir) / f"{STAGING}{job.info.job_id}{suffix}"
+    path = job.settings.state_dir / "staging" / f"{STAGING}{job.info.job_id}{suffix}"
+    durable.make_folder(path.parent)
     return stack.enter_context(FolderGuard(intents, path)).path
 
 
@@ -291,6 +335,8 @@ def choose(job: JobContext, stack: ExitStack, first: SourceFile) -> Destination:
         kind = "disk" if first.where.strip("/") else "ahv"
     if kind == "ahv":
         return NewVm(job, stack)
+    if kind == "verify":
+        return Proof(job, stack)
     if settings.disk_path:
         return Paths(job, settings.disk_path)
     if not first.where.strip("/"):

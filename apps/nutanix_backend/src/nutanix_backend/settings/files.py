@@ -48,6 +48,11 @@ def first_line(parameter: str, path: Path) -> str:
     return text.partition("\n")[0].rstrip("\r")
 
 
+def whole(parameter: str, path: Path) -> str:
+    """The text of a file that everybody may read."""
+    return _read(parameter, path)[0]
+
+
 def unknown(name: str) -> str:
     """What to say of a parameter that we do not know."""
     return f"unknown parameter {name}:{_nearest(name)} parameters.md lists all"

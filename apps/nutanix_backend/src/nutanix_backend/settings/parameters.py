@@ -39,8 +39,14 @@ class Settings(
 ):
     """The parameters of a job, read and checked: all topics in one.
 
-    A function that needs one topic asks for that class, and is given these.
+    A function that needs one topic asks for that class, and is given these. All files that they
+    name have been read: whoever has them needs no right to read those files any more.
     """
+
+    ca_pem: str | None = attrs.field(default=None, repr=False, eq=False)
+    """What is in `ca`."""
+    target: Settings | None = attrs.field(default=None, repr=False, eq=False)
+    """What `target_config_file` makes of these settings."""
 
     given: Mapping[str, Given] = attrs.field(factory=dict, repr=False, eq=False)
     """The text of each parameter that was given, and its place."""
@@ -48,6 +54,8 @@ class Settings(
 
 def parse(items: Iterable[tuple[str, str]], place: SettingPlace = places.HOST) -> Settings:
     """Read the parameters that a place gives; of a repeated one the last counts, except lists.
+
+    `target_config_file` is left to with_target.
 
     Raises ParameterError, naming the parameter and what it should be.
     """
@@ -59,7 +67,12 @@ def parse(items: Iterable[tuple[str, str]], place: SettingPlace = places.HOST) -
     read: dict[str, Any] = {
         row.name: values.value(row, [one.text for one in given.get(row.name, ())]) for row in TABLE
     }
-    return Settings(**read, given={name: found[-1] for name, found in given.items()})
+    ca: Path | None = read["ca"]
+    return Settings(
+        **read,
+        given={name: found[-1] for name, found in given.items()},
+        ca_pem=files.whole("ca", ca) if ca else None,
+    )
 
 
 def refuse_secrets(words: Iterable[str]) -> None:
@@ -87,10 +100,11 @@ def require_connection(settings: Settings) -> None:
     places.check_credentials(settings.given)
 
 
-def for_target(settings: Settings) -> Settings:
-    """The settings of the Prism that receives a VM: those of `target_config_file`, if given.
+def with_target(settings: Settings) -> Settings:
+    """The settings of a restore, with those of the Prism that receives the VM as their `target`.
 
-    Raises ParameterError when it cannot be read, or says more than how to reach that Prism.
+    Raises ParameterError when `target_config_file` cannot be read, or says more than how to reach
+    that Prism.
     """
     path = settings.target_config_file
     if path is None:
@@ -105,8 +119,9 @@ def for_target(settings: Settings) -> Settings:
         )
     other = parse(items, SettingPlace(places.Speaker.FILE, path))
     given = {name: found for name, found in settings.given.items() if name not in reaching}
-    changed = {name: getattr(other, name) for name in reaching}
-    return attrs.evolve(settings, **changed, given={**given, **other.given})
+    changed = {name: getattr(other, name) for name in (*reaching, "ca_pem")}
+    target = attrs.evolve(settings, **changed, given={**given, **other.given})
+    return attrs.evolve(settings, target=target)
 
 
 def prism_endpoint(settings: Connection) -> prism_client.Endpoint:

@@ -36,11 +36,13 @@ class Secrets(logging.Filter):
     """The secrets of a job: texts and log records lose them, with and without blanks around."""
 
     def __init__(self, settings: Settings) -> None:
-        """Know the secrets that were given to `settings`."""
+        """Know the secrets that were given to `settings`, and to their target."""
         super().__init__()
+        all_given = [one.given for one in (settings, settings.target) if one]
         texts = {
             text
-            for name, given in settings.given.items()
+            for of_one in all_given
+            for name, given in of_one.items()
             if BY_NAME[name].kind is Kind.SECRET
             for text in (given.text, given.text.strip(), repr(given.text)[1:-1])
             if len(text) >= SHORTEST

@@ -7,7 +7,6 @@ change is in the log.
 
 from __future__ import annotations
 
-import getpass
 import os
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from durable import records
 from vm_replica import audit
 from vm_replica.failover.errors import LedgerError
 from vm_replica.failover.transitions import SCHEMA, Record
+from vm_replica.owner import who
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,14 +138,6 @@ def opened(folder: Path) -> Iterator[Ledger]:
             f"{folder / LOG} cannot be written: {error.strerror}: check its permissions"
         ) from error
     try:
-        yield Ledger(folder, descriptor, _who())
+        yield Ledger(folder, descriptor, who())
     finally:
         os.close(descriptor)
-
-
-def _who() -> str:
-    """Return the name of the user, also under sudo."""
-    try:
-        return os.environ.get("SUDO_USER") or getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name
-        return f"user {os.getuid()}"
