@@ -169,6 +169,10 @@ class RecoveryPoints(Protocol):
         """Return one recovery point with its disks. Raises NotFound."""
         ...
 
+    def exists(self, ext_id: str) -> bool:
+        """Say whether a recovery point is there; cheaper than get()."""
+        ...
+
     def list(
         self, *, vm_ext_id: str | None = None, name: str | None = None
     ) -> Iterator[RecoveryPoint]:
@@ -347,4 +351,16 @@ class ProtectionPolicies(Protocol):
 
     def names(self) -> list[str]:
         """Return the names of all policies. Raises Forbidden."""
+        ...
+
+    def read(self) -> KnownPolicies:
+        """Return the policies to ask about many VMs: they are listed once, when first needed."""
+        ...
+
+
+class KnownPolicies(Protocol):
+    """The policies as they were when they were first needed. For any thread."""
+
+    def of_vm(self, vm: Vm) -> str | None:
+        """Return the same as ProtectionPolicies.of_vm()."""
         ...
