@@ -67,7 +67,7 @@ const char *valid_params[] = {
    // where we run
    "proxy_mode", "dsip", "transport", "chap", "state_dir",
    // what
-   "vm", "exclude_vm", "category", "exclude_category", "project", "cluster", "consistency",
+   "vm", "exclude_vm", "category", "exclude_category", "project", "cluster", "consistency", "backup_type",
    "parallel_vms",
    // chain
    "fallback_to_full", "references", "scrub",

@@ -38,6 +38,7 @@ from nutanix_backend.settings.table import Connection, rows
 from phcbt01 import apply
 from phcbt01.testing import MemoryTarget, encode
 from prism_client import (
+    BackupType,
     Boot,
     ChangedRegion,
     Consistency,
@@ -733,6 +734,7 @@ class FakeRecoveryPoints:
         name: str,
         expires: datetime,
         consistency: Consistency,
+        backup_type: BackupType,
         project_ext_id: str | None,
         request_id: UUID,
     ) -> RecoveryPoint:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from nutanix_backend.references import state
@@ -211,6 +212,20 @@ def test_a_recovery_point_that_fails_after_its_effect_is_removed(
     assert result.status is Status.WARNINGS
     assert "internal error of the snapshot" in texts(result.log, Severity.NONFATAL)
     assert sorted(len(guest.recovery_points()) for guest in guests) == [0, 1]
+
+
+@pytest.mark.parametrize(("more", "sent"), [({}, "COPY"), ({"backup_type": "full"}, "FULL")])
+def test_what_a_snapshot_is_to_the_applications(
+    product: Product, more: dict[str, str], sent: str
+) -> None:
+    guest = product.guest(MIB)
+    product.good_backup(FULL, guest, consistency="app", **more)
+    bodies = [
+        exchange.body
+        for exchange in product.lab.exchanges
+        if exchange.method == "POST" and exchange.target.endswith("/config/recovery-points")
+    ]
+    assert f"{sent}_BACKUP" in str(bodies)
 
 
 def test_app_or_crash_takes_the_lesser_snapshot_and_leaves_no_other(

@@ -10,12 +10,12 @@ import phcbt01
 import pytest
 from iscsi_attach import UNIT
 from nutanix_backend import vm_record
-from nutanix_backend.backup.job import Shared, VmBackup
+from nutanix_backend.backup.job import Shared, VmBackup, doubts
 from nutanix_backend.cluster import transport
 from nutanix_backend.cluster.inventory import Source
 from nutanix_backend.disks.streams import SMALL, StreamSender, _take
 from nutanix_backend.errors import SourceError, StateError, as_line
-from prism_client import Cluster, Nic, ServerError, Vm, VmDisk
+from prism_client import Cluster, GuestTools, Nic, ServerError, Vm, VmDisk
 from vm_config import ahv_record
 from vm_config.errors import ConfigurationError
 
@@ -55,6 +55,20 @@ def test_a_configuration_that_cannot_be_used_says_so(
 ) -> None:
     with pytest.raises(ConfigurationError, match=words):
         ahv_record.decode(damage(vm_record.from_vm(vm).encode()))
+
+
+# --- doubts --------------------------------------------------------------------------------------
+
+
+def test_doubts_are_told_before_the_snapshot(vm: Vm) -> None:
+    tools = GuestTools(is_enabled=True, is_reachable=False, can_quiesce=False)
+    disk = VmDisk("d", "d", "SCSI", 1, 4096, None, external_volume="volume-17")
+    doubtful = attrs.evolve(vm, guest_tools=tools, disks=(disk,))
+    first, second = doubts(doubtful, "app")
+    assert "its guest tools do not answer and Prism does not call them capable" in first
+    assert "disk SCSI.1 is on volume volume-17 of a storage array of another maker" in second
+    assert list(doubts(doubtful, "crash")) == [second]
+    assert list(doubts(vm, "app")) == []
 
 
 # --- errors as lines -----------------------------------------------------------------------------

@@ -47,7 +47,7 @@ from nutanix_backend.references.point_fields import point_fields
 from nutanix_backend.references.roster import Roster, RosterFile, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
     from prism_client.services import KnownPolicies
     from ptcomm.events import Buffer
@@ -197,6 +197,24 @@ class Prepared:
     config: ahv_record.VmConfig
 
 
+def doubts(vm: prism_client.Vm, consistency: str) -> Iterator[str]:
+    """What may go wrong with a VM, as its record tells before the snapshot, one line each."""
+    tools = vm.guest_tools
+    if consistency != "crash" and tools is not None and not tools.can_quiesce:
+        state = "answer" if tools.is_reachable else "do not answer"
+        yield (
+            f"VM {vm.name}: an application-consistent snapshot is not to be expected: its guest "
+            f"tools {state} and Prism does not call them capable of it"
+        )
+    for disk in vm.disks:
+        if disk.external_volume:
+            yield (
+                f"VM {vm.name}: disk {disk.bus}.{disk.index} is on volume {disk.external_volume} "
+                "of a storage array of another maker: it is not known whether Prism tracks its "
+                "changes"
+            )
+
+
 class VmBackup:
     """The backup of one VM: what to stand on, what to read, and the files sent.
 
@@ -298,6 +316,8 @@ class VmBackup:
         turn.check()
         vm = self._client.vms.get(self.source.vm.ext_id)
         self._warn_of_a_policy(vm)
+        for line in doubts(vm, self._job.settings.consistency):
+            self._aside.warn(line)
         plans = self._plan(chain, vm, snapshot.recovery_point, base)
         turn.check()
         to_read = [plan for plan in plans if plan.base or plan.regions.data_bytes]
@@ -343,8 +363,10 @@ class VmBackup:
     def _snapshot(self, journal: Journal) -> SnapshotGuard:
         vm = self.source.vm
         name = f"{OURS}{self._job.info.name} {vm.ext_id}"
-        consistency = self._job.settings.consistency
-        return SnapshotGuard(self._client, journal, vm, name, consistency)
+        settings = self._job.settings
+        return SnapshotGuard(
+            self._client, journal, vm, name, settings.consistency, settings.backup_type
+        )
 
     def _route(self) -> Route:
         shared, aside = self._shared, self._aside

@@ -200,13 +200,18 @@ class SnapshotGuard(ClusterGuard):
         vm: prism_client.Vm,
         name: str,
         consistency: str,
+        backup_type: str = "copy",
     ) -> None:
-        """Prepare to snapshot `vm` under our unique `name`."""
+        """Prepare to snapshot `vm` under our unique `name`.
+
+        `consistency` and `backup_type` are as the parameters of these names.
+        """
         self.client = client
         self.journal = journal
         self.vm = vm
         self.name = name
         self._consistency = consistency
+        self._backup_type = prism_client.BackupType(backup_type)
         self._kept = False
 
     def prolong(self) -> None:
@@ -242,6 +247,7 @@ class SnapshotGuard(ClusterGuard):
             name=self.name,
             expires=datetime.now(UTC) + TEMPORARY,
             consistency=kinds.APP if application else kinds.CRASH,
+            backup_type=self._backup_type,
             project_ext_id=self.vm.project_ext_id,
             request_id=self.entry.key,
         )

@@ -236,7 +236,14 @@ class Replication:
         vm = self._source.vm
         name = f"{OURS}{JOB} {uuid.uuid4().hex[:12]} {vm.ext_id}"
         snapshot = stack.enter_context(
-            SnapshotGuard(client, intents, vm, name, self._settings.consistency)
+            SnapshotGuard(
+                client,
+                intents,
+                vm,
+                name,
+                self._settings.consistency,
+                self._settings.backup_type,
+            )
         )
         vm = client.vms.get(vm.ext_id)
         plans = self._plan(client, vm, snapshot.recovery_point, base)

@@ -116,6 +116,13 @@ class Selection:
         "crash",
         ("crash", "app", "app_or_crash"),
     )
+    backup_type: str = _row(
+        Kind.TEXT,
+        "application-consistent snapshots leave the applications' own history alone (copy) or "
+        "count there as a full backup, after which they truncate their logs (full)",
+        "copy",
+        ("copy", "full"),
+    )
     parallel_vms: int = _row(
         Kind.COUNT,
         "VMs that are prepared while another one streams, and VMs that are cleaned up behind it",
