@@ -61,7 +61,7 @@ def config_of(lab: Lab, folder: Path) -> Path:
 # --- with a cluster to fail over to -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", ["PUT */images/*/file", "POST */ahv/config/vms"])
+@pytest.mark.parametrize("call", ["POST */content/images", "POST */ahv/config/vms"])
 def test_killed_on_the_way_to_a_cluster(site: Site, lab: Lab, call: str) -> None:
     """Recovery finds what the killed process was making, by its journal and by its key."""
     parameters = (f"config_file={config_of(lab, site.root)}", "restore_via=image")

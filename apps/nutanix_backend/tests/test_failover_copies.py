@@ -218,6 +218,8 @@ def test_what_fails_leaves_nothing(site: Site, point: Point, via: str, call: str
         return
     copy = copy_at(site.ahv.place, site.ahv.kind)
     site.lab.faults.status(call, 400, times=20)  # a connection that breaks is tried again
+    if call.startswith("PUT "):  # what is done when Prism cannot fetch the image
+        site.lab.faults.fail_task("POST */content/images", message="it cannot be fetched")
     with pytest.raises(FailoverFailed):
         site.ahv.make(copy, point, test=True)
     site.lab.faults.clear()
