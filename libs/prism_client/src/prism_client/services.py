@@ -277,6 +277,11 @@ class VolumeGroups(Protocol):
 class Images(Protocol):
     """The image service."""
 
+    @property
+    def can_fetch(self) -> bool:
+        """Whether the server can fetch images: v4."""
+        ...
+
     def check_upload(self) -> None:
         """Raise Unsupported when this login cannot upload. Nothing is changed."""
         ...
@@ -294,6 +299,15 @@ class Images(Protocol):
         sha256: hex digest which the server checks.
         progress: called with the number of bytes that were sent since its last call. What is sent
         again after a broken connection does not count again: the sum is the size of the file.
+        """
+        ...
+
+    def create_from_url(
+        self, name: str, url: str, *, sha256: str, request_id: UUID | None = None
+    ) -> Image:
+        """Have the server fetch a new disk image from an address, whatever its certificate is.
+
+        sha256: hex digest which the server checks. Raises Unsupported on v3, TaskFailed.
         """
         ...
 
