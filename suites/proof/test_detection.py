@@ -40,7 +40,7 @@ def test_the_default_sample(gib: int, tell: Callable[[str], None]) -> None:
     sample = max(math.ceil(DEFAULT * blocks), SMALLEST_SAMPLE)
     most = math.ceil(blocks / sample)
     dice = random.Random(gib)
-    found = [jobs_until_found(blocks, sample, dice) for _ in range(40 if gib < 100 else 6)]
+    found = [jobs_until_found(blocks, sample, dice) for _ in range(40 if gib < 100 else 1)]
     tell(
         f"\n{gib} GiB, {sample} of {blocks} blocks a job: computed {most / 2:.0f} jobs on average, "
         f"at most {most}; simulated {statistics.mean(found):.0f} and {max(found)}"

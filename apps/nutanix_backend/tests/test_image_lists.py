@@ -120,7 +120,9 @@ def test_the_state_keeps_the_lists_that_it_names_and_no_others(tmp_path: Path) -
     record = state.JobRecord("job", 1, "F", "", state.SENT, reference)
     file.save(state.VmState(state.SCHEMA, "vm", (record,)))
     assert file.load()[0].jobs == (record,)
-    assert file.lists.load(kept.root()) == kept
+    found = file.lists.load(kept.root())
+    assert found is not None
+    assert found.encode() == kept.encode()
     assert file.lists.load(gone.root()) is None
     file.remove()
     assert list((tmp_path / "cluster").iterdir()) == []
@@ -135,6 +137,23 @@ def test_a_list_is_what_its_name_says_or_not_there(tmp_path: Path) -> None:
     for content in (a_list(b"other").encode(), b"", image.encode()[:-1]):
         path.write_bytes(content)
         assert store.load(image.root()) is None
+
+
+def test_a_list_that_cannot_be_removed_stays_until_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ListStore(tmp_path / "lists")
+    store.save(a_list(), ProvenTimes(7))
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.unlink", fails)
+        store.keep_only(set())
+    assert store.load(a_list().root()) is not None
+    store.keep_only(set())
+    assert not (tmp_path / "lists").exists()
+
+
+def fails(path: Path) -> None:
+    raise OSError(f"{path} is on a damaged disk")
 
 
 def test_a_list_that_cannot_be_saved_is_an_error_of_the_state(tmp_path: Path) -> None:

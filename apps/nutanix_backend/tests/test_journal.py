@@ -341,7 +341,7 @@ def test_no_incremental_stands_on_a_state_that_cannot_be_used(
     result = faulty.job(Level.INCREMENTAL, guest)
     assert result.status is Status.GOOD
     assert words in texts(result, Severity.WARNING)
-    assert [f.name.rpartition(".")[2] for f in result.files] == ["json", "raw"]
+    assert [f.name.rpartition(".")[2] for f in result.files] == ["json", "raw", "digests"]
     faulty.assert_chain_restores(guest)
 
 

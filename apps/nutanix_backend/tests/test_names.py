@@ -52,6 +52,12 @@ def test_a_delta_is_named_by_its_time() -> None:
     )
 
 
+def test_a_digest_list_is_named_by_its_time_too() -> None:
+    name = FOLDER.digests(1, "d", WHEN)
+    assert name == "@nutanix/prod/0a1b/disks/disk-1-d.20261123T070102Z.digests"
+    assert names.parse(name).kind is names.FileKind.DIGESTS
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -14,7 +14,7 @@ from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.restore.sources import Role, SourceFile, recognise
 
 VECTORS = Path(__file__).parents[3] / "conformance" / "nutanix" / "v1" / "names.json"
-CONFIGURATION, DISK, EXTENT, DELTA, PACKAGE, OTHER = Role
+CONFIGURATION, DISK, EXTENT, DELTA, PACKAGE, LIST, OTHER = Role
 WEB: dict[str, Any] = {"namespace": "@vsphere", "vm": "web 01", "where": "/r/"}
 STAMP = "20261123T070102Z"
 
@@ -44,9 +44,9 @@ def test_every_name_of_the_golden_vectors_is_recognised(test: Any) -> None:
     if "metadata" in value:
         assert (found.role, found.file) == (CONFIGURATION, value["metadata"])
     else:
-        assert (found.role, found.stamp) == (
-            DELTA if "stamp" in value else DISK, value.get("stamp", ""),
-        )  # fmt: skip
+        stamped = LIST if "kind" in value else DELTA
+        role = stamped if "stamp" in value else DISK
+        assert (found.role, found.stamp) == (role, value.get("stamp", ""))
         assert (found.key, found.index) == (value["disk"], int(value["index"]))
 
 

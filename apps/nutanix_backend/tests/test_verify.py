@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import pytest
 from command_line import program
 from nutanix_backend import manifest
 from nutanix_backend.__main__ import command_line
 from nutanix_backend.cli.verify import StoreProof
+from nutanix_backend.disks.targets import NoTarget
+from nutanix_backend.errors import RestoreFailed, RestoreRefused
+from nutanix_backend.restore import sources
+from nutanix_backend.restore.destination import Proof
+from nutanix_backend.restore.plan import plan_sibling, plan_vm
+from nutanix_backend.restore.writer import DiskWriter
 from prism_lab import tracking
-from ptcomm import Level
+from ptcomm import Level, Severity
+from ptcomm_runner.catalog import Status
+from vm_replica.errors import ReplicaDamaged
+
+from apps.nutanix_backend.tests.conftest import said
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    import pytest
-
-    from apps.nutanix_backend.tests.conftest import Guest, Product
+    from apps.nutanix_backend.tests.conftest import Guest, JobByHand, MadeUp, Product
 
 KIB, MIB = 1 << 10, 1 << 20
 FULL, INCREMENTAL, DIFFERENTIAL = Level.FULL, Level.INCREMENTAL, Level.DIFFERENTIAL
@@ -28,7 +40,7 @@ def run(*words: object) -> int:
 
 
 def lines(product: Product) -> list[str]:
-    return [str(finding) for finding in StoreProof(product.store).findings()]
+    return [str(verdict) for verdict in StoreProof(product.store).verdicts()]
 
 
 def tree(folder: Path) -> dict[str, int]:
@@ -131,3 +143,104 @@ def test_a_chain_without_its_full_and_a_manifest_that_is_none(product: Product) 
     (path,) = (product.root / "store" / "job" / "2-incremental" / "objects").iterdir()
     path.write_bytes(b"{}")
     assert "job 2, all VMs: a manifest in the backup is damaged" in lines(product)[1]
+
+
+def test_a_restored_folder_is_proven_by_the_store(
+    product: Product, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guest = a_chain(product)
+    where = product.root / "restored"
+    product.good_restore(where, job_id=2)
+    store = product.root / "store"
+    assert run("--store", store, "--restored", where) == 0
+    name = next(job.job_name for job in product.jobs() if job.job_id == 2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(f".raw: VM {guest.name} as of job {name}, proven")
+    assert len(lines) == 2
+    image = product.restored(where, guest, 0)
+    with image.open("r+b") as file:
+        file.seek(4 * MIB)
+        file.write(b"x")
+    assert run("--store", store, "--restored", where) == program.UNUSABLE
+    printed = capsys.readouterr().out
+    assert f"{image}: it is not the disk of any backup with a digest list" in printed
+
+
+def test_points_of_replicas_are_proven(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Replica:
+        name = "web01"
+
+        def points(self) -> list[SimpleNamespace]:
+            return [SimpleNamespace(number=1), SimpleNamespace(number=2)]
+
+        def verify(self, number: int) -> None:
+            if number == 2:
+                raise ReplicaDamaged("a byte is another")
+
+    (tmp_path / "replicas").mkdir()
+    monkeypatch.setattr(
+        "nutanix_backend.cli.verify.open_store",
+        lambda _root: SimpleNamespace(replicas=lambda: [Replica()]),
+    )
+    assert run("--store", tmp_path) == program.UNUSABLE
+    assert capsys.readouterr().out.splitlines() == [
+        "replica web01 generation 1: proven",
+        "replica web01 generation 2: a byte is another",
+    ]
+
+
+# --- through the daemon --------------------------------------------------------------------------
+
+
+def test_a_restore_that_makes_nothing_proves_each_job(product: Product) -> None:
+    guest = a_chain(product)
+    images, vms = set(product.root.rglob("*.raw")), len(product.lab.state()["vms"])
+    for job in range(1, 5):
+        result = product.good_restore("/", job_id=job, restore_to="verify")
+        told = [text for text in said(result, Severity.INFO) if text.endswith(" is proven")]
+        assert [text.split(" (")[0] for text in told] == [
+            f"VM {guest.name} disk {disk}" for disk in (0, 1)
+        ]
+        assert not said(result, Severity.SKIPPED)
+    assert set(product.root.rglob("*.raw")) == images
+    assert len(product.lab.state()["vms"]) == vms
+
+
+def test_a_restore_that_makes_nothing_finds_what_is_wrong(product: Product) -> None:
+    guest = product.guest(4 * MIB)
+    product.good_backup(FULL, guest)
+    guest.write(0, 2 * MIB, 64 * KIB)
+    guest.write(0, 2 * MIB + 192 * KIB, 64 * KIB)
+    product.lab.spoil_changes(tracking.forget(1))
+    product.good_backup(INCREMENTAL, guest)
+    product.lab.spoil_changes(None)
+    result = product.restore("/", restore_to="verify")
+    assert result.status is Status.FAILED
+    assert "disk 0 is not the one that was backed up" in said(result, Severity.FATAL)[0]
+    product.good_restore("/", restore_to="verify", job_id=1)
+
+
+def test_a_siblings_backup_has_nothing_to_be_compared_with(
+    job_by_hand: Callable[..., JobByHand],
+) -> None:
+    with ExitStack() as stack:
+        proof = Proof(job_by_hand().context, stack)
+        plan = plan_sibling(sources.recognise("@proxmox/100/disks/scsi0.raw"))
+        with pytest.raises(RestoreRefused, match="proves backups of this plugin only"):
+            proof.prepare(plan)
+
+
+def test_a_whole_disk_is_proven_without_a_file(made_up: type[MadeUp]) -> None:
+    backup = made_up(with_roots=True)
+    backup.full(bytes(range(256)) * 8192)
+    (chain,) = plan_vm(backup.manifests).disks
+    writer = DiskWriter(chain, NoTarget())
+    ((name, content),) = backup.files.items()
+    writer.begin(name)
+    writer.write(memoryview(content))
+    writer.end()
+    assert writer.complete
+    with pytest.raises(RestoreFailed, match="read back from nothing"):
+        writer.target.read_into(0, memoryview(bytearray(1)))

@@ -72,8 +72,8 @@ def test_it_follows_what_is_written(
     read(image, bytes(content))
     assert image.root() == plain_root(bytes(content))
     decoded = ImageDigests.decode(image.encode())
-    assert decoded == image
     assert decoded.root() == image.root()
+    assert decoded.encode() == image.encode()
 
 
 def test_an_image_that_is_streamed_from_its_beginning_needs_no_reading() -> None:
@@ -143,8 +143,7 @@ def test_a_block_is_compared_with_the_list() -> None:
     other = ImageDigests(2 * BLOCK)
     other.put(BLOCK, b"a" * BLOCK)
     assert list(image.differences(other)) == [BLOCK]
-    assert image != other
-    assert image != "a list"
+    assert image.root() != other.root()
 
 
 def test_an_image_does_not_shrink() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from prism_lab import _control, _process, _storage
 from prism_lab.errors import LabError, NotInLab, StartFailed
 from prism_lab.lab import Lab
+from prism_lab.replay import Replay
 from prism_lab.settings import PERSONALITIES
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -79,6 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     path.add_argument("recovery_point")
     path.add_argument("disk")
     _add_fault(command(top, "fault", _fault, "order a fault"))
+    replaying = top.add_parser("replay", help="answer as a Prism that was recorded")
+    replaying.add_argument("file", type=Path, help="a capture, as `qualify --capture` writes it")
+    replaying.add_argument("--ca", type=Path, required=True, help="file for the CA's certificate")
+    replaying.set_defaults(run=_replay)
     kill = command(top, "kill-target", _kill_target, "let a volume group's target die")
     kill.add_argument("volume_group")
     return parser
@@ -164,10 +169,16 @@ def _up(arguments: argparse.Namespace) -> None:
         _serve(folder, arguments)
 
 
-def _serve(folder: Path, arguments: argparse.Namespace) -> None:
+def _told_to_stop() -> threading.Event:
+    """What SIGTERM and SIGINT set from now on."""
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+    return stopping
+
+
+def _serve(folder: Path, arguments: argparse.Namespace) -> None:
+    stopping = _told_to_stop()
     try:
         with Lab.start(
             folder,
@@ -360,6 +371,13 @@ def _fault(arguments: argparse.Namespace) -> None:
         "kind", "pattern", "times", "skip", "status", "seconds", "retry_after", "message",
     )  # fmt: skip
     _ask(arguments, "add_fault", **{field: getattr(arguments, field) for field in fields})
+
+
+def _replay(arguments: argparse.Namespace) -> None:
+    stopping = _told_to_stop()
+    with Replay.of(arguments.file, arguments.ca) as replay:
+        _say(f"Prism Central answers at {replay.pc_host}; end it with Ctrl-C")
+        stopping.wait()
 
 
 def _kill_target(arguments: argparse.Namespace) -> None:

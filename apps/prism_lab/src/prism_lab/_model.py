@@ -166,6 +166,14 @@ class EntitySnapshot:
     ext_id: str = attrs.field(factory=new_id)
 
 
+class VmRunner(Protocol):
+    """What runs the VMs that are on."""
+
+    def switch(self, vm: Vm, state: str) -> None:
+        """Power a VM on ("ON") or off ("OFF")."""
+        ...
+
+
 @attrs.define
 class RecoveryPoint:
     """A snapshot of VMs and volume groups; gone once it has expired.
@@ -350,4 +358,6 @@ class World:
     """What makes lists of changes wrong, while it is there."""
     incarnation: int = attrs.field(factory=lambda: secrets.randbelow(1 << 50))
     number: int = attrs.field(factory=lambda: secrets.randbelow(1 << 60))
+    guests: VmRunner | None = None
+    """What runs the VMs that are on; None where power is a word only."""
     lock: threading.RLock = attrs.field(factory=threading.RLock)

@@ -87,6 +87,10 @@ class Daemon:
         """Is the process still there?"""
         return self._keeper.is_alive()
 
+    def join(self) -> None:
+        """Wait until the process has ended."""
+        self._keeper.join()
+
     def kill(self) -> None:
         """SIGKILL and wait; harmless when it is gone already."""
         if self._keeper.is_alive():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from flask import Flask, Response, g, jsonify, request
 
-from prism_lab import _v3_volumes, _v4_volumes
+from prism_lab import _v3_volumes, _v4_volumes, _vms
 from prism_lab._v3_api import V3Error
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _register_vms(api: V2Api) -> None:
             raise V2Error(422, f"transition must be one of {', '.join(_POWER)}")
 
         def work(task: Task) -> None:
-            vm.power_state = state
+            _vms.switch(api.world, vm, state)
             vm.version += 1
             task.affected.append(("vm", vm.ext_id))
 

@@ -53,7 +53,7 @@ def register(api: V3Api, *, central: bool) -> None:
     def make(ext_id: str, wanted: tuple[Json, Json], task: Task) -> None:
         v4, spec = wanted
         vm = _vms.create(world, v4, ext_id)
-        vm.power_state = spec["resources"].get("power_state") or "OFF"
+        _vms.switch(world, vm, spec["resources"].get("power_state") or "OFF")
         task.affected.append(("vm", ext_id))
 
     @api.route("PUT", "vms/<vm_id>")
@@ -66,7 +66,7 @@ def register(api: V3Api, *, central: bool) -> None:
 
         def change() -> None:
             _vms.update(vm, v4)
-            vm.power_state = spec["resources"].get("power_state") or vm.power_state
+            _vms.switch(world, vm, spec["resources"].get("power_state") or vm.power_state)
             vm.version += 1
 
         return _write(api, vm, "update", change)

@@ -147,10 +147,7 @@ def _register_power(api: V4Api) -> None:
 
         @api.task("POST", NS, f"{VMS}/<vm_id>/$actions/{action}", f"{AHV}.{name}VmApiResponse")
         def power(vm_id: str, name: str = name, state: str = state) -> Result:
-            def switch(vm: Vm) -> None:
-                vm.power_state = state
-
-            return _change(api, vm_id, f"{name}Vm", switch)
+            return _change(api, vm_id, f"{name}Vm", lambda vm: _vms.switch(api.world, vm, state))
 
 
 def _register_actions(api: V4Api) -> None:

@@ -211,8 +211,18 @@ def remove_disk(vm: Vm, disk: Disk) -> None:
     disk.file.unlink()
 
 
+def switch(world: World, vm: Vm, state: str) -> None:
+    """Power a VM on ("ON") or off ("OFF"); nothing happens if it is so already."""
+    if vm.power_state == state:
+        return
+    vm.power_state = state
+    if world.guests is not None:
+        world.guests.switch(vm, state)
+
+
 def delete(world: World, vm: Vm) -> None:
     """Take a VM and its disks away; recovery points of it stay."""
+    switch(world, vm, "OFF")
     with world.lock:
         del world.vms[vm.ext_id]
     _discard(world, vm)

@@ -14,6 +14,7 @@ import trustme
 
 from prism_lab import _apps, _snapshots, _storage, _vms
 from prism_lab._auth import Auth
+from prism_lab._guests import Guests
 from prism_lab._images import Images
 from prism_lab._model import Addresses, Named, RecoveryPoint, Vm, World
 from prism_lab._server import PORT, Exchange, HttpsServer, RequestLog, listen
@@ -57,6 +58,10 @@ class Lab:
         self._world = _new_world(root, settings, self._addresses)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="prism-lab-"))
         self.run_dir = Path(folder)  # sockets: their paths must be short
+        if settings.run_guests:
+            guests = Guests(self.run_dir)
+            stack.callback(guests.stop)
+            self._world.guests = guests
         portal = self._addresses.data_services if settings.data_services else None
         targets = TargetServer(portal, self._addresses.targets(), self.run_dir)
         stack.callback(targets.stop)

@@ -61,6 +61,8 @@ class Settings:
     """How long every task stays queued before it runs; with 0 it has ended when it is named."""
     latency: Latency = attrs.field(factory=Latency)
     """How long calls and tasks take besides that: `Latency.parse("prism")` is as on a cluster."""
+    run_guests: bool = False
+    """Does a VM that is powered on run, in qemu? Needs qemu-system-x86_64."""
     pc_version: str = "pc.7.6"
     aos_version: str = "7.6"
 

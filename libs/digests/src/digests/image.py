@@ -72,14 +72,6 @@ class ImageDigests:
         """Number of blocks."""
         return len(self._marks)
 
-    def __eq__(self, other: object) -> bool:
-        """Whether two lists are of images with the same content."""
-        if not isinstance(other, ImageDigests):
-            return NotImplemented
-        return (self.size, self._digests) == (other.size, other._digests)
-
-    __hash__ = None  # type: ignore[assignment]  # it changes
-
     # --- what is written
 
     def resize(self, size: int) -> None:

@@ -115,6 +115,27 @@ class Answer:
         return Fields.of(value, self.where)
 
 
+@attrs.frozen
+class Exchange:
+    """One request and its answer, as they went over the wire, without our login.
+
+    `sent` is the JSON of the request, None if it had none. `headers` are those of the answer that
+    a client reads. `body` is that of the answer.
+    """
+
+    method: str
+    url: str
+    sent: Mapping[str, Any] | None
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+_READ_HEADERS = (
+    "Content-Type", "ETag", "X-Ntnx-Etag", "Location", "Retry-After", "X-Redirect-Token",
+)  # fmt: skip
+
+
 class Http:
     """Requests to one endpoint. Use from several threads is fine."""
 
@@ -126,7 +147,9 @@ class Http:
         *,
         timeout: float,
         clock: Clock,
+        record: Callable[[Exchange], None] | None = None,
     ) -> None:
+        self._record = record
         self.endpoint = endpoint
         self._trust = trust
         self._credentials = credentials
@@ -250,6 +273,12 @@ class Http:
             body = _bounded_body(response, where)
         seconds = self._clock.monotonic() - started
         log.debug("%s -> %d, %.3f s", where, response.status_code, seconds)
+        if self._record is not None:
+            found = {name: text for name in _READ_HEADERS if (text := response.headers.get(name))}
+            sent_to = response.request.url or url
+            self._record(
+                Exchange(call.method, sent_to, call.json, response.status_code, found, body)
+            )
         return Answer(where, response.status_code, response.headers, body)
 
     def _url(self, call: Call) -> str:

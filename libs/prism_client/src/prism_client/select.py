@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from prism_client._clock import Clock
+    from prism_client._http import Exchange
     from prism_client.client import PrismClient
     from prism_client.model import Credentials
     from prism_client.unreadable import Unreadable
@@ -59,6 +60,7 @@ def connect(
     deadline: float = 600.0,
     clock: Clock | None = None,
     on_unreadable: Callable[[Unreadable], None] | None = None,
+    record: Callable[[Exchange], None] | None = None,
 ) -> PrismClient:
     """Connect to a Prism Central, log in and find out which APIs and revisions it speaks.
 
@@ -67,12 +69,13 @@ def connect(
     clock: for tests.
     on_unreadable: called once with each record that a list leaves out because it cannot be
     understood, in the thread that reads the list. PrismClient.unreadable keeps them too.
+    record: called with each request and its answer, in the thread that sent it. They hold secrets.
     Raises TransportError, AuthFailed, Unsupported; ValueError for an unusable Trust.
     """
     trust = trust or Trust()
     clock = clock or SystemClock()
     with ExitStack() as stack:
-        https = _Connections(endpoint, credentials, trust, timeout, clock)
+        https = _Connections(endpoint, credentials, trust, timeout, clock, record)
         stack.callback(https.close)
         unreadable = Unreadables(on_unreadable)
         v4 = _served_v4(https.central, unreadable)
@@ -143,7 +146,9 @@ class _Connections:
         trust: Trust,
         timeout: float,
         clock: Clock,
+        record: Callable[[Exchange], None] | None,
     ) -> None:
+        self._record = record
         self._credentials = credentials
         self._trust = trust
         self._timeout = timeout
@@ -163,7 +168,12 @@ class _Connections:
         key = (endpoint, credentials)
         if key not in self._opened:
             self._opened[key] = Http(
-                endpoint, credentials, self._trust, timeout=self._timeout, clock=self._clock
+                endpoint,
+                credentials,
+                self._trust,
+                timeout=self._timeout,
+                clock=self._clock,
+                record=self._record,
             )
         return self._opened[key]
 

@@ -144,7 +144,7 @@ def run_job(args: argparse.Namespace, action: Callable[[jobs.Settings], Result])
         stack.enter_context(cancellation.on_signals())
         watcher = stack.enter_context(display.watching(silent=args.json))
         settings = jobs.Settings(
-            command=(args.backend,) if args.backend else _this_program(args.own),
+            command=(args.backend,) if args.backend else this_program(args.own),
             parameters=_parameters(args),
             working_dir=_working_dir(args, stack),
             watcher=watcher,
@@ -169,7 +169,7 @@ def _parameters(args: argparse.Namespace) -> tuple[tuple[str, str], ...]:
     return (*given, ("verify", "yes")) if getattr(args, "verify", False) else tuple(given)
 
 
-def _this_program(own: OwnBackend) -> tuple[str, ...]:
+def this_program(own: OwnBackend) -> tuple[str, ...]:
     """The command that starts the running program again, by name or as a module."""
     if Path(sys.argv[0]).name == own.program:
         return (sys.argv[0],)

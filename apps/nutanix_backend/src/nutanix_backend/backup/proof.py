@@ -6,19 +6,22 @@ list, and compares them with the digest list: one that differs shows that change
 
 from __future__ import annotations
 
+import logging
 import math
+import time
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import attrs
+from command_line.text import size
 from digests import BLOCK, ImageDigests, blocks_of
 
 from nutanix_backend.disks.streams import MERGE_GAP, read_blocks
 from nutanix_backend.references.proven import NEVER, ProvenTimes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from iscsi_attach import BlockDevice
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from nutanix_backend.references.lists import ListStore
 
     Watch = Callable[[str, int], Callable[[int], object]]
+
+log = logging.getLogger(__name__)
 
 SMALLEST_SAMPLE = 64
 """Blocks that are compared at least, where there are as many."""
@@ -80,26 +85,23 @@ class DiskProof:
 
     def _continue(self) -> None:
         """Go on from the list of the base."""
-        size = self.plan.disk.size
         known = self._lists.load(self.plan.base_root)
         if known is None:
             self.is_unknown = True
-            self.image = ImageDigests.unknown(size)
+            self.image = ImageDigests.unknown(self.plan.disk.size)
             return
         self.image = known
         self.proven = self._lists.proven_times(self.plan.base_root, known.size)
-        self.image.resize(size)
-        self.proven.resize(size)
+        self.image.resize(self.plan.disk.size)
+        self.proven.resize(self.plan.disk.size)
 
     def compare(self, device: BlockDevice, share: float) -> list[Difference]:
         """Read a share, 0 to 1, of the blocks that Prism does not list; return what differs."""
         blocks = self._sample(share)
         self.compared_bytes = _total(blocks)
-        advance = self._watch(f"disk {self.plan.index}, unchanged blocks", self.compared_bytes)
         found, since = [], self._now
-        with closing(read_blocks(device, blocks)) as read:
+        with closing(self._read(device, blocks, "unchanged blocks")) as read:
             for offset, view in read:
-                advance(len(view))
                 if self.image.holds(offset, view):
                     self.proven.mark(offset, len(view), self._now)
                 else:
@@ -114,9 +116,8 @@ class DiskProof:
             first, last = offset // BLOCK, blocks_of(offset + length)
             candidates[first:last] = bytes(last - first)
         count = max(math.ceil(share * sum(candidates)), SMALLEST_SAMPLE) if share else 0
-        size = self.plan.disk.size
         chosen = self.proven.choose(candidates, count)
-        return [(offset, min(BLOCK, size - offset)) for offset in chosen]
+        return [(offset, min(BLOCK, self.plan.disk.size - offset)) for offset in chosen]
 
     def complete(self, device: BlockDevice | None) -> int:
         """Read the blocks that changed in part, whole, for only the snapshot has all of them.
@@ -129,13 +130,23 @@ class DiskProof:
         for extent in regions.merged_extents(0 if self.plan.base else MERGE_GAP):
             self.proven.mark(extent.offset, extent.length, self._now)
         blocks = list(self.image.stale())
-        advance = self._watch(f"disk {self.plan.index}, digest list", _total(blocks))
-        with closing(read_blocks(device, blocks)) as read:
+        with closing(self._read(device, blocks, "digest list")) as read:
             for offset, view in read:
                 self.image.put(offset, view)
                 self.proven.mark(offset, len(view), self._now)
-                advance(len(view))
         return _total(blocks)
+
+    def _read(
+        self, device: BlockDevice | None, blocks: list[tuple[int, int]], what: str
+    ) -> Generator[tuple[int, memoryview]]:
+        """Read blocks, say so to `watch` and, when it is done, in the log."""
+        total, began = _total(blocks), time.monotonic()
+        advance = self._watch(f"disk {self.plan.index}, {what}", total)
+        for offset, view in read_blocks(device, blocks):
+            advance(len(view))
+            yield offset, view
+        seconds = time.monotonic() - began
+        log.info("disk %s, %s: %s read in %.2f s", self.plan.index, what, size(total), seconds)
 
     def save(self) -> None:
         """Keep on this host what the next job goes on from; raise StateError."""

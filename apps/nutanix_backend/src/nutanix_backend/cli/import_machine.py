@@ -80,13 +80,14 @@ def _items(main: Path, disks: Sequence[Path]) -> Iterator[FileItem]:
     if namespace is None:
         raise RunnerError(f"{main}: its name must end with one of {', '.join(NAMESPACES)}")
     folder = f"{namespace}/{main.stem}"
-    yield _item(main, f"{folder}/{main.name}")
+    yield file_item(main, f"{folder}/{main.name}")
     found = _beside(main) if main.suffix.lower() == ".ovf" and not disks else disks
     for disk in found:
-        yield _item(disk, f"{folder}/disks/{disk.name}")
+        yield file_item(disk, f"{folder}/disks/{disk.name}")
 
 
-def _item(path: Path, name: str) -> FileItem:
+def file_item(path: Path, name: str) -> FileItem:
+    """A file of this host as a file of a backup, under this name."""
     length = path.stat().st_size
     head = File(name, Stat(FileType.REGULAR, length), Times(1, 1, 1))
     return FileItem(head, path, Local(length))

@@ -3,6 +3,9 @@
 Each disk of each job is put together block by block, from the whole image and the deltas of its
 chain, and compared with the root of its digest list. Nothing is written, and one block is held in
 memory. A job on a base that is proven needs to read only what it changed.
+
+The points of replicas in a receiver's store are proven by what the receiver knows of them; images
+in a folder that a restore wrote, by the roots of the backups in the store.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from command_line import program, terminal
 from digests import BadList, ImageDigests, StreamDigest
 from ptcomm_runner import catalog
 from ptcomm_runner.errors import RunnerError
+from vm_replica.errors import ReplicationError
+from vm_replica.store.access import open_store
 from vm_replica.store.image import ImageFile
 from vm_replica.store.undo import Delta
 
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from nutanix_backend.restore.plan import DiskChain, PlannedFile
 
 CHUNK = 1 << 20
+WITHOUT_LIST = "undamaged; it was saved without a digest list"
 ERRORS = (BackendError, RunnerError, phcbt01.PhcbtError, OSError)
 """What makes a point one that cannot be restored."""
 
@@ -44,9 +50,12 @@ def add_parser(subparsers: Subparsers) -> None:
         "verify", help="prove the backups of a store, without restoring them"
     )
     parser.add_argument(
-        "--store", required=True, type=Path, help="folder that holds the jobs of `job backup`"
+        "--store", required=True, type=Path, help="folder of `job backup`, or of a receiver"
     )
     parser.add_argument("--name", help="only the jobs of this name")
+    parser.add_argument(
+        "--restored", type=Path, metavar="FOLDER", help="prove the images that a restore wrote here"
+    )
     parser.set_defaults(run=run)
 
 
@@ -54,28 +63,45 @@ def run(args: argparse.Namespace) -> int:
     """Prove each job; 2 if one cannot be restored. Raises RunnerError, OSError."""
     if not args.store.is_dir():
         raise RunnerError(f"{args.store} is not a folder: --store names the folder of the jobs")
-    proof = StoreProof(catalog.Store(args.store))
     worst = program.DONE
-    for finding in proof.findings(args.name):
-        terminal.say(terminal.plain(str(finding)))
-        if finding.fault:
+    for verdict in _verdicts(args):
+        terminal.say(terminal.plain(str(verdict)))
+        if verdict.fault:
             worst = program.UNUSABLE
     return worst
 
 
-@attrs.frozen
-class Finding:
-    """What is known of a disk, or of a VM, in a job: proven, without a list, or what is wrong."""
+def _verdicts(args: argparse.Namespace) -> Iterator[Verdict]:
+    if (args.store / "replicas").is_dir():
+        return replicas(args.store)
+    proof = StoreProof(catalog.Store(args.store))
+    return proof.restored(args.restored) if args.restored else proof.verdicts(args.name)
 
-    job: int
+
+@attrs.frozen
+class Verdict:
+    """What is known of a disk, a VM or a point: how far it is proven, or its fault."""
+
     what: str
     fault: str = ""
-    has_root: bool = True
+    proof: str = "proven"
 
     def __str__(self) -> str:
         """A line for the terminal."""
-        result = "proven" if self.has_root else "undamaged; it was saved without a digest list"
-        return f"job {self.job}, {self.what}: {self.fault or result}"
+        return f"{self.what}: {self.fault or self.proof}"
+
+
+def replicas(root: Path) -> Iterator[Verdict]:
+    """Prove the points of all replicas in the store of a receiver; raise StoreError."""
+    for replica in open_store(root).replicas():
+        for point in replica.points():
+            what = f"replica {replica.name} generation {point.number}"
+            try:
+                replica.verify(point.number)
+            except ReplicationError as error:
+                yield Verdict(what, str(error))
+            else:
+                yield Verdict(what)
 
 
 class StoreProof:
@@ -88,7 +114,7 @@ class StoreProof:
         self._proven: dict[Path, ImageDigests] = {}
         """By the newest file of a chain: the list of a disk that was put together and compared."""
 
-    def findings(self, name: str | None = None) -> Iterator[Finding]:
+    def verdicts(self, name: str | None = None) -> Iterator[Verdict]:
         """Prove the good backups of a name, or of all."""
         jobs = self._store.jobs(name)
         for job in jobs:
@@ -96,12 +122,12 @@ class StoreProof:
                 same = [other for other in jobs if other.name == job.name]
                 yield from self._job(job, same)
 
-    def _job(self, job: catalog.Job, jobs: list[catalog.Job]) -> Iterator[Finding]:
+    def _job(self, job: catalog.Job, jobs: list[catalog.Job]) -> Iterator[Verdict]:
         try:
             chain = catalog.chain(jobs, job.job_id)
             vms = self._manifests(chain)
         except ERRORS as error:
-            yield Finding(job.job_id, "all VMs", str(error))
+            yield Verdict(f"job {job.job_id}, all VMs", str(error))
             return
         files = {
             stored.file.name: self._store.file_path(owner, stored)
@@ -123,21 +149,40 @@ class StoreProof:
 
     def _vm(
         self, job: int, manifests: Sequence[Manifest], files: Mapping[str, Path]
-    ) -> Iterator[Finding]:
-        vm = f"VM {manifests[-1].vm_name}"
+    ) -> Iterator[Verdict]:
+        vm = f"job {job}, VM {manifests[-1].vm_name}"
         try:
             plan = plan_vm(manifests)
         except BackendError as error:
-            yield Finding(job, vm, str(error))
+            yield Verdict(vm, str(error))
             return
         for chain in plan.disks:
             disk = f"{vm} disk {chain.index}"
             try:
                 self._disk(chain, files)
             except ERRORS as error:
-                yield Finding(job, disk, str(error))
+                yield Verdict(disk, str(error))
             else:
-                yield Finding(job, disk, has_root=bool(chain.image_root))
+                yield Verdict(disk, proof="proven" if chain.image_root else WITHOUT_LIST)
+
+    def restored(self, folder: Path) -> Iterator[Verdict]:
+        """Find for each image that a restore wrote below `folder` the job whose disk it is."""
+        jobs = [job for job in self._store.jobs() if job.status.good]
+        known = {
+            (disk.disk_id, disk.image_root): read
+            for vms in map(self._manifests, ([job] for job in jobs))
+            for manifests in vms.values()
+            for read in manifests
+            for disk in read.disks
+        }
+        for path in sorted(folder.rglob("disk-*-*.raw")):
+            disk_id = path.stem.split("-", 2)[2]
+            with ImageFile(path) as image:
+                found = known.get((disk_id, _root(image, path.stat().st_size)))
+            if found:
+                yield Verdict(str(path), proof=f"VM {found.vm_name} as of job {found.job}, proven")
+            else:
+                yield Verdict(str(path), "it is not the disk of any backup with a digest list")
 
     def _disk(self, chain: DiskChain, files: Mapping[str, Path]) -> None:
         """Prove a disk; raise one of ERRORS."""
@@ -182,6 +227,16 @@ class StoreProof:
                     delta.overlay(offset, block)
                 image.put(offset, block)
             return image
+
+
+def _root(whole: ImageFile, size: int) -> str:
+    """The root of a raw image."""
+    image = ImageDigests(size)
+    for begin, end in whole.extents():
+        image.doubt(begin, end - begin)
+    for offset, length in image.stale():
+        image.put(offset, whole.read(offset, length))
+    return image.root()
 
 
 def _stored(file: PlannedFile, files: Mapping[str, Path]) -> Path:

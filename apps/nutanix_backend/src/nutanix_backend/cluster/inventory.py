@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import attrs
 import prism_client
 from durable.names import component
+from prism_client import capture
 
 from nutanix_backend import names
 from nutanix_backend.errors import ParameterError, SelectionError
@@ -17,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from nutanix_backend.settings.parameters import Settings
+
+
+CAPTURE = "PODHEITOR_CAPTURE"
+"""Variable of the environment: the file that takes every exchange with Prism, secrets included."""
 
 
 class NamedEntity(Protocol):
@@ -75,7 +82,14 @@ def connect(
         trust,
         timeout=settings.timeout,
         on_unreadable=tell,
+        record=_recorder(),
     )
+
+
+def _recorder() -> capture.Recorder | None:
+    """Where the exchanges go; a command that wants them names a private file to its jobs."""
+    path = os.environ.get(CAPTURE)
+    return capture.Recorder(Path(path)) if path else None
 
 
 @attrs.frozen

@@ -141,6 +141,47 @@ class ImageTarget(PathTarget):
             self._folder = -1
 
 
+class NoTarget(DiskTarget):
+    """Nowhere: for a disk that is only digested. Nothing can be read back."""
+
+    label = "nothing"
+
+    def __init__(self) -> None:
+        """Write nothing."""
+        self.size = 0
+
+    def open(self, size: int) -> OpenDisk:
+        """Be the disk as well."""
+        self.size = size
+        return self
+
+    def write(self, offset: int, view: Buffer) -> None:
+        """Let it go."""
+
+    def zero(self, offset: int, length: int) -> None:
+        """Let it go."""
+
+    def resize(self, size: int) -> None:
+        """Grow."""
+        self.size = size
+
+    def flush(self) -> None:
+        """Nothing is there."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Nothing was kept."""
+        raise RestoreFailed(f"{len(buffer)} bytes at {offset} were to be read back from nothing")
+
+    def finish(self) -> None:
+        """Nothing was made."""
+
+    def abandon(self) -> None:
+        """Nothing was made."""
+
+
 def at_path(path: Path) -> PathTarget:
     """The target for a path: a block device as it is, anything else as a file."""
     return PathTarget(path) if path.is_block_device() else ImageTarget(path)

@@ -6,6 +6,7 @@ then the disk is read as a whole once.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import durable
@@ -60,13 +61,14 @@ class ListStore:
             ) from error
 
     def keep_only(self, roots: set[str]) -> None:
-        """Remove all lists but those with these roots; raise OSError."""
+        """Remove all lists but those with these roots; what cannot go now goes the next time."""
         kept = {self._path(root).stem for root in roots if root}
-        for path in self._folder.glob("*"):
-            if path.stem not in kept:
-                path.unlink()
-        if not kept and self._folder.is_dir():
-            self._folder.rmdir()
+        with suppress(OSError):
+            for path in self._folder.glob("*"):
+                if path.stem not in kept:
+                    path.unlink()
+            if not kept and self._folder.is_dir():
+                self._folder.rmdir()
 
     def _path(self, root: str) -> Path:
         return self._folder / f"{root.rpartition(':')[2]}.digests"

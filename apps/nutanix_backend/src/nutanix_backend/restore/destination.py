@@ -15,7 +15,7 @@ from nutanix_backend.ahv.creation import Creation, NewDisk, WrittenDisk
 from nutanix_backend.ahv.site import inspect_target
 from nutanix_backend.cluster import inventory, journal, sweep
 from nutanix_backend.cluster.guards import FolderGuard
-from nutanix_backend.disks.targets import DiskTarget, ImageTarget, at_path
+from nutanix_backend.disks.targets import DiskTarget, ImageTarget, NoTarget, at_path
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.names import STAGING
 from nutanix_backend.restore import configuration
@@ -147,6 +147,49 @@ class Paths(Destination):
         path = self._paths.get("") or self._paths[str(index)]
         refuse_unfit(path, chain.size, overwrite=self.job.settings.overwrite)
         return at_path(path)
+
+
+class Proof(Destination):
+    """Nothing stays: each disk is only put together and compared with its digests.
+
+    A whole image is digested as it comes. Deltas need what they are laid over: such a disk is put
+    together in a temporary file, which goes when it is proven.
+    """
+
+    def __init__(self, job: JobContext, stack: ExitStack) -> None:
+        """Prove within `job`; `stack` removes what is temporary."""
+        super().__init__(attrs.evolve(job, settings=attrs.evolve(job.settings, verify=False)))
+        self._stack = stack
+        self._folder: Path | None = None
+
+    def prepare(self, plan: VmPlan) -> None:
+        """Only our own backups say what their disks should be."""
+        if plan.manifest is None:
+            raise RestoreRefused(
+                f"{plan.origin} has no digests to be compared with: restore_to=verify proves "
+                "backups of this plugin only"
+            )
+
+    def target(self, plan: VmPlan, chain: DiskChain) -> DiskTarget:
+        """A temporary file for a disk with deltas."""
+        if len(chain.files) == 1:
+            return NoTarget()
+        if self._folder is None:
+            intents = self._stack.enter_context(self.job.journal("verify"))
+            self._folder = staging_folder(self.job, intents, self._stack, "-verify")
+        return ImageTarget(self._folder / f"{plan.origin.vm_id}-{chain.index}.raw")
+
+    def finish(self, plan: VmPlan, writers: Mapping[str, DiskWriter]) -> None:
+        """Say what is proven, and remove it."""
+        for writer in writers.values():
+            if writer.complete:
+                proof = "proven" if writer.chain.image_root else "undamaged (it has no digest list)"
+                self.job.say(
+                    f"VM {plan.origin.vm_name} disk {writer.chain.index} ({size(writer.size)}) "
+                    f"as of job {plan.origin.job} is {proof}"
+                )
+                if isinstance(writer.target, ImageTarget):
+                    writer.target.path.unlink()
 
 
 @attrs.frozen
@@ -292,6 +335,8 @@ def choose(job: JobContext, stack: ExitStack, first: SourceFile) -> Destination:
         kind = "disk" if first.where.strip("/") else "ahv"
     if kind == "ahv":
         return NewVm(job, stack)
+    if kind == "verify":
+        return Proof(job, stack)
     if settings.disk_path:
         return Paths(job, settings.disk_path)
     if not first.where.strip("/"):

@@ -124,6 +124,8 @@ class Restore:
 
     def _receiver(self, file: SourceFile, length: int) -> Receiver | None:
         """What takes a file, as far as it is known; None when nobody needs it."""
+        if file.role is Role.LIST:
+            return Unneeded()
         self._outcome.expect(file.folder)
         place = self._destination or self._choose_destination(file)
         if place is None:
@@ -221,6 +223,16 @@ class Restore:
 
     def _reply(self, answer: Answer) -> None:
         self._job.endpoint.send(Reply(answer))
+
+
+class Unneeded:
+    """Takes a file that nobody needs: one that is refused counts as missing in Bacula's report."""
+
+    def write(self, piece: memoryview) -> None:
+        """Let it go."""
+
+    def end(self) -> None:
+        """It has gone."""
 
 
 class ConfigurationReceiver:

@@ -6,10 +6,10 @@
     @vsphere/<vm>/<vm>.ova                            (all in one file)
     @hyperv/<vm>/<vm>.xml                             disks/<disk>.vhdx
 
-each disk with deltas `disks/<disk>.<yyyymmddThhmmssZ>.phcbt01`; ours have a digest list of each job
-beside them. Siblings may put a cluster before the VM and may name disks as
-we do (docs/format.md). Older vSphere backups have the namespace, or
-the whole folder, twice. A name that comes back from a backup is data, never joined to a path.
+each disk with deltas `disks/<disk>.<yyyymmddThhmmssZ>.phcbt01`, and a digest list
+`disks/<disk>.<yyyymmddThhmmssZ>.digests` beside each. Siblings may put a cluster before the VM and
+may name disks as we do (docs/format.md). Older vSphere backups have the namespace, or the whole
+folder, twice. A name that comes back from a backup is data, never joined to a path.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _DELTA = re.compile(
     rf"(?P<stem>.+?)(?:\.(?:{'|'.join(_IMAGES)}))?(?:\.(?P<stamp>[0-9]{{8}}T[0-9]{{6}}Z))?\.phcbt01",
     re.IGNORECASE | re.DOTALL,
 )
+_LIST = re.compile(r"(?P<stem>.+)\.(?P<stamp>[0-9]{8}T[0-9]{6}Z)\.digests", re.DOTALL)
 _EXTENT = re.compile(r"(?P<stem>.+)-(?:flat|[sf][0-9]{3,}|delta|sesparse|rdmp?)", re.DOTALL)
 _NUMBERED = re.compile(r"disk-(?P<index>0|[1-9][0-9]{0,3})-(?P<id>.+)", re.DOTALL)
 
@@ -180,6 +181,9 @@ def _disk_file(found: SourceFile, file: str) -> SourceFile:
         return attrs.evolve(
             found, role=Role.DELTA, key=key, index=index, stamp=match["stamp"] or ""
         )
+    if match := _LIST.fullmatch(file):
+        key, index = _numbered(match["stem"])
+        return attrs.evolve(found, role=Role.LIST, key=key, index=index, stamp=match["stamp"])
     if not (match := _IMAGE.fullmatch(file)):
         return found
     form, stem, role = match["format"].lower(), match["stem"], Role.DISK

@@ -124,16 +124,6 @@ def _did_not_arrive(vm_name: str, late: Mapping[int, str]) -> str:
     )
 
 
-class Unneeded:
-    """Takes a file that nobody needs: one that is refused counts as missing in Bacula's report."""
-
-    def write(self, piece: memoryview) -> None:
-        """Let it go."""
-
-    def end(self) -> None:
-        """It has gone."""
-
-
 class PlannedVm(Vm):
     """A VM of our own backups, whose manifests say what will come."""
 
@@ -166,9 +156,7 @@ class PlannedVm(Vm):
             self._job.say(f"VM {name} {line}")
 
     def receiver(self, file: SourceFile, length: int) -> Receiver | None:  # noqa: ARG002 - manifests know it
-        """The writer of the file's disk; a digest list is taken and not needed."""
-        if file.role is Role.LIST:
-            return Unneeded()
+        """The writer of the file's disk."""
         writer = self.writers.get(file.key)
         if writer is None or not writer.needs(file.name):
             return None

@@ -175,7 +175,10 @@ class RestoreOptions:
     """
 
     restore_to: str = _row(
-        Kind.TEXT, "make a VM (ahv) or write raw images (disk)", "", ("ahv", "disk")
+        Kind.TEXT,
+        "make a VM (ahv), write raw images (disk), or only prove the backup (verify)",
+        "",
+        ("ahv", "disk", "verify"),
     )
     restore_via: str = _row(
         Kind.TEXT,

@@ -1,0 +1,1 @@
+"""`podheitor-nutanix-backend qualify`: does this cluster do what the product relies on."""

@@ -1,0 +1,64 @@
+"""Removing what `qualify` made: everything whose name has the id of a run, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from typing import TYPE_CHECKING
+
+import prism_client
+
+from nutanix_backend.cluster import sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from prism_client import PrismClient
+
+    from nutanix_backend.settings.parameters import Settings
+
+PREFIX = "podheitor-qualify-"
+_RUN = re.compile(rf"{PREFIX}[0-9a-f]{{12}}")
+
+
+def remove_earlier_runs(client: PrismClient, settings: Settings, root: Path) -> Iterator[str]:
+    """Remove what runs left that were killed: `root` has a folder for each of them."""
+    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        if _RUN.fullmatch(folder.name):
+            yield from remove_run(client, settings, folder)
+
+
+def remove_run(client: PrismClient, settings: Settings, folder: Path) -> Iterator[str]:
+    """Remove what the run of a folder made; the folder goes when nothing is left.
+
+    `settings` are those of the run, with its own state_dir. Yields a line for each thing.
+    """
+    run = folder.name
+    for line in sweep.sweep(client, settings):
+        yield str(line)
+    for vm in [vm for vm in client.vms.list() if vm.name.startswith(run)]:
+        yield from _remove_vm(client, vm)
+    if not list(leftovers(client, settings, run)):
+        shutil.rmtree(folder)
+
+
+def leftovers(client: PrismClient, settings: Settings, run: str) -> Iterator[str]:
+    """List what is left of a run."""
+    for left in sweep.leftovers(client, settings):
+        if run in left.name:
+            yield str(left)
+    for vm in client.vms.list():
+        if vm.name.startswith(run):
+            yield f"VM {vm.ext_id} {vm.name}"
+
+
+def _remove_vm(client: PrismClient, vm: prism_client.Vm) -> Iterator[str]:
+    for point in client.recovery_points.list(vm_ext_id=vm.ext_id):
+        client.recovery_points.delete(point.ext_id)
+        yield f"removed: recovery point {point.name} of VM {vm.name}"
+    with contextlib.suppress(prism_client.PrismError):  # it may be off; delete says the rest
+        client.vms.power_off(vm.ext_id)
+    client.vms.delete(vm.ext_id)
+    yield f"removed: VM {vm.name}"
