@@ -67,7 +67,8 @@ const char *valid_params[] = {
    // where we run
    "proxy_mode", "dsip", "transport", "chap", "state_dir",
    // what
-   "vm", "exclude_vm", "cluster", "consistency",
+   "vm", "exclude_vm", "category", "exclude_category", "project", "cluster", "consistency",
+   "parallel_vms",
    // chain
    "fallback_to_full", "references", "scrub",
    // replication
@@ -78,6 +79,6 @@ const char *valid_params[] = {
    "restore_vm_name", "restore_identity", "network_map", "storage_container", "overwrite", "verify",
    "check_space", "layout", "restore_powerstate",
    // what every metaplugin has
-   "listing", "query", "abort_on_error", "debug",
+   "listing", "query", "coverage_days", "abort_on_error", "debug",
    NULL,
 };

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prism_lab._model import Named
+
 from suites.bacula.harness.site import KIB, MIB, same
 
 if TYPE_CHECKING:
@@ -78,9 +80,14 @@ def test_estimate_listing_and_query(site: Site) -> None:
 
 
 def test_filesets_of_the_guide(site: Site) -> None:
-    """One VM, patterns with an exclusion, two plugin lines: the files that the guide shows."""
+    """One VM, patterns, categories, two plugin lines: the files that the guide shows."""
+    daily, test = Named("Backup", value="Daily"), Named("Environment", value="Test")
+    site.lab._world.categories.update({found.ext_id: found for found in (daily, test)})
     for name in ("web01", "web02", "web-test", "db01"):
-        site.guest(2 * MIB, name=name)
+        guest = site.guest(2 * MIB, name=name)
+        if name.startswith("web"):
+            site.lab._vm(guest.ext_id).categories = [daily.ext_id]
+    site.lab._vm("web-test").categories.append(test.ext_id)
     saved = {}
     for example in sorted(EXAMPLES.glob("fileset-*.conf")):
         site.define_from(example)
@@ -89,6 +96,7 @@ def test_filesets_of_the_guide(site: Site) -> None:
     assert saved == {
         "fileset-one-vm": {"web01"},
         "fileset-pattern": {"web01", "web02", "db01"},
+        "fileset-site": {"web01", "web02", "db01"},
         "fileset-two-lines": {"web01", "web02", "web-test", "db01"},
     }
     site.assert_every_good_job_restores()
@@ -96,13 +104,12 @@ def test_filesets_of_the_guide(site: Site) -> None:
 
 def test_vm_that_fails(site: Site) -> None:
     """It is reported and the job goes on; with abort_on_error the job fails."""
-    good = site.guest(2 * MIB, name="aof-good")
-    site.guest(2 * MIB, name="aof-worse")
+    guests = [site.guest(2 * MIB, name=f"aof-{number}") for number in range(2)]
     site.define("vm=aof-*")
     site.lab.faults.fail_task("POST */recovery-points", skip=1, message="no snapshot today")
     job = site.backup("Full")
     assert job.status == "W", job.words
-    assert job.said("VM aof-worse is not backed up")
+    (good,) = (g for g in guests if not job.said(f"VM {g.name} is not backed up"))
     assert [manifest.vm_id for manifest in job.manifests] == [good.ext_id]
     site.assert_restores(job)
 

@@ -227,7 +227,7 @@ def offer_the_disks(site: Site) -> None:
     snapshot = SnapshotGuard(site.client, site.journal, site.vm, site.name, "crash")
     snapshot.is_open = True  # it stands for site.after, which is there
     sources = [disk.ext_id for disk in site.after.disks if disk.disk_ext_id]
-    with VolumeGroupGuard(snapshot, sources, INITIATOR, chap=False):
+    with VolumeGroupGuard(snapshot, sources, INITIATOR, None):
         assert len(site.left("volume_groups")) == 1
 
 

@@ -41,10 +41,10 @@ RESTORES = 8
 
 @attrs.define
 class Killing:
-    """A VM whose jobs are killed, and what came of it."""
+    """VMs whose jobs are killed, and what came of it."""
 
     product: FaultyProduct
-    guest: Guest
+    guests: tuple[Guest, ...]
     tell: Callable[[str], None]
     references: str = "lean"
     cases: int = 0
@@ -59,7 +59,7 @@ class Killing:
         """Kill a job, run the next; returns where it was killed, or nothing if it was not."""
         self.change()
         self.product.order(act="kill", **order, **self.shadow)
-        result = self.product.job(self.level(), self.guest, references=self.references)
+        result = self.product.job(self.level(), *self.guests, references=self.references)
         where = self.product.sprung()
         self.kills += result.status is not Status.GOOD
         self.cut_power()
@@ -71,33 +71,35 @@ class Killing:
         return Level.FULL if self.kills % FULLS == FULLS - 1 else Level.INCREMENTAL
 
     def change(self) -> None:
-        """The guest writes somewhere."""
-        self.guest.write(0, self.random.randrange(0, MIB - 70 * KIB), 70 * KIB)
+        """The guests write somewhere."""
+        for guest in self.guests:
+            guest.write(0, self.random.randrange(0, MIB - 70 * KIB), 70 * KIB)
 
     def next_job(self, where: str) -> None:
         """The next job cleans up, is good, and leaves the references that a chain may have."""
         self.change()
         self.product.order(**self.shadow)
-        result = self.product.job(self.level(), self.guest, references=self.references)
+        result = self.product.job(self.level(), *self.guests, references=self.references)
         words = "\n".join(message.text for message in result.log)
         assert result.status is Status.GOOD, (where, words)
         self.removed += words.count("which was killed")
         self.product.sprung()
         self.product.assert_nothing_left()
         known = state.recorded_points(self.product.root / "state")
-        points = self.guest.recovery_points()
-        assert set(points) == set(known), (where, words)
-        assert len(points) in ({1} if self.references == "lean" else {1, 2, 3}), (where, words)
-        assert known[points[-1]] == result.job_name
+        points = [guest.recovery_points() for guest in self.guests]
+        assert set().union(*points) == set(known), (where, words)
+        for found in points:
+            assert len(found) in ({1} if self.references == "lean" else {1, 2, 3}), (where, words)
+            assert known[found[-1]] == result.job_name
         self.product.let_an_hour_pass()
         self.cases += 1
         if self.cases % RESTORES == 0:
-            self.product.assert_chain_restores(self.guest)
+            self.product.assert_chain_restores(*self.guests)
             self.restores += 1
 
     def report(self, what: str) -> None:
         """Say what was tried and found."""
-        self.product.assert_chain_restores(self.guest)
+        self.product.assert_chain_restores(*self.guests)
         self.tell(
             f"{what}: {self.kills} kills; {self.removed} things swept by the next jobs; "
             f"{self.restores + 1} restores identical; nothing was left"
@@ -109,7 +111,15 @@ def killing(faulty: FaultyProduct, tell: Callable[[str], None]) -> Killing:
     """A VM with one good full backup."""
     guest = faulty.guest(MIB)
     assert faulty.job(Level.FULL, guest).status is Status.GOOD
-    return Killing(faulty, guest, tell)
+    return Killing(faulty, (guest,), tell)
+
+
+@pytest.fixture
+def killing_four(faulty: FaultyProduct, tell: Callable[[str], None]) -> Killing:
+    """Four VMs with one good full backup, which are in flight at the same time."""
+    guests = tuple(faulty.guest(MIB) for _ in range(4))
+    assert faulty.job(Level.FULL, *guests).status is Status.GOOD
+    return Killing(faulty, guests, tell)
 
 
 @pytest.fixture
@@ -135,10 +145,30 @@ def test_killed_at_random_moments_of_the_data(killing_chains: Killing) -> None:
     killing.report("killed at random moments of the data")
 
 
+@pytest.mark.parametrize("place", PLACES)
+def test_killed_at_every_third_step_with_four_vms_in_flight(
+    killing_four: Killing, place: str
+) -> None:
+    """Which VM is at which step differs from job to job."""
+    for first, when in enumerate(("before", "after"), start=1):
+        for number in count(first, 3):
+            if not killing_four.case(place=place, call=number, when=when):
+                break
+    killing_four.report(f"killed with four VMs in flight / {place}")
+
+
+def test_killed_at_random_moments_of_the_data_of_four_vms(killing_four: Killing) -> None:
+    killing = killing_four
+    killing.references = "chain"
+    for _ in range(RANDOM // 4):
+        killing.case(timer=killing.random.uniform(0.0, 0.3))
+    killing.report("killed at random moments of the data of four VMs")
+
+
 @pytest.mark.parametrize("place", ["state", "prism"])
 def test_a_restore_killed_at_every_step(killing: Killing, place: str) -> None:
     """Of a killed restore nothing stays but a VM that is whole, and the chain is as it was."""
-    product, name = killing.product, f"{killing.guest.name}-new"
+    product, name = killing.product, f"{killing.guests[0].name}-new"
     killed = whole = 0
     for when in ("before", "after"):
         for number in count(1):

@@ -29,7 +29,12 @@ from typing import TYPE_CHECKING
 import iscsi_attach
 from digests import ImageDigests, blocks_of, encoded_size
 from nutanix_backend.cluster import journal
-from nutanix_backend.cluster.guards import IscsiSessionGuard, SnapshotGuard, VolumeGroupGuard
+from nutanix_backend.cluster.guards import (
+    IscsiSessionGuard,
+    SnapshotGuard,
+    VolumeGroupGuard,
+    new_secret,
+)
 from nutanix_backend.cluster.inventory import connect
 from nutanix_backend.cluster.transport import choose, initiator_name
 from nutanix_backend.disks.plan import plan_disks
@@ -177,7 +182,8 @@ def thin(folder: Path) -> None:
         snapshot = stack.enter_context(SnapshotGuard(client, intents, vm, "bench", "crash"))
         (plan,) = plan_disks(client, vm.disks, snapshot.recovery_point, None, sys.exit)
         disks = [plan.snapshot.disk_recovery_point_ext_id]
-        group = stack.enter_context(VolumeGroupGuard(snapshot, disks, initiator_name(), chap=True))
+        secret = new_secret(chap=True)
+        group = stack.enter_context(VolumeGroupGuard(snapshot, disks, initiator_name(), secret))
         portal = iscsi_attach.Portal(lab.data_services_ip)
         session = stack.enter_context(
             IscsiSessionGuard(group, portal, choose("userspace"))

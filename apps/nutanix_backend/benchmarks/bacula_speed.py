@@ -106,7 +106,7 @@ class Bench:
         snapshot = stack.enter_context(SnapshotGuard(client, intents, vm, "bench", "crash"))
         (plan,) = plan_disks(client, vm.disks, snapshot.recovery_point, None, sys.exit)
         disks = [plan.snapshot.disk_recovery_point_ext_id]
-        group = stack.enter_context(VolumeGroupGuard(snapshot, disks, INITIATOR, chap=False))
+        group = stack.enter_context(VolumeGroupGuard(snapshot, disks, INITIATOR, None))
         portal = self._site.lab.data_services_ip
         found = iscsi_attach.userspace.discover(iscsi_attach.Portal(portal), initiator=INITIATOR)
         (target,) = {

@@ -495,6 +495,12 @@ class Daemon:
         assert isinstance(event, expected), (event, self.messages)
         return event
 
+    def hear_until(self, expected: type[E]) -> E:
+        """The next event of this kind; what comes before it is passed by."""
+        while not isinstance(event := self.next(), expected):
+            pass
+        return event
+
     def fatal(self) -> str:
         """The backend gives the job up: its only fatal line. Whatever else it says is passed by.
 
@@ -745,6 +751,10 @@ class FakeRecoveryPoints:
     def get(self, ext_id: str) -> RecoveryPoint:
         """One of them."""
         return self.prism.call("get point", lambda: _found(self.prism.points, ext_id))
+
+    def exists(self, ext_id: str) -> bool:
+        """Whether it is there."""
+        return self.prism.call("get point", lambda: ext_id in self.prism.points)
 
     def list(self, *, vm_ext_id: str, name: str) -> Iterator[RecoveryPoint]:
         """Those of a VM and a name; lazily, as the client does."""
@@ -1066,9 +1076,10 @@ class FaultyProduct(Product):
             assert time.monotonic() < deadline, "a task hangs"
             time.sleep(0.005)
 
-    def job(self, level: Level, guest: Guest, **parameters: object) -> Result:
+    def job(self, level: Level, *guests: Guest, **parameters: object) -> Result:
         """Back up, with no expectation of how it ends."""
-        return jobs.backup(self.store, "job", level, self.settings(vm=guest.name, **parameters))
+        settings = self.settings(vm=[guest.name for guest in guests], **parameters)
+        return jobs.backup(self.store, "job", level, settings)
 
     def parallel_job(self, guest: Guest) -> Result:
         """A full backup of another Director, into another store."""
@@ -1094,12 +1105,13 @@ class FaultyProduct(Product):
         with inventory.connect(settings) as client:
             return [str(removed) for removed in sweep.sweep(client, settings)]
 
-    def assert_clean(self, guest: Guest) -> None:
-        """Nothing is left but references, each of which the state knows; at most three of a VM."""
+    def assert_clean(self, *guests: Guest, most: int = 3) -> None:
+        """Nothing is left but references that the state knows, at most so many of a VM."""
         self.assert_nothing_left()
-        points = guest.recovery_points()
-        assert set(points) <= set(state.recorded_points(self.root / "state"))
-        assert len(points) <= 3, "more references than a chain can need"
+        for guest in guests:
+            points = guest.recovery_points()
+            assert set(points) <= set(state.recorded_points(self.root / "state"))
+            assert len(points) <= most, "more references than a chain can need"
         self.let_an_hour_pass()
 
     def let_an_hour_pass(self) -> None:
@@ -1111,13 +1123,14 @@ class FaultyProduct(Product):
         """The journals that are left for a sweep."""
         return list((self.root / "state" / "journal").glob("*"))
 
-    def assert_chain_restores(self, guest: Guest) -> None:
+    def assert_chain_restores(self, *guests: Guest) -> None:
         """The newest good job restores to what the disks hold now."""
         self.order()
         where = self.root / "restored"
         self.good_restore(where)
-        for index in range(len(guest.disk_ids())):
-            assert same(self.restored(where, guest, index), guest.disk(index))
+        for guest in guests:
+            for index in range(len(guest.disk_ids())):
+                assert same(self.restored(where, guest, index), guest.disk(index))
         shutil.rmtree(where)
 
 

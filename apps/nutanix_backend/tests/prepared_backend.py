@@ -102,6 +102,7 @@ class Trap:
         self.shadow = order.get("shadow")
         self.lasting = order.get("lasting", False)
         self.errno = order.get("errno", errno.ENOSPC)
+        self.counting = threading.Lock()
 
     def spring(self, what: str, error: Exception) -> None:
         """Let the call fail, or us die."""
@@ -120,8 +121,9 @@ class Trap:
             method = getattr(args[1], "method", "") if len(args) > 1 else ""
             if self.after and {name, method} & WITHOUT_EFFECT:
                 return call(*args, **options)
-            self.left -= 1
-            ours = self.left == 0 or (self.lasting and self.left < 0)
+            with self.counting:
+                self.left -= 1
+                ours = self.left == 0 or (self.lasting and self.left < 0)
             path = getattr(args[1], "path", "") if method else ""
             what = " ".join(filter(None, (self.when, place, name, method, path)))
             if ours and not self.after:

@@ -90,7 +90,7 @@ def test_an_unknown_vm(refused: Callable[..., str]) -> None:
 def test_no_vm_at_all(refused: Callable[..., str], product: Product) -> None:
     assert "parameter vm is missing: name a VM" in refused(vm=None)
     guest = product.guest(MIB)
-    assert "exclude_vm leaves out all" in refused(vm=guest.name, exclude_vm=guest.name)
+    assert "exclude_category leave out all" in refused(vm=guest.name, exclude_vm=guest.name)
 
 
 def test_two_vms_of_one_name(refused: Callable[..., str], product: Product) -> None:

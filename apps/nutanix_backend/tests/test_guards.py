@@ -17,6 +17,7 @@ from nutanix_backend.cluster.guards import (
     SnapshotGuard,
     VolumeGroupGuard,
     _target_of,
+    new_secret,
     push_undo,
 )
 from nutanix_backend.cluster.journal import ObjectKind
@@ -78,7 +79,7 @@ def backup_of(vm: Vm, log: Journal) -> Callable[..., SnapshotGuard]:
         with ExitStack() as stack:
             guard = SnapshotGuard(prism.client, log, vm, name, consistency)
             snapshot = stack.enter_context(guard)
-            group = VolumeGroupGuard(snapshot, ["d1@p"], INITIATOR, chap=True)
+            group = VolumeGroupGuard(snapshot, ["d1@p"], INITIATOR, new_secret(chap=True))
             assert len(stack.enter_context(group).secret or "") >= 12, "iSCSI wants 12 characters"
             body(snapshot)
         return snapshot
@@ -221,8 +222,8 @@ def test_the_first_error_stays_first_and_tells_what_followed(
 def test_an_undo_that_fails_alone_is_the_error(
     prism: FakePrism, backup: Callable[..., SnapshotGuard], fault: Callable[..., Fault]
 ) -> None:
-    prism.faults["list groups"] = fault(server_error("cannot list"))
-    with pytest.raises(ServerError, match="cannot list") as caught:
+    prism.faults["detach client"] = fault(server_error("cannot detach"))
+    with pytest.raises(ServerError, match="cannot detach") as caught:
         backup(nothing)
     assert caught.value.__notes__ == ["while undoing: volume group"]
     assert not prism.points
@@ -267,9 +268,9 @@ def test_a_guard_can_only_be_built_on_an_open_one(prism: FakePrism, vm: Vm, log:
     portal = iscsi_attach.Portal("127.0.0.1")
     snapshot = SnapshotGuard(prism.client, log, vm, "n", "crash")
     with pytest.raises(SourceError, match="the recovery point is not open"):
-        VolumeGroupGuard(snapshot, [], INITIATOR, chap=False)
+        VolumeGroupGuard(snapshot, [], INITIATOR, None)
     with snapshot:
-        group = VolumeGroupGuard(snapshot, [], INITIATOR, chap=False)
+        group = VolumeGroupGuard(snapshot, [], INITIATOR, None)
         with pytest.raises(SourceError, match="the volume group is not open"):
             IscsiSessionGuard(group, portal, choose("userspace"))
         with group:
@@ -279,7 +280,7 @@ def test_a_guard_can_only_be_built_on_an_open_one(prism: FakePrism, vm: Vm, log:
         with pytest.raises(SourceError, match="the volume group is not open"):
             IscsiSessionGuard(group, portal, choose("userspace"))
     with pytest.raises(SourceError, match="the recovery point is not open"):
-        VolumeGroupGuard(snapshot, [], INITIATOR, chap=False)
+        VolumeGroupGuard(snapshot, [], INITIATOR, None)
 
 
 def group_called(target: str) -> VolumeGroup:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from nutanix_backend.references import state
 from ptcomm import Level, Severity
 from ptcomm import Phase as JobPhase
 from ptcomm_runner import jobs
@@ -181,15 +182,15 @@ def test_an_estimate_names_the_files_and_touches_nothing(product: Product, lab: 
 
 def test_a_vm_that_fails_is_reported_and_walked_past(product: Product, lab: Lab) -> None:
     """The next incremental of the VM that failed stands on the job before; the other goes on."""
-    guests = [product.guest(2 * MIB, MIB), product.guest(2 * MIB)]
+    guests = [product.guest(2 * MIB), product.guest(2 * MIB)]
     product.good_backup(FULL, *guests)
     for guest in guests:
         guest.write(0, 0, 66 * KIB)
     lab.faults.fail_task("POST */volume-groups", skip=1, message="no space for a clone")
     middle = product.backup(INCREMENTAL, *guests)
     assert middle.status is Status.WARNINGS
-    failed = guests[1]
     report = texts(middle.log, Severity.NONFATAL)
+    (failed,) = (guest for guest in guests if guest.name in report)
     assert report.startswith(f"VM {failed.name} is not backed up: ")
     assert "no space for a clone" in report
     assert len(failed.recovery_points()) == 1, "the recovery point of the failed job is gone"
@@ -209,7 +210,7 @@ def test_a_recovery_point_that_fails_after_its_effect_is_removed(
     result = product.backup(FULL, *guests)
     assert result.status is Status.WARNINGS
     assert "internal error of the snapshot" in texts(result.log, Severity.NONFATAL)
-    assert [len(guest.recovery_points()) for guest in guests] == [0, 1]
+    assert sorted(len(guest.recovery_points()) for guest in guests) == [0, 1]
 
 
 def test_app_or_crash_takes_the_lesser_snapshot_and_leaves_no_other(
@@ -243,7 +244,9 @@ def test_abort_on_error_fails_the_job_with_the_first_vm(product: Product, lab: L
     result = product.backup(FULL, *guests, abort_on_error=1)
     assert result.status is Status.FAILED
     assert "answered 422" in texts(result.log, Severity.FATAL)
-    assert not any(guest.recovery_points() for guest in guests)
+    left = [point for guest in guests for point in guest.recovery_points()]
+    assert set(left) <= set(state.recorded_points(product.root / "state"))
+    assert len(left) < len(guests)
 
 
 def test_a_disk_that_breaks_in_its_middle_fails_the_job(product: Product, lab: Lab) -> None:
@@ -299,15 +302,28 @@ def test_a_whole_disk_in_an_incremental_must_not_hide_an_older_one_for_nothing(
     guests = [product.guest(MIB), product.guest(MIB)]
     full = product.good_backup(FULL, *guests)
     del lab._world.recovery_points[guests[0].recovery_points()[0]]
-    lab.faults.status("POST */set-expiration-time", 422)
+    (known,) = (product.root / "state").rglob(f"{guests[0].ext_id}.json")
+    known.with_suffix(".new").mkdir()  # nothing can be recorded
     failed = product.backup(INCREMENTAL, *guests)
     assert failed.status is Status.FAILED
+    assert "the state of the VM cannot be saved" in texts(failed.log, Severity.FATAL)
     assert not guests[0].recovery_points()
     product.assert_restores(full, *guests)
 
-    lab.faults.status("POST */set-expiration-time", 422)
     again = product.backup(FULL, *guests)
     assert again.status is Status.WARNINGS, "in a full nothing older is hidden"
+
+
+def test_a_reference_that_cannot_be_prolonged_is_one_all_the_same(
+    product: Product, lab: Lab
+) -> None:
+    guest = product.guest(MIB)
+    lab.faults.status("POST */set-expiration-time", 422)
+    result = product.backup(FULL, guest)
+    assert result.status is Status.GOOD
+    assert "its recovery point still expires in 7 days" in texts(result.log, Severity.WARNING)
+    guest.write(0, 0, 70 * KIB)
+    product.assert_restores(product.good_backup(INCREMENTAL, guest), guest)
 
 
 def test_a_reference_that_is_gone_costs_a_full_and_says_so(product: Product, lab: Lab) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 from digests import StreamDigest
-from nutanix_backend.cluster import inventory, sweep, transport
+from nutanix_backend.cluster import inventory, selection, sweep, transport
+from nutanix_backend.cluster.guards import new_secret
 from nutanix_backend.errors import ChainError, SelectionError
 from nutanix_backend.references import state
 from nutanix_backend.replicate.source import Link, Replication, Result
@@ -166,10 +167,10 @@ class Site:
         settings = parse(self.product.parameters(vm=self.guest.name, **parameters))
         throttle = Throttle(settings.replicate_limit, threading.Event())
         reach = transport.choose("userspace")
-        link = Link(self.replica.connect, reach, throttle, rpo=60)
+        link = Link(self.replica.connect, reach, new_secret(chap=True), throttle, rpo=60)
         try:
             with inventory.connect(settings) as client:
-                (source,) = inventory.select(client, settings).sources
+                (source,) = selection.select(client, settings, whole=True).sources
                 return Replication(settings, source, link, self.words).run(client)
         finally:
             self.product.assert_nothing_left()

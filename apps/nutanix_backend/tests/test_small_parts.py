@@ -10,7 +10,7 @@ import phcbt01
 import pytest
 from iscsi_attach import UNIT
 from nutanix_backend import vm_record
-from nutanix_backend.backup.job import VmBackup
+from nutanix_backend.backup.job import Shared, VmBackup
 from nutanix_backend.cluster import transport
 from nutanix_backend.cluster.inventory import Source
 from nutanix_backend.disks.streams import SMALL, StreamSender, _take
@@ -110,14 +110,20 @@ def test_pieces_that_do_not_end_where_regions_end_are_a_defect_and_never_data() 
             list(_take(views, 2))
 
 
+class NoPolicies:
+    """No VM is under a policy."""
+
+    def of_vm(self, vm: Vm) -> str | None:
+        """No policy."""
+
+
 def test_a_file_that_is_shorter_than_announced_fails_the_job(
     job_by_hand: Callable[..., JobByHand], prism: FakePrism, vm: Vm, tmp_path: Path
 ) -> None:
     cluster = Cluster("cluster-1", "lab", "7", False, None, None)
     job = job_by_hand(parameters=(("state_dir", str(tmp_path)),)).context
-    with job.journal() as journal:
-        reach = transport.choose("userspace")
-        backup = VmBackup(job, prism.client, journal, Source(vm, cluster), reach)
+    shared = Shared(prism.client, transport.choose("userspace"), None, {}, NoPolicies())
+    backup = VmBackup(job, shared, Source(vm, cluster))
     assert not backup.spoils_the_job
     with pytest.raises(SourceError, match="5 bytes were read where 10 were announced"):
         backup._send_stream("name", 10, (piece for piece in (b"short",)))

@@ -201,6 +201,7 @@ def test_a_recovery_point_has_the_disks_of_its_vm(prism: Any, snapshot: Any) -> 
     assert {disk_of(prism, vm, point, n).ext_id for n in (0, 1)} < {d.ext_id for d in point.disks}
     assert None in {d.disk_ext_id for d in point.disks}, "the CD-ROM is no data disk"
     assert prism.client.recovery_points.get(point.ext_id) == point
+    assert prism.client.recovery_points.exists(point.ext_id)
 
 
 def test_an_application_consistent_recovery_point(prism: Any, snapshot: Any) -> None:
@@ -293,6 +294,7 @@ def test_a_recovery_point_is_deleted_once(prism: Any, snapshot: Any) -> None:
     point = snapshot(prism.vm("short lived"))
     assert prism.client.recovery_points.delete(point.ext_id) is True
     assert prism.client.recovery_points.delete(point.ext_id) is False
+    assert not prism.client.recovery_points.exists(point.ext_id)
     with pytest.raises(pc.NotFound):
         prism.client.recovery_points.get(point.ext_id)
 

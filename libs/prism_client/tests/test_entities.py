@@ -253,8 +253,10 @@ def test_the_expiration_moves_and_deleting_twice_says_so(prism: Any, client: Any
     later = EXPIRES + timedelta(days=1)
     client.recovery_points.set_expiration(point.ext_id, later)
     assert client.recovery_points.get(point.ext_id).expires == later
+    assert client.recovery_points.exists(point.ext_id)
     assert client.recovery_points.delete(point.ext_id) is True
     assert client.recovery_points.delete(point.ext_id) is False
+    assert not client.recovery_points.exists(point.ext_id)
     with pytest.raises(pc.NotFound):
         client.recovery_points.get(point.ext_id)
     with pytest.raises(pc.NotFound):

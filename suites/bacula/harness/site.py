@@ -224,9 +224,9 @@ class Site:
             done = self.restore(job, where)
             assert done.status == "T", done.words
             assert_quiet(done)
-            same = all(self._is_same(job, manifest, where) for manifest in job.manifests)
-            self.report.entries[job.job_id].verdict = "identical" if same else "DIFFERS"
-            assert same, f"the restore of job {job.job_id} differs from its recovery point"
+            wrong = [line for m in job.manifests for line in self._differences(job, m, where)]
+            self.report.entries[job.job_id].verdict = "DIFFERS" if wrong else "identical"
+            assert not wrong, f"the restore of job {job.job_id} differs: {'; '.join(wrong)}"
 
     def assert_every_good_job_restores(self) -> None:
         """The same for all jobs that ended well."""
@@ -246,13 +246,17 @@ class Site:
         self.jobs.remove(job)
         self.report.entries[job.job_id].verdict = "deleted"
 
-    def _is_same(self, job: BaculaJob, manifest: Manifest, where: Path) -> bool:
+    def _differences(self, job: BaculaJob, manifest: Manifest, where: Path) -> Iterator[str]:
+        """What is wrong with the images of a VM that was restored below a folder."""
         folder = where / manifest.folder / "disks"
         names = {f"disk-{disk['index']}-{disk['disk_id']}.raw" for disk in manifest.disks}
-        return {path.name for path in folder.iterdir()} == names and all(
-            same(folder / name, self._copy(job.job_id, manifest.vm_id, int(name.split("-")[1])))
-            for name in names
-        )
+        found = {path.name for path in folder.iterdir()}
+        if found != names:
+            yield f"{sorted(found)} were restored and not {sorted(names)}"
+        for name in names & found:
+            copy = self._copy(job.job_id, manifest.vm_id, int(name.split("-")[1]))
+            if not same(folder / name, copy):
+                yield f"{name} {difference(folder / name, copy)}"
 
     def _copy(self, job_id: int, vm_id: str, index: int) -> Path:
         return self.folder / "copies" / str(job_id) / vm_id / f"{index}.raw"
@@ -261,6 +265,19 @@ class Site:
 def same(one: Path, other: Path) -> bool:
     """Whether two files hold the same bytes."""
     return filecmp.cmp(one, other, shallow=False)
+
+
+def difference(one: Path, other: Path) -> str:
+    """Where two images differ, in blocks of 4 KiB, and whether one of them is zero there."""
+    images = (one.read_bytes(), other.read_bytes())
+    lengths = " and ".join(str(len(image)) for image in images)
+    starts = range(0, max(map(len, images)), 4096)
+    wrong = [at for at in starts if images[0][at : at + 4096] != images[1][at : at + 4096]]
+    zeros = [sum(not any(image[at : at + 4096]) for at in wrong) for image in images]
+    return (
+        f"({lengths} bytes) differs in {len(wrong)} blocks from {wrong[:1]} to {wrong[-1:]}, of "
+        f"which {zeros[0]} are zero in the restored image and {zeros[1]} in the copy"
+    )
 
 
 def assert_quiet(job: BaculaJob) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 import attrs
@@ -29,7 +30,7 @@ class JobContext:
     info: ptcomm.Job
     settings: Settings
     _secrets: Secrets = attrs.field(init=False, repr=False)
-    _warnings: set[str] = attrs.field(init=False, factory=set)
+    _warnings: set[str] = attrs.field(factory=set, kw_only=True, repr=False)
 
     @_secrets.default
     def _find_secrets(self) -> Secrets:
@@ -42,23 +43,51 @@ class JobContext:
                 f"the file daemon ended the job: it sent {type(self.endpoint.receive()).__name__}"
             )
 
-    def journal(self, of: str = "") -> AbstractContextManager[journal.Journal]:
-        """Open the journal of this job; raise StateError. One `of` things of this host is extra."""
-        prism = "" if of else prism_address(self.settings)
+    def journal(
+        self, of: str = "", *, of_this_host: bool = False
+    ) -> AbstractContextManager[journal.Journal]:
+        """Open the journal of this job, or of a part of it; raise StateError.
+
+        What is only `of_this_host` is swept by a job with any Prism.
+        """
+        prism = "" if of_this_host else prism_address(self.settings)
         name = f"{self.info.name}.{of}" if of else self.info.name
         return journal.opened(self.settings.state_dir, name, prism)
 
     def say(self, text: str) -> None:
         """An information line in the job log."""
-        self.endpoint.send(Message(Severity.INFO, self._secrets.hide(text)))
+        self._tell(Message(Severity.INFO, self._secrets.hide(text)))
 
     def warn(self, text: str) -> None:
         """A warning in the job log, once: what holds for all VMs of a job is not repeated."""
-        if text in self._warnings:
-            return
-        self._warnings.add(text)
-        self.endpoint.send(Message(Severity.WARNING, self._secrets.hide(text)))
+        self._tell(Message(Severity.WARNING, self._secrets.hide(text)))
 
     def report(self, text: str) -> None:
         """An error in the job log that does not end the job: it ends "with warnings"."""
-        self.endpoint.send(Message(Severity.NONFATAL, self._secrets.hide(text)))
+        self._tell(Message(Severity.NONFATAL, self._secrets.hide(text)))
+
+    def held(self) -> HeldJob:
+        """Return the same job for a thread that may not send."""
+        return HeldJob(self.endpoint, self.info, self.settings, warnings=self._warnings)
+
+    def _tell(self, message: Message) -> None:
+        if message.severity is Severity.WARNING:
+            if message.text in self._warnings:
+                return
+            self._warnings.add(message.text)
+        self.endpoint.send(message)
+
+
+@attrs.frozen
+class HeldJob(JobContext):
+    """The job as any thread may see it: what it says waits until the stream lets it out."""
+
+    _held: deque[Message] = attrs.field(factory=deque, init=False, repr=False)
+
+    def release(self) -> None:
+        """Let out what was said, in the thread that sends."""
+        while self._held:
+            super()._tell(self._held.popleft())
+
+    def _tell(self, message: Message) -> None:
+        self._held.append(message)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import urllib.request
-from typing import TYPE_CHECKING, Any
+import contextlib
+import http.client
+import ssl
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from flask import Response, g
 
@@ -27,9 +30,10 @@ from prism_lab._api import (
     stamp,
 )
 from prism_lab._lazily import Lazily
+from prism_lab.errors import LabError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from prism_lab._images import Images
     from prism_lab._model import (
@@ -357,9 +361,13 @@ def _image_source(world: World, spec: Json) -> Callable[[Images, Image], None]:
         if not url.startswith(("http://", "https://")):
             raise InvalidRequest("source.url", f"{url} is not an HTTP address")
 
+        digest = (spec.get("checksum") or {}).get("hexDigest")
+        checksum = ("SHA_256", digest) if digest else None
+        is_insecure = bool(source.get("shouldAllowInsecureUrl"))
+
         def download(images: Images, image: Image) -> None:
-            with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - checked above
-                images.fill(image, answer)
+            with _opened(world, url, insecure=is_insecure) as answer:
+                images.fill(image, answer, checksum)
 
         return download
     if disk_id := source.get("extId"):
@@ -370,6 +378,31 @@ def _image_source(world: World, spec: Json) -> Callable[[Images, Image], None]:
 
         return copy
     raise InvalidRequest("source", "the lab knows UrlSource and VmDiskSource")
+
+
+@contextlib.contextmanager
+def _opened(world: World, url: str, *, insecure: bool) -> Iterator[IO[bytes]]:
+    """Fetch an address as Prism Central does, from its own address; LabError for a refusal."""
+    parts = urlsplit(url)
+    connection: http.client.HTTPConnection
+    at: dict[str, Any] = {"timeout": 30.0, "source_address": (world.addresses.pc, 0)}
+    host, port = parts.hostname or "", parts.port
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        if insecure:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(host, port, context=context, **at)
+    else:
+        connection = http.client.HTTPConnection(host, port, **at)
+    with contextlib.closing(connection):
+        try:
+            connection.request("GET", parts.path + (f"?{parts.query}" if parts.query else ""))
+            answer = connection.getresponse()
+        except (OSError, http.client.HTTPException) as exc:
+            raise LabError(f"{url} cannot be fetched: {exc}") from exc
+        if answer.status != 200:
+            raise LabError(f"{url} answered {answer.status}")
+        yield answer
 
 
 def _check_vm(world: World, spec: Json) -> None:

@@ -20,6 +20,7 @@ import attrs
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from requests.cookies import RequestsCookieJar
 
 from prism_client import _tls
 from prism_client._answer import AnswerLimit, HeadTooLarge, TooSlow
@@ -37,6 +38,7 @@ from prism_client.model import ApiKey, Basic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from prism_client._clock import Clock
     from prism_client.model import Credentials, Endpoint, Trust
@@ -285,6 +287,17 @@ class Http:
         return f"https://{self.endpoint.address}{call.path}"
 
 
+class _Cookies(RequestsCookieJar):
+    """Cookies that several threads may look at while others get new ones."""
+
+    _cookies_lock: AbstractContextManager[object]  # the one under which a jar is changed
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the cookies of this moment."""
+        with self._cookies_lock:
+            return iter(list(super().__iter__()))
+
+
 class _Session(requests.Session):
     """A session that leaves a Location alone: requests reads it even where it may not follow."""
 
@@ -295,6 +308,7 @@ class _Session(requests.Session):
 
 def _new_session(adapter: HTTPAdapter) -> requests.Session:
     session = _Session()
+    session.cookies = _Cookies()
     # Neither REQUESTS_CA_BUNDLE nor .netrc nor a proxy variable may overrule what we were told.
     session.trust_env = False
     session.mount("https://", adapter)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -154,6 +155,7 @@ class _Connections:
         self._timeout = timeout
         self._clock = clock
         self._opened: dict[tuple[Endpoint, Credentials | None], Http] = {}
+        self._lock = threading.Lock()
         self.central = self._open(endpoint, credentials)
 
     def element(self, endpoint: Endpoint) -> Http:
@@ -166,16 +168,17 @@ class _Connections:
 
     def _open(self, endpoint: Endpoint, credentials: Credentials | None) -> Http:
         key = (endpoint, credentials)
-        if key not in self._opened:
-            self._opened[key] = Http(
-                endpoint,
-                credentials,
-                self._trust,
-                timeout=self._timeout,
-                clock=self._clock,
-                record=self._record,
-            )
-        return self._opened[key]
+        with self._lock:
+            if key not in self._opened:
+                self._opened[key] = Http(
+                    endpoint,
+                    credentials,
+                    self._trust,
+                    timeout=self._timeout,
+                    clock=self._clock,
+                    record=self._record,
+                )
+            return self._opened[key]
 
     def close(self) -> None:
         for http in self._opened.values():

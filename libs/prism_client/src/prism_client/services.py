@@ -169,6 +169,10 @@ class RecoveryPoints(Protocol):
         """Return one recovery point with its disks. Raises NotFound."""
         ...
 
+    def exists(self, ext_id: str) -> bool:
+        """Say whether a recovery point is there; cheaper than get()."""
+        ...
+
     def list(
         self, *, vm_ext_id: str | None = None, name: str | None = None
     ) -> Iterator[RecoveryPoint]:
@@ -273,6 +277,11 @@ class VolumeGroups(Protocol):
 class Images(Protocol):
     """The image service."""
 
+    @property
+    def can_fetch(self) -> bool:
+        """Whether the server can fetch images: v4."""
+        ...
+
     def check_upload(self) -> None:
         """Raise Unsupported when this login cannot upload. Nothing is changed."""
         ...
@@ -290,6 +299,15 @@ class Images(Protocol):
         sha256: hex digest which the server checks.
         progress: called with the number of bytes that were sent since its last call. What is sent
         again after a broken connection does not count again: the sum is the size of the file.
+        """
+        ...
+
+    def create_from_url(
+        self, name: str, url: str, *, sha256: str, request_id: UUID | None = None
+    ) -> Image:
+        """Have the server fetch a new disk image from an address, whatever its certificate is.
+
+        sha256: hex digest which the server checks. Raises Unsupported on v3, TaskFailed.
         """
         ...
 
@@ -333,4 +351,16 @@ class ProtectionPolicies(Protocol):
 
     def names(self) -> list[str]:
         """Return the names of all policies. Raises Forbidden."""
+        ...
+
+    def read(self) -> KnownPolicies:
+        """Return the policies to ask about many VMs: they are listed once, when first needed."""
+        ...
+
+
+class KnownPolicies(Protocol):
+    """The policies as they were when they were first needed. For any thread."""
+
+    def of_vm(self, vm: Vm) -> str | None:
+        """Return the same as ProtectionPolicies.of_vm()."""
         ...

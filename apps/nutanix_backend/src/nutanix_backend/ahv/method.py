@@ -10,6 +10,7 @@ import prism_client
 from nutanix_backend.ahv.upload import ImageUpload, UploadMethod
 from nutanix_backend.ahv.volume_group import VolumeGroupUpload
 from nutanix_backend.errors import BackendError, RestoreRefused
+from nutanix_backend.settings.parameters import prism_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,13 @@ def choose(
     `staging` makes the folder for images. Raises RestoreRefused when a volume group is asked for
     and the cluster, or this host, cannot; PrismError when images cannot be uploaded either.
     """
-    images = ImageUpload(site.client, creation, staging)
+    hosts = (
+        prism_endpoint(creation.settings).host,
+        site.cluster.external_address,
+        site.cluster.data_services_ip,
+    )
+    cluster = [host for host in hosts if host]
+    images = ImageUpload(site.client, creation, staging, cluster)
     wanted = creation.settings.restore_via
     if wanted != "image":
         try:

@@ -30,6 +30,8 @@ class Chain:
         self._series = state.series_of(job.info.name)
         self._points = ReferencePoints(client, job.warn)
         self._kept = {reference.point for reference in self._state.references()}
+        self.why_full = ""
+        """Why the VM is backed up in full where another level was asked for."""
 
     def base(self, vm_name: str) -> state.Reference | None:
         """The reference to compare with, still on the cluster; None for a full.
@@ -53,6 +55,7 @@ class Chain:
                 f"VM {vm_name} has no base for this level: {reason}; "
                 "run a full backup, or set fallback_to_full=yes"
             )
+        self.why_full = reason
         self._job.warn(f"VM {vm_name} is backed up in full: {reason}")
 
     def drop_obsolete(self, base: state.Reference | None) -> None:

@@ -12,7 +12,7 @@ import attrs
 import iscsi_attach
 import prism_client
 from command_line.progress import Progress
-from command_line.text import size, with_notes
+from command_line.text import with_notes
 from ptcomm import (
     Ack,
     Data,
@@ -29,33 +29,34 @@ from ptcomm import (
 )
 
 from nutanix_backend import vm_record
+from nutanix_backend.backup import summary
 from nutanix_backend.backup.chain import Chain
+from nutanix_backend.backup.pipeline import Pipeline
 from nutanix_backend.backup.proof import DiskProof
-from nutanix_backend.cluster import inventory, sweep, transport
-from nutanix_backend.cluster.guards import SnapshotGuard
+from nutanix_backend.backup.summary import SavedVm, Stopwatch
+from nutanix_backend.cluster import inventory, selection, sweep, transport
+from nutanix_backend.cluster.guards import TEMPORARY, SnapshotGuard, new_secret
 from nutanix_backend.disks.attach import Route, open_disks, reference
 from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
-from nutanix_backend.disks.streams import (
-    StreamSender,
-    delta_length,
-    delta_pieces,
-    image_pieces,
-)
+from nutanix_backend.disks.streams import StreamSender, delta_length, delta_pieces, image_pieces
 from nutanix_backend.errors import BackendError, SelectionError, SourceError, StateError
 from nutanix_backend.manifest import SCHEMA, DiskEntry, Manifest
 from nutanix_backend.names import OURS
 from nutanix_backend.references import state
 from nutanix_backend.references.point_fields import point_fields
+from nutanix_backend.references.roster import Roster, RosterFile, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
+    from prism_client.services import KnownPolicies
     from ptcomm.events import Buffer
     from vm_config import ahv_record
 
+    from nutanix_backend.backup.pipeline import Turn
     from nutanix_backend.backup.proof import Difference
     from nutanix_backend.cluster.journal import Journal
-    from nutanix_backend.job import JobContext
+    from nutanix_backend.job import HeldJob, JobContext
 
 log = logging.getLogger(__name__)
 
@@ -67,26 +68,48 @@ def run(job: JobContext) -> None:
     """Back up every VM asked for; one that fails is reported, and fails the job if all do."""
     chosen = transport.choose(job.settings.transport)
     job.say(str(chosen))
-    with inventory.connect(job.settings, job.warn) as client, job.journal() as journal:
+    held = job.held()
+    with inventory.connect(job.settings, held.warn) as client:
         sweep.before_job(job, client, job.settings)
-        selected = inventory.select(client, job.settings)
+        selected = selection.select(client, job.settings, job.say)
+        held.release()
         for missing in selected.missing:
             _report_missing(job, missing)
-        sources = list(selected.sources)
-        failures = [
-            error
-            for source in sources
-            if (error := _attempt(job, VmBackup(job, client, journal, source, chosen)))
-        ]
-        if len(failures) == len(sources):
+        roster = Roster.of(job.info.name, (source.vm for source in selected.sources))
+        last = RosterFile.of(job.settings.state_dir, job.info.name, job.settings)
+        _say_what_is_new(job, roster, last.load())
+        shared = Shared.of(job, client, chosen)
+        failures = _back_up_all(held, [VmBackup(job, shared, s) for s in selected.sources])
+        if len(failures) == len(selected.sources):
             raise failures[-1]
+        last.save(roster)
         job.endpoint.send(NoMoreFiles())
         if job.settings.is_lean:
-            _keep_only_newest(job, client, sources)
+            _keep_only_newest(job, client, selected.sources)
+
+
+def _back_up_all(held: HeldJob, backups: list[VmBackup]) -> list[Exception]:
+    """Back the VMs up side by side, and sum up; the errors of those that failed."""
+    failures: dict[int, Exception] = {}
+    began = time.monotonic()
+
+    def ended(number: int, error: BaseException | None) -> None:
+        held.release()
+        if failed := backups[number].ended(error):
+            failures[number] = failed
+
+    pipeline = Pipeline(held.settings.parallel_vms, held.check_cancelled, ended)
+    pipeline.run(backup.run for backup in backups)
+    saved = [backup.saved for backup in backups if backup.saved]
+    failed = [backups[number].source.vm.name for number in sorted(failures)]
+    for line in summary.lines(saved, failed, time.monotonic() - began):
+        held.say(line)
+    held.release()
+    return list(failures.values())
 
 
 def _keep_only_newest(
-    job: JobContext, client: prism_client.PrismClient, sources: list[inventory.Source]
+    job: JobContext, client: prism_client.PrismClient, sources: Iterable[inventory.Source]
 ) -> None:
     """Once the daemon has taken everything: of each VM only the newest reference stays."""
     if not isinstance(job.endpoint.receive(), End):
@@ -107,48 +130,93 @@ def state_file(job: JobContext, source: inventory.Source) -> state.StateFile:
     return state.StateFile(folder / f"{source.vm.ext_id}.json", source.vm.ext_id)
 
 
-def _report_missing(job: JobContext, missing: inventory.Missing) -> None:
+def _say_what_is_new(job: JobContext, now: Roster, before: Roster | None) -> None:
+    """Name the VMs that are selected for the first time, and those that no longer are."""
+    if before is None:
+        return
+    if new := now.without(before):
+        job.say(f"VMs that job {before.job} did not have: {listed(new)}")
+    if gone := before.without(now):
+        job.warn(
+            f"VMs of job {before.job} that are not selected any more: {listed(gone)}: were they "
+            "deleted, renamed, or given another category?"
+        )
+
+
+def _report_missing(job: JobContext, missing: selection.Missing) -> None:
     """Report a value that selects no VM; raise SelectionError where one error ends the job."""
     if job.settings.abort_on_error:
         raise SelectionError(missing.reason)
     job.report(f"{missing.wanted} is not backed up: {missing.reason}")
 
 
-def _attempt(job: JobContext, backup: VmBackup) -> Exception | None:
-    name = backup.source.vm.name
+@attrs.frozen
+class Shared:
+    """What the VMs of a job have in common.
+
+    `names` says by id what networks and categories are called; `reach` and `secret` are those of a
+    Route.
+    """
+
+    client: prism_client.PrismClient
+    reach: transport.Transport
+    secret: str | None
+    names: Mapping[str, str]
+    policies: KnownPolicies
+
+    @classmethod
+    def of(
+        cls, job: JobContext, client: prism_client.PrismClient, chosen: transport.Transport
+    ) -> Shared:
+        """Ask Prism for what is asked once in a job."""
+        return cls(
+            client=client,
+            reach=chosen,
+            secret=new_secret(chap=job.settings.chap),
+            names=_names(job, client),
+            policies=client.protection_policies.read(),
+        )
+
+
+def _names(job: JobContext, client: prism_client.PrismClient) -> Mapping[str, str]:
+    """What a restore to another cluster goes by; without them it needs more to be told."""
     try:
-        backup.run()
-    except VM_ERRORS as error:
-        if backup.spoils_the_job or job.settings.abort_on_error:
-            raise
-        log.warning("VM %s failed", name, exc_info=error)
-        job.report(f"VM {name} is not backed up: {with_notes(error)}")
-        return error
-    return None
+        return inventory.names_by_id(client)
+    except prism_client.PrismError as error:
+        job.warn(f"the names of networks and categories are not saved, only their ids: {error}")
+        return {}
+
+
+@attrs.frozen
+class Prepared:
+    """A VM whose disks are open, and all that is known before they are read."""
+
+    snapshot: SnapshotGuard
+    proofs: list[DiskProof]
+    devices: Mapping[int, iscsi_attach.BlockDevice]
+    config: ahv_record.VmConfig
 
 
 class VmBackup:
-    """The backup of one VM: what to stand on, what to read, and the files sent."""
+    """The backup of one VM: what to stand on, what to read, and the files sent.
 
-    def __init__(
-        self,
-        job: JobContext,
-        client: prism_client.PrismClient,
-        journal: Journal,
-        source: inventory.Source,
-        reach: transport.Transport,
-    ) -> None:
-        """Prepare the backup of `source` within `job`, whose journal learns what it makes."""
+    It runs in a thread of its own, but what it sends is sent by that of the job; see Pipeline.
+    """
+
+    def __init__(self, job: JobContext, shared: Shared, source: inventory.Source) -> None:
+        """Prepare the backup of `source` within `job`."""
         self._job = job
-        self._client = client
-        self._journal = journal
+        self._aside = job.held()
+        self._shared = shared
+        self._client = shared.client
         self.source = source
-        self._transport = reach
         self._started = datetime.now(UTC)
         self._in_file = False
         self._hides_older = False
-        self._complete = False
+        self._check: Callable[[], None] = job.check_cancelled
         self._read_for_lists = self._compared = 0
+        self.saved: SavedVm | None = None
+        """What was saved, once all of it was sent."""
 
     @property
     def spoils_the_job(self) -> bool:
@@ -159,84 +227,128 @@ class VmBackup:
         """
         return self._in_file or self._hides_older
 
-    def run(self) -> None:
+    def ended(self, error: BaseException | None) -> Exception | None:
+        """Say what there is to say; return the error of a VM that is not backed up.
+
+        It is raised where it ends the job.
+        """
+        self._aside.release()
+        if error is None:
+            return None
+        if not isinstance(error, VM_ERRORS) or self._ends_the_job:
+            raise error
+        name = self.source.vm.name
+        log.warning("VM %s failed", name, exc_info=error)
+        self._job.report(f"VM {name} is not backed up: {with_notes(error)}")
+        return error
+
+    @property
+    def _ends_the_job(self) -> bool:
+        return self.spoils_the_job or self._job.settings.abort_on_error
+
+    def run(self, turn: Turn) -> None:
         """Back the VM up under its lock; record what it left, or that it failed."""
-        vm = self.source.vm
+        watch = Stopwatch()
         file = state_file(self._job, self.source)
-        with file.locked():
+        with file.locked(), self._aside.journal(self.source.vm.ext_id) as journal:
             self._started = file.new_second()
-            chain = Chain(self._job, self._client, file)
+            chain = Chain(self._aside, self._client, file)
             try:
-                self._warn_of_a_policy()
-                base = chain.base(vm.name)
-                chain.drop_obsolete(base)
-                self._back_up(chain, base)
+                self._back_up(chain, journal, turn, watch)
             except VM_ERRORS as error:
-                if not self._complete:
+                if not self.saved:
                     chain.record_failure(error)
                     raise
-                self._job.report(
-                    f"VM {vm.name} is backed up, but temporary objects could not be removed: "
-                    f"{with_notes(error)}"
+                self._aside.report(
+                    f"VM {self.source.vm.name} is backed up, but temporary objects could not be "
+                    f"removed: {with_notes(error)}"
                 )
+        watch.clean_up = watch.lap()
 
-    def _warn_of_a_policy(self) -> None:
-        policy = self._client.protection_policies.of_vm(self.source.vm)
+    def _warn_of_a_policy(self, vm: prism_client.Vm) -> None:
+        policy = self._shared.policies.of_vm(vm)
         if policy is not None:
-            self._job.warn(
-                f"VM {self.source.vm.name} is also under a protection policy of Prism ({policy}): "
+            self._aside.warn(
+                f"VM {vm.name} is also under a protection policy of Prism ({policy}): "
                 "its recovery points and those of this job share the space and the limits "
                 "of the cluster"
             )
 
-    def _back_up(self, chain: Chain, base: state.Reference | None) -> None:
-        began = time.monotonic()
+    def _back_up(self, chain: Chain, journal: Journal, turn: Turn, watch: Stopwatch) -> None:
+        base = chain.base(self.source.vm.name)
+        chain.drop_obsolete(base)
         with ExitStack() as stack:
-            snapshot = stack.enter_context(self._snapshot())
-            vm = self._client.vms.get(self.source.vm.ext_id)
-            plans = self._plan(chain, vm, snapshot.recovery_point, base)
-            to_read = [plan for plan in plans if plan.base or plan.regions.data_bytes]
-            devices = open_disks(stack, snapshot, to_read, self._route())
-            proofs = self._proofs(plans)
-            if differences := self._compare(proofs, devices):
-                chain.fall_back(vm.name, "; ".join(map(str, differences)))
-                plans = self._plan(chain, vm, snapshot.recovery_point, None)
-                proofs = self._proofs(plans)
-            config = vm_record.from_vm(vm, self._names())
-            self._send_file(self.source.folder.metadata(), config.encode())
-            entries = tuple(
-                self._send_disk(plan, proof, devices.get(plan.index))
-                for plan, proof in zip(plans, proofs, strict=True)
-            )
-            manifest = self._manifest(snapshot.recovery_point, entries, config)
-            snapshot.prolong()
-            roots = {entry.disk_id: entry.image_root for entry in entries}
-            chain.record(reference(snapshot.recovery_point, plans, manifest.digest(), roots))
-            snapshot.keep()
-            self._send_manifest(manifest)
-            self._complete = True
-        self._summarise(manifest, time.monotonic() - began)
+            ready = self._prepare(stack, chain, base, journal, turn)
+            watch.prepare = watch.lap()
+            turn.stream(lambda: self._send(chain, ready, watch))
+            self._prolong(ready.snapshot)
 
-    def _names(self) -> dict[str, str]:
-        """What a restore to another cluster goes by; without them it needs more to be told."""
+    def _prepare(
+        self,
+        stack: ExitStack,
+        chain: Chain,
+        base: state.Reference | None,
+        journal: Journal,
+        turn: Turn,
+    ) -> Prepared:
+        """Take a snapshot, plan what to read of it, and open its disks; `stack` undoes it."""
+        self._check = turn.check
+        turn.check()
+        snapshot = stack.enter_context(self._snapshot(journal))
+        turn.check()
+        vm = self._client.vms.get(self.source.vm.ext_id)
+        self._warn_of_a_policy(vm)
+        plans = self._plan(chain, vm, snapshot.recovery_point, base)
+        turn.check()
+        to_read = [plan for plan in plans if plan.base or plan.regions.data_bytes]
+        devices = open_disks(stack, snapshot, to_read, self._route())
+        proofs = self._proofs(plans)
+        if differences := self._compare(proofs, devices):
+            chain.fall_back(vm.name, "; ".join(map(str, differences)))
+            proofs = self._proofs(self._plan(chain, vm, snapshot.recovery_point, None))
+        config = vm_record.from_vm(vm, self._shared.names)
+        return Prepared(snapshot, proofs, devices, config)
+
+    def _send(self, chain: Chain, ready: Prepared, watch: Stopwatch) -> None:
+        """Send the files of the VM, and record what it leaves; in the thread of the stream."""
+        watch.lap()
+        self._check = self._check_in_stream
+        self._aside.release()
+        point, proofs = ready.snapshot.recovery_point, ready.proofs
+        self._send_file(self.source.folder.metadata(), ready.config.encode())
+        entries = tuple(
+            self._send_disk(proof, ready.devices.get(proof.plan.index)) for proof in proofs
+        )
+        manifest = self._manifest(point, entries, ready.config)
+        roots = {entry.disk_id: entry.image_root for entry in entries}
+        plans = [proof.plan for proof in proofs]
+        chain.record(reference(point, plans, manifest.digest(), roots))
+        ready.snapshot.keep()
+        self._send_manifest(manifest)
+        self.saved = SavedVm.of(
+            manifest, chain.why_full, watch, self._compared, self._read_for_lists
+        )
+        watch.stream = watch.lap()
+
+    def _prolong(self, snapshot: SnapshotGuard) -> None:
+        """Let the new reference live on; without that it does until its first date."""
         try:
-            return inventory.names_by_id(self._client)
+            snapshot.prolong()
         except prism_client.PrismError as error:
-            self._job.warn(
-                f"VM {self.source.vm.name}: the names of its networks and categories are not saved,"
-                f" only their ids: {error}"
+            self._aside.warn(
+                f"VM {self.source.vm.name} is backed up, but its recovery point still expires in "
+                f"{TEMPORARY.days} days: {error}: an incremental after that is a full"
             )
-            return {}
 
-    def _snapshot(self) -> SnapshotGuard:
+    def _snapshot(self, journal: Journal) -> SnapshotGuard:
         vm = self.source.vm
         name = f"{OURS}{self._job.info.name} {vm.ext_id}"
         consistency = self._job.settings.consistency
-        return SnapshotGuard(self._client, self._journal, vm, name, consistency)
+        return SnapshotGuard(self._client, journal, vm, name, consistency)
 
     def _route(self) -> Route:
-        job = self._job
-        return Route(job.settings, self.source.cluster, self._transport, job.warn)
+        shared, aside = self._shared, self._aside
+        return Route(aside.settings, self.source.cluster, shared.reach, shared.secret, aside.warn)
 
     def _plan(
         self,
@@ -247,10 +359,13 @@ class VmBackup:
     ) -> list[DiskPlan]:
         if base:
             try:
-                return plan_disks(self._client, vm.disks, point, base, self._job.warn)
+                return plan_disks(self._client, vm.disks, point, base, self._warn)
             except CHANGES_UNAVAILABLE as error:
                 chain.fall_back(vm.name, f"Prism cannot list its changes: {error}")
-        return plan_disks(self._client, vm.disks, point, None, self._job.warn)
+        return plan_disks(self._client, vm.disks, point, None, self._warn)
+
+    def _warn(self, text: str) -> None:
+        self._aside.warn(f"VM {self.source.vm.name}: {text}")
 
     # --- the proof
 
@@ -259,7 +374,7 @@ class VmBackup:
         proofs = [DiskProof(plan, lists, self._started, self._watch) for plan in plans]
         for proof in proofs:
             if proof.is_unknown:
-                self._job.say(
+                self._aside.say(
                     f"VM {self.source.vm.name} disk {proof.plan.index} is read as a whole once: "
                     "the digest list of its last backup is not on this host"
                 )
@@ -278,22 +393,24 @@ class VmBackup:
 
     def _watch(self, what: str, total: int) -> Callable[[int], None]:
         """To be told of bytes that were read: says how far it is, and ends when cancelled."""
-        progress = Progress(self._job.say, what, total)
+        progress = Progress(self._aside.say, what, total)
 
         def advance(length: int) -> None:
-            self._job.check_cancelled()
+            self._check()
             progress.advance(length)
 
         return advance
 
+    def _check_in_stream(self) -> None:
+        self._job.check_cancelled()
+        self._aside.release()
+
     # --- the files
 
-    def _send_disk(
-        self, plan: DiskPlan, proof: DiskProof, device: iscsi_attach.BlockDevice | None
-    ) -> DiskEntry:
-        folder, disk = self.source.folder, plan.disk
+    def _send_disk(self, proof: DiskProof, device: iscsi_attach.BlockDevice | None) -> DiskEntry:
+        folder, plan, image = self.source.folder, proof.plan, proof.image
+        disk = plan.disk
         length, spans = delta_length(plan.regions)
-        image = proof.image
         if plan.base:
             name = folder.delta(plan.index, disk.disk_ext_id, self._started)
             pieces: Generator[Buffer] = delta_pieces(device, plan.regions, image)
@@ -376,17 +493,3 @@ class VmBackup:
         self._job.endpoint.send(
             RestoreObject(manifest.object_name, len(content)), Data(content), DataEnd()
         )
-
-    def _summarise(self, manifest: Manifest, seconds: float) -> None:
-        changed = sum(1 for disk in manifest.disks if disk.base)
-        read = sum(disk.data_bytes for disk in manifest.disks)
-        sent = sum(disk.stream_bytes for disk in manifest.disks)
-        self._job.say(
-            f"VM {manifest.vm_name}: {len(manifest.disks)} disks ({changed} as changes only), "
-            f"{size(read)} read, {size(sent)} sent, {seconds:.1f} s"
-        )
-        if changed:
-            self._job.say(
-                f"VM {manifest.vm_name}: {size(self._compared)} without changes read and compared, "
-                f"{size(self._read_for_lists)} with changes in part read for the digest lists"
-            )

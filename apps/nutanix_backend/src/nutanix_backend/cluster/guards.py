@@ -157,11 +157,17 @@ class PrismGuard(Guard):
     """An object on the cluster."""
 
     client: prism_client.PrismClient
+    _made = ""
+
+    def _note(self, ext_id: str) -> None:
+        """Write down that the object is there, under this id."""
+        self._made = ext_id
+        self.entry.made(ext_id)
 
     def _undo(self) -> bool:
-        """Remove what was created; the request may have been answered or not."""
+        """Remove what was created; where no answer told its id, it is looked for by name."""
         objects, intent = OBJECTS[self.kind], self.entry.intent
-        found = objects.named(self.client, intent)
+        found = [self._made] if self._made else objects.named(self.client, intent)
         for ext_id in found:
             objects.remove(self.client, intent, ext_id)
         return bool(found)
@@ -224,7 +230,7 @@ class SnapshotGuard(ClusterGuard):
             self._consistency = "crash"
             self.recovery_point = self._create(application=False)
 
-        self.entry.made(self.recovery_point.ext_id)
+        self._note(self.recovery_point.ext_id)
 
     def _intend(self) -> Entry:
         return self.journal.intend(self.kind, self.name, vm_id=self.vm.ext_id)
@@ -278,7 +284,7 @@ class OfferGuard(ClusterGuard):
 
     def _acquire(self) -> None:
         self.volume_group = self._create()
-        self.entry.made(self.volume_group.ext_id)
+        self._note(self.volume_group.ext_id)
         self.client.volume_groups.attach_client(
             self.volume_group.ext_id,
             self.initiator,
@@ -290,13 +296,11 @@ class VolumeGroupGuard(OfferGuard):
     """A volume group whose disks are clones of the snapshot's, open to one initiator."""
 
     def __init__(
-        self, snapshot: SnapshotGuard, disks: Sequence[str], initiator: str, *, chap: bool
+        self, snapshot: SnapshotGuard, disks: Sequence[str], initiator: str, secret: str | None
     ) -> None:
         """Prepare to offer `disks` (disk recovery points of `snapshot`) to `initiator`."""
         snapshot.require_open()
-        super().__init__(
-            snapshot.client, snapshot.journal, snapshot.name, initiator, new_secret(chap=chap)
-        )
+        super().__init__(snapshot.client, snapshot.journal, snapshot.name, initiator, secret)
         self.snapshot = snapshot
         self._disks = disks
 
@@ -411,7 +415,7 @@ class ImageGuard(PrismGuard):
 
     def _acquire(self) -> None:
         self.image = self._upload(self.name)
-        self.entry.made(self.image.ext_id)
+        self._note(self.image.ext_id)
 
 
 class VmGuard(ClusterGuard):
@@ -445,7 +449,7 @@ class VmGuard(ClusterGuard):
     def _acquire(self) -> None:
         spec = attrs.evolve(self._spec, description=f"{self._spec.description} ({self.entry.key})")
         self.vm = self.client.vms.create(spec, request_id=self.entry.key)
-        self.entry.made(self.vm.ext_id)
+        self._note(self.vm.ext_id)
 
     def _undo(self) -> bool:
         return self._kept or super()._undo()

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import attrs
 import prism_client
+from command_line import progress
 from durable.names import component
 from prism_client import capture
 
 from nutanix_backend import names
-from nutanix_backend.errors import ParameterError, SelectionError
+from nutanix_backend.errors import SelectionError
 from nutanix_backend.settings.parameters import prism_endpoint, require_connection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from nutanix_backend.settings.parameters import Settings
 
@@ -92,75 +94,6 @@ def _recorder() -> capture.Recorder | None:
     return capture.Recorder(Path(path)) if path else None
 
 
-@attrs.frozen
-class Missing:
-    """A value of `vm=` that selects no VM, or a VM that cannot be used, and why."""
-
-    wanted: str
-    reason: str
-
-
-@attrs.frozen
-class SelectedVms:
-    """The VMs of a job in the order of their names, and what was asked for in vain."""
-
-    sources: tuple[Source, ...]
-    missing: tuple[Missing, ...] = ()
-
-
-def select(client: prism_client.PrismClient, settings: Settings) -> SelectedVms:
-    """Find the VMs that `vm=` and `exclude_vm=` ask for.
-
-    A value that selects nothing costs the others nothing. Raises SelectionError when no VM is left.
-    """
-    if not settings.vm:
-        raise ParameterError("parameter vm is missing: name a VM, or use vm=* for all")
-    sources = every_vm(client, settings.cluster)
-    vms = [source.vm for source in sources]
-    unreadable = client.unreadable.of("VM")
-    excluded = {vm.ext_id for value in settings.exclude_vm for vm in matching(value, vms)}
-    chosen: set[str] = set()
-    missing: list[Missing] = []
-    for value in settings.vm:
-        found, why = _selected_by(value, vms, unreadable)
-        chosen |= found
-        missing += why
-    kept = [s for s in sources if s.vm.ext_id in chosen - excluded]
-    lost = tuple(item for item in missing if not _is_excluded(item, settings.exclude_vm))
-    if not kept:
-        raise SelectionError(
-            "; ".join(item.reason for item in lost)
-            or "no VM is left to back up: exclude_vm leaves out all that vm names"
-        )
-    return SelectedVms(tuple(kept), lost)
-
-
-def _selected_by(
-    value: str,
-    vms: Sequence[prism_client.Vm],
-    unreadable: Sequence[prism_client.Unreadable],
-) -> tuple[set[str], list[Missing]]:
-    """The ids of the VMs that one value selects, and what of it cannot be had."""
-    found = matching(value, vms)
-    lost = matching(value, unreadable)
-    if not found and not lost:
-        reason = f"no VM is called {value}: check vm= against the names in Prism"
-        return set(), [Missing(f"vm={value}", reason)]
-    if len(found) > 1 and not is_pattern(value):
-        ids = ", ".join(sorted(vm.ext_id for vm in found))
-        reason = f"{len(found)} VMs are called {value}: use the UUID, one of {ids}"
-        return set(), [Missing(f"vm={value}", reason)]
-    return {vm.ext_id for vm in found}, [
-        Missing(f"VM {vm.name or vm.ext_id}", f"{vm}; see this VM in Prism") for vm in lost
-    ]
-
-
-def _is_excluded(item: Missing, excluded: Sequence[str]) -> bool:
-    """Whether a VM that cannot be read is one that nobody wants."""
-    name = item.wanted.removeprefix("VM ")
-    return item.wanted.startswith("VM ") and any(_fits(value, name) for value in excluded)
-
-
 def is_pattern(value: str) -> bool:
     """Whether a value stands for several names: only `*` and `?` are special."""
     return "*" in value or "?" in value
@@ -170,23 +103,45 @@ def matching(value: str, entities: Iterable[E]) -> list[E]:
     """The entities of this id or name, or, if there are none, those whose name fits the pattern."""
     listed = list(entities)
     exact = [entity for entity in listed if value in {entity.name, entity.ext_id}]
-    return exact or [entity for entity in listed if _fits(value, entity.name)]
+    return exact or [entity for entity in listed if fits(value, entity.name)]
 
 
-def _fits(value: str, name: str) -> bool:
+def fits(value: str, name: str) -> bool:
+    """Whether a name is one that a pattern stands for."""
     parts = {"*": ".*", "?": "."}
     expression = "".join(parts.get(letter) or re.escape(letter) for letter in value)
     return re.fullmatch(expression, name, re.DOTALL) is not None
 
 
-def every_vm(client: prism_client.PrismClient, wanted_cluster: str = "") -> list[Source]:
-    """The VMs of all clusters, or of the one of that name or id, in the order of their names."""
+def every_vm(
+    client: prism_client.PrismClient,
+    wanted_cluster: str = "",
+    *,
+    say: Callable[[str], None] | None = None,
+    whole: bool = False,
+) -> list[Source]:
+    """The VMs of all clusters, or of the one of that name or id, in the order of their names.
+
+    They have no `raw`, which is the most of a VM in memory, unless `whole`. `say` hears every half
+    minute how many there are so far.
+    """
     clusters = data_clusters(client, wanted_cluster)
-    everywhere = list(client.vms.list())
+    everywhere = list(_listed(client, say, whole=whole))
     _note_lost_clusters(client, everywhere)
     vms = [vm for vm in everywhere if vm.cluster_ext_id in clusters]
     vms.sort(key=lambda vm: (vm.name, vm.ext_id))
     return [Source(vm, clusters[vm.cluster_ext_id]) for vm in vms]
+
+
+def _listed(
+    client: prism_client.PrismClient, say: Callable[[str], None] | None, *, whole: bool
+) -> Iterator[prism_client.Vm]:
+    said = time.monotonic()
+    for number, vm in enumerate(client.vms.list(), start=1):
+        yield vm if whole else attrs.evolve(vm, raw={})
+        if say and time.monotonic() - said >= progress.INTERVAL:
+            said = time.monotonic()
+            say(f"{number} VMs are listed so far")
 
 
 def _note_lost_clusters(client: prism_client.PrismClient, vms: list[prism_client.Vm]) -> None:

@@ -54,12 +54,13 @@ class Removed:
 
 @attrs.frozen
 class Leftover:
-    """A thing of ours on a cluster, and whose it is."""
+    """A thing of ours on a cluster, and whose it is: of a reference or a running job, or lost."""
 
     kind: ObjectKind
     name: str
     ext_id: str
     owner: str
+    is_in_use: bool
 
     def __str__(self) -> str:
         return f"{self.kind.value} {self.ext_id} {self.name}: {self.owner}"
@@ -175,15 +176,17 @@ class _Owners:
         return cls(state.recorded_points(folder), running, killed)
 
     def leftover(self, kind: ObjectKind, name: str, ext_id: str, more: str = "") -> Leftover:
+        is_in_use = True
         if ext_id in self.references:
             owner = f"reference of job {self.references[ext_id]}"
         elif name in self.running:
             owner = "of a job that runs now"
-        elif name in self.killed:
-            owner = "of a job that was killed: sweep removes it"
         else:
+            is_in_use = False
             owner = "no job of this host knows it"
-        return Leftover(kind, name, ext_id, owner + more)
+            if name in self.killed:
+                owner = "of a job that was killed: sweep removes it"
+        return Leftover(kind, name, ext_id, owner + more, is_in_use)
 
 
 def _names(all_found: Iterator[Found]) -> set[str]:

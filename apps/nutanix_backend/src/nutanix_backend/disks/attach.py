@@ -29,11 +29,16 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Route:
-    """How the disks of a cluster are reached from here; `warn` hears of a doubtful address."""
+    """How the disks of a cluster are reached from here; `warn` hears of a doubtful address.
+
+    `secret` is the CHAP secret of the sessions, None for none. Prism keeps the one of an initiator
+    for all volume groups that it may use: those of one process share it.
+    """
 
     settings: Settings
     cluster: prism_client.Cluster
     transport: transport.Transport
+    secret: str | None
     warn: Callable[[str], object]
 
     def portal(self) -> iscsi_attach.Portal:
@@ -50,7 +55,7 @@ def open_disks(
     portal = route.portal()
     disks = [plan.snapshot.disk_recovery_point_ext_id for plan in plans]
     group = stack.enter_context(
-        VolumeGroupGuard(snapshot, disks, transport.initiator_name(), chap=route.settings.chap)
+        VolumeGroupGuard(snapshot, disks, transport.initiator_name(), route.secret)
     )
     session = stack.enter_context(IscsiSessionGuard(group, portal, route.transport))
     return dict(_devices(session.attachment, plans))

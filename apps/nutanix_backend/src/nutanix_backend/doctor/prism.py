@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import iscsi_attach
 import prism_client
 
-from nutanix_backend.cluster import inventory
+from nutanix_backend.cluster import inventory, selection
 from nutanix_backend.doctor.finding import Finding
 from nutanix_backend.doctor.rights import RIGHTS, Need, Right
 from nutanix_backend.errors import BackendError, SelectionError
@@ -141,7 +141,7 @@ def _portal(name: str, address: str | None, timeout: float) -> Finding:
 
 def _selection(client: PrismClient, settings: Settings) -> Finding:
     try:
-        selected = inventory.select(client, settings)
+        selected = selection.select(client, settings)
     except (SelectionError, prism_client.PrismError) as error:
         return Finding.bad("vm", str(error))
     if selected.missing:

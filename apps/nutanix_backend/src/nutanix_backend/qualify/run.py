@@ -14,7 +14,7 @@ from ptcomm_runner import jobs
 from ptcomm_runner.catalog import Status, Store
 
 from nutanix_backend.cluster import inventory, journal, transport
-from nutanix_backend.cluster.guards import SnapshotGuard
+from nutanix_backend.cluster.guards import SnapshotGuard, new_secret
 from nutanix_backend.disks.attach import Route, open_disks
 from nutanix_backend.disks.plan import plan_disks
 from nutanix_backend.doctor.rights import RIGHTS, Need
@@ -258,7 +258,8 @@ class Qualification:
             name = f"podheitor {self.run} order"
             snapshot = stack.enter_context(SnapshotGuard(self.client, intents, vm, name, "crash"))
             plans = plan_disks(self.client, vm.disks, snapshot.recovery_point, None, _ignore)
-            route = Route(self.settings, cluster, transport.choose("userspace"), _ignore)
+            reach, secret = transport.choose("userspace"), new_secret(chap=self.settings.chap)
+            route = Route(self.settings, cluster, reach, secret, _ignore)
             device = open_disks(stack, snapshot, plans, route)[0]
             before, after = bytearray(1 << 20), bytearray(1 << 20)
             device.read_into(0, memoryview(before))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ptcomm import File, FileType, NoMoreFiles, Stat, Times
 
 from nutanix_backend import vm_record
-from nutanix_backend.cluster import inventory
+from nutanix_backend.cluster import inventory, selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,11 +21,14 @@ def run(job: JobContext) -> None:
     """Announce the files of every VM asked for.
 
     What an incremental would send is known only once there is a snapshot to compare, so every disk
-    counts with its whole size.
+    counts with its whole size. The configuration counts without the answer of Prism.
     """
     now = int(time.time())
     with inventory.connect(job.settings, job.warn) as client:
-        for source in inventory.select(client, job.settings).sources:
+        selected = selection.select(client, job.settings, job.say)
+        for missing in selected.missing:
+            job.report(f"{missing.wanted} is not counted: {missing.reason}")
+        for source in selected.sources:
             for name, size in _files(source):
                 job.endpoint.send(File(name, Stat(FileType.REGULAR, size), Times(now, now, now)))
     job.endpoint.send(NoMoreFiles())

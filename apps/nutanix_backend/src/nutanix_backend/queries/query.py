@@ -1,14 +1,19 @@
-"""Query (`.query`): what Prism has, as rows `key=value,key=value` for people and for consoles."""
+"""Query (`.query`): what Prism has, and what this host knows of it.
+
+Rows are `key=value,key=value`, for people and for consoles.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
 from ptcomm import NoMoreFiles, QueryRow
 
 from nutanix_backend import vm_record
-from nutanix_backend.cluster import inventory
+from nutanix_backend.cluster import inventory, sweep
 from nutanix_backend.errors import ParameterError
+from nutanix_backend.queries import coverage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
     from prism_client import Cluster, PrismClient
 
     from nutanix_backend.job import JobContext
+    from nutanix_backend.settings.parameters import Settings
 
     Row = dict[str, object]
 
@@ -26,13 +32,13 @@ def run(job: JobContext) -> None:
     if not wanted:
         raise ParameterError(f"parameter query is missing: one of {', '.join(QUERIES)}")
     with inventory.connect(job.settings, job.warn) as client:
-        for row in QUERIES[wanted](client, job.settings.cluster):
+        for row in QUERIES[wanted](client, job.settings):
             job.endpoint.send(QueryRow(_text(row)))
     job.endpoint.send(NoMoreFiles())
 
 
-def _clusters(client: PrismClient, only: str) -> Iterator[Row]:
-    for found in inventory.data_clusters(client, only).values():
+def _clusters(client: PrismClient, settings: Settings) -> Iterator[Row]:
+    for found in inventory.data_clusters(client, settings.cluster).values():
         yield {
             "name": found.name,
             "uuid": found.ext_id,
@@ -41,8 +47,8 @@ def _clusters(client: PrismClient, only: str) -> Iterator[Row]:
         }
 
 
-def _vms(client: PrismClient, only: str) -> Iterator[Row]:
-    for source in inventory.every_vm(client, only):
+def _vms(client: PrismClient, settings: Settings) -> Iterator[Row]:
+    for source in inventory.every_vm(client, settings.cluster):
         vm = source.vm
         yield {
             "name": vm.name,
@@ -54,8 +60,8 @@ def _vms(client: PrismClient, only: str) -> Iterator[Row]:
         }
 
 
-def _disks(client: PrismClient, only: str) -> Iterator[Row]:
-    for source in inventory.every_vm(client, only):
+def _disks(client: PrismClient, settings: Settings) -> Iterator[Row]:
+    for source in inventory.every_vm(client, settings.cluster):
         for index, disk in enumerate(vm_record.in_bus_order(source.vm.disks)):
             yield {
                 "vm": source.vm.name,
@@ -67,8 +73,8 @@ def _disks(client: PrismClient, only: str) -> Iterator[Row]:
             }
 
 
-def _subnets(client: PrismClient, only: str) -> Iterator[Row]:
-    clusters = inventory.data_clusters(client, only)
+def _subnets(client: PrismClient, settings: Settings) -> Iterator[Row]:
+    clusters = inventory.data_clusters(client, settings.cluster)
     for subnet in client.subnets.list():
         if subnet.cluster_ext_id is None or subnet.cluster_ext_id in clusters:
             yield {
@@ -79,8 +85,8 @@ def _subnets(client: PrismClient, only: str) -> Iterator[Row]:
             }
 
 
-def _containers(client: PrismClient, only: str) -> Iterator[Row]:
-    clusters = inventory.data_clusters(client, only)
+def _containers(client: PrismClient, settings: Settings) -> Iterator[Row]:
+    clusters = inventory.data_clusters(client, settings.cluster)
     for container in client.storage_containers.list():
         if container.cluster_ext_id is None or container.cluster_ext_id in clusters:
             yield {
@@ -88,6 +94,31 @@ def _containers(client: PrismClient, only: str) -> Iterator[Row]:
                 "uuid": container.ext_id,
                 "cluster": _name(clusters, container.cluster_ext_id),
             }
+
+
+def _coverage(client: PrismClient, settings: Settings) -> Iterator[Row]:
+    for found in coverage.report(client, settings):
+        yield attrs.asdict(found)
+
+
+def _leftovers(client: PrismClient, settings: Settings) -> Iterator[Row]:
+    for left in sweep.leftovers(client, settings):
+        yield {
+            "kind": left.kind.value,
+            "name": left.name,
+            "uuid": left.ext_id,
+            "owner": left.owner,
+        }
+
+
+def _sweep(client: PrismClient, settings: Settings) -> Iterator[Row]:
+    for removed in sweep.sweep(client, settings):
+        yield {
+            "done": removed.done,
+            "kind": removed.kind.value,
+            "name": removed.name,
+            "job": removed.job,
+        }
 
 
 def _name(clusters: Mapping[str, Cluster], ext_id: str | None) -> str | None:
@@ -104,10 +135,13 @@ def _value(value: object) -> str:
     return "".join(c if c.isprintable() and c != "," else "_" for c in text)
 
 
-QUERIES: Mapping[str, Callable[[PrismClient, str], Iterator[Row]]] = {
+QUERIES: Mapping[str, Callable[[PrismClient, Settings], Iterator[Row]]] = {
     "clusters": _clusters,
     "vms": _vms,
     "disks": _disks,
     "subnets": _subnets,
     "containers": _containers,
+    "coverage": _coverage,
+    "leftovers": _leftovers,
+    "sweep": _sweep,
 }

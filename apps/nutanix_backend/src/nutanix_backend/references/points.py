@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import attrs
-from prism_client import NotFound, PrismError
+from prism_client import PrismError
 
 from nutanix_backend.references.state import Base
 
@@ -40,9 +40,7 @@ class ReferencePoints:
                 f"Prism is used over its API {points.generation} now, which cannot compare with "
                 f"{reference.point_id} of an earlier job",
             )
-        try:
-            points.get(reference.point)
-        except NotFound:
+        if not points.exists(reference.point):
             return Base(None, "the reference of the previous job is gone from the cluster")
         return Base(reference)
 

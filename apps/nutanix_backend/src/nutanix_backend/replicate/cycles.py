@@ -13,7 +13,8 @@ from command_line.text import with_notes
 from vm_replica.protocol import channel
 from vm_replica.throttle import Throttle
 
-from nutanix_backend.cluster import inventory, sweep, transport
+from nutanix_backend.cluster import inventory, selection, sweep, transport
+from nutanix_backend.cluster.guards import new_secret
 from nutanix_backend.errors import ParameterError
 from nutanix_backend.replicate.source import VM_ERRORS, Link, Replication, Result
 from nutanix_backend.replicate.workers import Done, Workers
@@ -86,7 +87,8 @@ class Work:
         chosen = transport.choose(self.settings.transport)
         self.listener.say(str(chosen))
         throttle = Throttle(self.settings.replicate_limit, self.stop)
-        return Link(partial(self._connect, throttle), chosen, throttle, self.rpo)
+        secret = new_secret(chap=self.settings.chap)
+        return Link(partial(self._connect, throttle), chosen, secret, throttle, self.rpo)
 
     def _connect(self, throttle: Throttle) -> channel.Channel:
         throttle.check_cancelled()
@@ -97,7 +99,7 @@ class Work:
     def _sources(self) -> list[inventory.Source]:
         with inventory.connect(self.settings, self.listener.warn) as client:
             sweep.before_job(self.listener, client, self.settings)
-            selected = inventory.select(client, self.settings)
+            selected = selection.select(client, self.settings, whole=True)
         for missing in selected.missing:
             self.listener.report(f"{missing.wanted} is not replicated: {missing.reason}")
         return list(selected.sources)

@@ -68,10 +68,14 @@ ANOTHER_BASE = {Code.WRONG_BASE, Code.NEEDS_SEED}
 
 @attrs.frozen
 class Link:
-    """How the VMs of this host get to their receiver; `rpo` is the lag promised, in seconds."""
+    """How the VMs of this host get to their receiver; `rpo` is the lag promised, in seconds.
+
+    `reach` and `secret` are those of a Route.
+    """
 
     connect: Callable[[], Channel]
     reach: transport.Transport
+    secret: str | None
     throttle: Throttle
     rpo: int
 
@@ -192,7 +196,11 @@ class Replication:
             ):
                 cycle = self._prepare(stack, client, references, intents, ready)
                 route = Route(
-                    self._settings, self._source.cluster, self._link.reach, self._listener.warn
+                    self._settings,
+                    self._source.cluster,
+                    self._link.reach,
+                    self._link.secret,
+                    self._listener.warn,
                 )
                 devices = open_disks(stack, cycle.snapshot, with_data(cycle.plans), route)
                 result = self._transfer(cycle, devices, ready)

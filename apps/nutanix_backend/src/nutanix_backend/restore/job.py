@@ -188,7 +188,7 @@ class Restore:
     def _staging(self) -> Path:
         """The folder for images of other hypervisors, made when the first of them comes."""
         if self._folder is None:
-            intents = self._stack.enter_context(self._job.journal("images"))
+            intents = self._stack.enter_context(self._job.journal("images", of_this_host=True))
             self._folder = destination.staging_folder(self._job, intents, self._stack, "-images")
         return self._folder
 

@@ -102,12 +102,24 @@ class Selection:
 
     vm: tuple[str, ...] = _row(Kind.LIST, "VM to back up: name, UUID or pattern with * and ?")
     exclude_vm: tuple[str, ...] = _row(Kind.LIST, "VM to leave out: name, UUID or pattern")
+    category: tuple[str, ...] = _row(
+        Kind.LIST, "VMs to back up by their category, Key:Value; any of several does"
+    )
+    exclude_category: tuple[str, ...] = _row(
+        Kind.LIST, "VMs to leave out by their category, Key:Value"
+    )
+    project: tuple[str, ...] = _row(Kind.LIST, "VMs to back up by their project: name or UUID")
     cluster: str = _row(Kind.TEXT, "cluster to look at, when Prism manages several")
     consistency: str = _row(
         Kind.TEXT,
         "snapshots are crash-consistent, application-consistent, or the better one that works",
         "crash",
         ("crash", "app", "app_or_crash"),
+    )
+    parallel_vms: int = _row(
+        Kind.COUNT,
+        "VMs that are prepared while another one streams, and VMs that are cleaned up behind it",
+        "4",
     )
 
 
@@ -230,7 +242,19 @@ class JobOptions:
         Kind.TEXT,
         "what .query answers",
         "",
-        ("clusters", "vms", "disks", "subnets", "containers"),
+        (
+            "clusters",
+            "vms",
+            "disks",
+            "subnets",
+            "containers",
+            "coverage",
+            "leftovers",
+            "sweep",
+        ),
+    )
+    coverage_days: int = _row(
+        Kind.COUNT, "days without a backup after which coverage reports a VM", "2"
     )
     abort_on_error: bool = _row(Kind.FLAG, "fail the job with the first VM that fails", "no")
     debug: bool = _row(Kind.FLAG, "log every step", "no")

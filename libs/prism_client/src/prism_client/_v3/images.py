@@ -26,6 +26,7 @@ from prism_client.model import Image
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from uuid import UUID
 
     from prism_client._fields import Fields
     from prism_client._v3.api import Api
@@ -45,6 +46,10 @@ class Images:
 
     api: Api
 
+    @property
+    def can_fetch(self) -> bool:
+        return False
+
     def check_upload(self) -> None:
         Uploader(self.api).check()
 
@@ -57,6 +62,16 @@ class Images:
         progress: Callable[[int], None] | None = None,
     ) -> Image:
         return Uploader(self.api)(name, path, sha256=sha256, progress=progress)
+
+    def create_from_url(
+        self,
+        name: str,
+        url: str,  # noqa: ARG002 - nobody fetches it
+        *,
+        sha256: str,  # noqa: ARG002
+        request_id: UUID | None = None,  # noqa: ARG002
+    ) -> Image:
+        raise Unsupported(f"image {name} cannot be fetched by the server: v3 takes uploads")
 
     def get(self, ext_id: str) -> Image:
         return wire.image(self.api.get(_entity(ext_id)))

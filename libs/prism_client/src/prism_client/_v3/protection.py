@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING
 
 import attrs
@@ -18,10 +19,40 @@ log = logging.getLogger(__name__)
 
 
 @attrs.frozen
+class _Rule:
+    name: str
+    category_filter: Fields
+
+
+def _rule(rule: Fields) -> _Rule:
+    status = rule.child("status")
+    name = status.opt_text("name") or "of unknown name"
+    return _Rule(name, status.child("resources", "category_filter"))
+
+
+@attrs.frozen
 class ProtectionPolicies:
     """services.ProtectionPolicies over v3."""
 
     api: Api
+
+    def read(self) -> KnownPolicies:
+        return KnownPolicies(self.api)
+
+    def of_vm(self, vm: Vm) -> str | None:
+        return self.read().of_vm(vm)
+
+    def names(self) -> list[str]:
+        return [rule.name for rule in _listed(self.api)]
+
+
+@attrs.define
+class KnownPolicies:
+    """services.KnownPolicies over v3."""
+
+    api: Api
+    _rules: list[_Rule] | None = None
+    _lock: threading.Lock = attrs.field(factory=threading.Lock)
 
     def of_vm(self, vm: Vm) -> str | None:
         """The VM says whether it is protected; where it does not, its categories do."""
@@ -34,32 +65,26 @@ class ProtectionPolicies:
         named = policy.opt_text("name") or policy.opt_text("uuid")
         if named is not None:
             return named
-        covering = self._covering(vm)
-        if covering is not None:
-            return covering
-        return "of unknown name" if vm.protection_type == "RULE_PROTECTED" else None
+        covering = (rule.name for rule in self._once() if _covers(rule.category_filter, vm))
+        unnamed = "of unknown name" if vm.protection_type == "RULE_PROTECTED" else None
+        return next(covering, unnamed)
 
-    def names(self) -> list[str]:
-        return list(self.api.records("protection policy", "protection_rules", _name))
+    def _once(self) -> list[_Rule]:
+        with self._lock:
+            if self._rules is None:
+                self._rules = self._list()
+            return self._rules
 
-    def _covering(self, vm: Vm) -> str | None:
-        """Return the name of the first rule whose categories a VM has."""
-
-        def name_if_covering(rule: Fields) -> str | None:
-            if not _covers(rule.child("status", "resources", "category_filter"), vm):
-                return None
-            return _name(rule)
-
+    def _list(self) -> list[_Rule]:
         try:
-            rules = self.api.records("protection policy", "protection_rules", name_if_covering)
-            return next(rules, None)
+            return _listed(self.api)
         except (Forbidden, NotFound, BadRequest) as exc:
             log.info("protection rules cannot be read: %s", exc)
-            return None
+            return []
 
 
-def _name(rule: Fields) -> str:
-    return rule.child("status").opt_text("name") or "of unknown name"
+def _listed(api: Api) -> list[_Rule]:
+    return list(api.records("protection policy", "protection_rules", _rule))
 
 
 def _covers(category_filter: Fields, vm: Vm) -> bool:

@@ -56,6 +56,13 @@ class RecoveryPoints:
     def get(self, ext_id: str) -> RecoveryPoint:
         return self._read(self.elements.holder(_entity(ext_id)), ext_id)
 
+    def exists(self, ext_id: str) -> bool:
+        try:
+            self.elements.holder(_entity(ext_id))
+        except NotFound:
+            return False
+        return True
+
     def list(
         self, *, vm_ext_id: str | None = None, name: str | None = None
     ) -> Iterator[RecoveryPoint]:

@@ -76,6 +76,14 @@ class Api:
         _, body = self.send(Call("GET", path, repeatable=True))
         return attrs.evolve(body.need("data"), path="")
 
+    def has(self, path: str) -> bool:
+        """Say whether an entity is there."""
+        try:
+            self.get(path)
+        except NotFound:
+            return False
+        return True
+
     def etag(self, path: str) -> str | None:
         """Return the version of an entity, which a change to it has to name. Raises NotFound."""
         answer, _ = self.send(Call("GET", path, repeatable=True))
@@ -187,7 +195,7 @@ class Writes:
         try:
             self._fresh(entity, lambda etag, rid: self._run("DELETE", entity, None, etag, rid))
         except (NotFound, TaskFailed) as exc:
-            if self._exists(entity):
+            if self.api.has(entity):
                 raise
             return isinstance(exc, TaskFailed)
         return True
@@ -208,13 +216,6 @@ class Writes:
                     raise
                 request_id = None  # the answer to the old key is "412"; nothing was done under it
         return change(self.api.etag(entity), request_id)
-
-    def _exists(self, entity: str) -> bool:
-        try:
-            self.api.get(entity)
-        except NotFound:
-            return False
-        return True
 
     def _run(
         self,

@@ -12,11 +12,13 @@ from prism_client._v4.api import equals, segment
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from uuid import UUID
 
     from prism_client._v4.api import Api, Writes
     from prism_client.model import Image
 
 _PATH = "content/images"
+_KIND = "vmm:content:image"
 
 
 class Upload(Protocol):
@@ -37,6 +39,10 @@ class Images:
     writes: Writes
     _upload: Upload
 
+    @property
+    def can_fetch(self) -> bool:
+        return True
+
     def check_upload(self) -> None:
         self._upload.check()
 
@@ -49,6 +55,24 @@ class Images:
         progress: Callable[[int], None] | None = None,
     ) -> Image:
         return self._upload(name, path, sha256=sha256, progress=progress)
+
+    def create_from_url(
+        self, name: str, url: str, *, sha256: str, request_id: UUID | None = None
+    ) -> Image:
+        body = {
+            "name": name,
+            "type": "DISK_IMAGE",
+            "source": {
+                "$objectType": "vmm.v4.content.UrlSource",
+                "url": url,
+                "shouldAllowInsecureUrl": True,
+            },
+            "checksum": {
+                "$objectType": "vmm.v4.content.ImageSha256Checksum",
+                "hexDigest": sha256,
+            },
+        }
+        return self.get(self.writes.create(_PATH, body, _KIND, request_id))
 
     def get(self, ext_id: str) -> Image:
         return wire.image(self.api.get(_entity(ext_id)))

@@ -60,6 +60,9 @@ class RecoveryPoints:
         vm_part = self.api.get(f"{_entity(ext_id)}/vm-recovery-points/{segment(part)}")
         return wire.recovery_point(data, wire.disk_recovery_points(vm_part))
 
+    def exists(self, ext_id: str) -> bool:
+        return self.api.has(_entity(ext_id))
+
     def list(
         self, *, vm_ext_id: str | None = None, name: str | None = None
     ) -> Iterator[RecoveryPoint]:
