@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,15 +23,16 @@ DEFAULT = float(BY_NAME["scrub"].default) / 100
 
 def jobs_until_found(blocks: int, sample: int, dice: random.Random) -> int:
     """Run jobs until each block had its turn, with one block that went wrong at some time."""
-    times, everything = ProvenTimes(blocks * BLOCK), bytes([1]) * blocks
+    times, everything = ProvenTimes(blocks * BLOCK), bytearray([1]) * blocks
     wrong, when = dice.randrange(blocks), dice.randrange(blocks // sample + 1)
     job = 0
     while True:
         job += 1
-        for offset in times.choose(everything, sample):
-            if job > when and offset == wrong * BLOCK:
-                return job - when
-            times.mark(offset, BLOCK, job)
+        chosen = times.choose(everything, sample)
+        if job > when and chosen[wrong]:
+            return job - when
+        for number in compress(range(blocks), chosen):
+            times.mark(number * BLOCK, BLOCK, job)
 
 
 @pytest.mark.parametrize("gib", [1, 10, 100])

@@ -130,7 +130,7 @@ def through_the_runner(folder: Path, lab: Lab) -> list[Run]:
     fleet = Fleet.make(lab, VMS)
     config = folder / "prism.conf"
     config.touch(mode=0o600)
-    config.write_text(connection(lab, folder))
+    config.write_text(reaching(lab, folder))
 
     def job(level: Level, parallel: int) -> Iterable[str]:
         settings = jobs.Settings(
@@ -171,16 +171,16 @@ def through_bacula(folder: Path, lab: Lab, prefix: Path, package: Path) -> list[
         daemons = stack.enter_context(bacula.running(installation, folder / "bacula"))
         site = Site("fleet", folder, lab, daemons, bconsole.Console(daemons), Report())
 
+        site.connect()
+        connection = site.config_file.read_text()
+
         def job(level: str, parallel: int) -> Iterable[str]:
-            site.connect()
-            with site.config_file.open("a") as file:
-                file.write(f"parallel_vms = {parallel}\n")
+            site.config_file.write_text(f"{connection}parallel_vms = {parallel}\n")
             done = site.console.run("fleet", level)
             if done.status != "T":
                 sys.exit(done.words)
             return done.log
 
-        site.connect()
         site.define("vm=fleet-*")
         job("Full", VMS_OF_BACULA)
         return [
@@ -189,7 +189,7 @@ def through_bacula(folder: Path, lab: Lab, prefix: Path, package: Path) -> list[
         ]
 
 
-def connection(lab: Lab, folder: Path) -> str:
+def reaching(lab: Lab, folder: Path) -> str:
     """The lines of a configuration file."""
     return (
         f"prism = {lab.pc_host}\nuser = {lab.user}\npassword = {lab.password}\n"

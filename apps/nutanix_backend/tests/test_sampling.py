@@ -229,28 +229,34 @@ def test_times_are_kept_on_the_host_and_may_be_lost() -> None:
         assert ProvenTimes.decode(damaged, 3000 * BLOCK).at(5 * BLOCK) == NEVER
 
 
+def chosen(times: ProvenTimes, candidates: list[int], count: int) -> list[int]:
+    """The numbers of the blocks that are chosen."""
+    return [n for n, byte in enumerate(times.choose(bytearray(candidates), count)) if byte]
+
+
 def test_every_block_has_its_turn() -> None:
     """After as many jobs as there are samples in the disk each block was chosen once."""
-    times, everything = ProvenTimes(100 * BLOCK), bytes([1]) * 100
+    times, everything = ProvenTimes(100 * BLOCK), [1] * 100
     for job in range(4):
-        chosen = times.choose(everything, 25)
-        assert chosen == sorted(set(chosen))
-        assert len(chosen) == 25
-        for offset in chosen:
-            assert times.at(offset) == NEVER
-            times.mark(offset, BLOCK, job + 1)
+        numbers = chosen(times, everything, 25)
+        assert len(numbers) == 25
+        for number in numbers:
+            assert times.at(number * BLOCK) == NEVER
+            times.mark(number * BLOCK, BLOCK, job + 1)
     assert {times.at(n * BLOCK) for n in range(100)} == {1, 2, 3, 4}
-    assert all(times.at(offset) == 1 for offset in times.choose(everything, 25))
+    assert all(times.at(n * BLOCK) == 1 for n in chosen(times, everything, 25))
+    assert [times.at(n * BLOCK) for n in chosen(times, everything, 30)].count(2) == 5
 
 
 def test_only_candidates_are_chosen_and_no_more_than_there_are() -> None:
     times = ProvenTimes(5 * BLOCK)
-    assert times.choose(bytes([0, 1, 0, 1, 0]), 64) == [BLOCK, 3 * BLOCK]
-    assert times.choose(bytes(5), 64) == []
-    assert times.choose(bytes([1] * 5), 0) == []
+    assert chosen(times, [0, 1, 0, 1, 0], 64) == [1, 3]
+    assert chosen(times, [0, 1, 0, 1, 0], 2) == [1, 3]
+    assert chosen(times, [0] * 5, 64) == []
+    assert chosen(times, [1] * 5, 0) == []
 
 
 def test_which_of_equally_old_blocks_are_chosen_differs() -> None:
     times = ProvenTimes(1000 * BLOCK)
-    chosen = {tuple(times.choose(bytes([1]) * 1000, 10)) for _ in range(5)}
-    assert len(chosen) == 5
+    found = {tuple(chosen(times, [1] * 1000, 10)) for _ in range(5)}
+    assert len(found) == 5

@@ -181,6 +181,33 @@ def test_what_pair_prints_can_be_typed_on_the_receiver(
     assert (grant.source, grant.vm) == (source, VM)
 
 
+def test_the_steps_after_the_key_of_the_receiver_was_stolen_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As docs/security.md says: a new identity, which each source trusts; each is allowed again."""
+    store = make_store(tmp_path / "store", Limits(reserve=0))
+    site = Site(tmp_path, store)
+    tls.ensure_identity(site.identity, "receiver")
+    with Receiver(store, site.identity, options=site.options) as site.running:
+        contents = history(site)
+    site.identity.rename(tmp_path / "stolen-identity")
+    shown = run(capsys, "pair", "--identity", str(site.identity)).splitlines()[0]
+    source = site.folder / "source"
+    with Receiver(store, site.identity, options=site.options) as site.running:
+        address = "{}:{}".format(*site.running.address)
+        pair = ("pair", "--identity", str(source), "--receiver", address)
+        run(capsys, *pair, "--fingerprint", shown.split()[-1])
+        certificate = tls.load_identity(source).one_line
+        where = ("--identity", str(site.identity), "--store", str(store.root))
+        run(capsys, "allow", certificate, "--vm", VM, *where)
+        again, stream = cycle_of(contents[2], site.replica().points()[-1].digest, 9)
+        with site.connect(source) as session:
+            assert send(session, again, stream) == 4
+        assert tls.load_identity(tmp_path / "stolen-identity").fingerprint not in tls.paired_with(
+            source, address
+        )
+
+
 def test_the_steps_after_a_theft_work(
     receiver_site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ import math
 import time
 from contextlib import closing
 from datetime import UTC, datetime
+from itertools import chain, compress
 from typing import TYPE_CHECKING
 
 import attrs
@@ -21,7 +22,7 @@ from nutanix_backend.disks.streams import MERGE_GAP, read_blocks
 from nutanix_backend.references.proven import NEVER, ProvenTimes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from iscsi_attach import BlockDevice
 
@@ -97,27 +98,32 @@ class DiskProof:
 
     def compare(self, device: BlockDevice, share: float) -> list[Difference]:
         """Read a share, 0 to 1, of the blocks that Prism does not list; return what differs."""
-        blocks = self._sample(share)
-        self.compared_bytes = _total(blocks)
+        chosen = self._sample(share)
+        self.compared_bytes = _total(self._blocks(chosen))
         found, since = [], self._now
-        with closing(self._read(device, blocks, "unchanged blocks")) as read:
+        blocks = self._blocks(chosen)
+        with closing(self._read(device, blocks, self.compared_bytes, "unchanged blocks")) as read:
             for offset, view in read:
                 if self.image.holds(offset, view):
                     self.proven.mark(offset, len(view), self._now)
                 else:
                     found.append(offset)
                     since = min(since, self.proven.at(offset))
-        return [Difference(self.plan.index, found, len(blocks), since)] if found else []
+        return [Difference(self.plan.index, found, sum(chosen), since)] if found else []
 
-    def _sample(self, share: float) -> list[tuple[int, int]]:
-        """Offset and length of the blocks to compare, of those that nothing is said to change."""
+    def _sample(self, share: float) -> bytearray:
+        """A 1 for each block to compare, of those that nothing is said to change."""
         candidates = bytearray(b"\1") * len(self.image)
-        for offset, length in (*_ranges(self.plan.regions), *self.image.stale()):
+        for offset, length in chain(_ranges(self.plan.regions), self.image.stale()):
             first, last = offset // BLOCK, blocks_of(offset + length)
             candidates[first:last] = bytes(last - first)
         count = max(math.ceil(share * sum(candidates)), SMALLEST_SAMPLE) if share else 0
-        chosen = self.proven.choose(candidates, count)
-        return [(offset, min(BLOCK, self.plan.disk.size - offset)) for offset in chosen]
+        return self.proven.choose(candidates, count)
+
+    def _blocks(self, chosen: bytearray) -> Iterator[tuple[int, int]]:
+        """Offset and length of the blocks that have a 1."""
+        for number in compress(range(len(chosen)), chosen):
+            yield number * BLOCK, min(BLOCK, self.plan.disk.size - number * BLOCK)
 
     def complete(self, device: BlockDevice | None) -> int:
         """Read the blocks that changed in part, whole, for only the snapshot has all of them.
@@ -129,18 +135,18 @@ class DiskProof:
             self.proven.forget(offset, length)
         for extent in regions.merged_extents(0 if self.plan.base else MERGE_GAP):
             self.proven.mark(extent.offset, extent.length, self._now)
-        blocks = list(self.image.stale())
-        with closing(self._read(device, blocks, "digest list")) as read:
+        total = _total(self.image.stale())
+        with closing(self._read(device, self.image.stale(), total, "digest list")) as read:
             for offset, view in read:
                 self.image.put(offset, view)
                 self.proven.mark(offset, len(view), self._now)
-        return _total(blocks)
+        return total
 
     def _read(
-        self, device: BlockDevice | None, blocks: list[tuple[int, int]], what: str
+        self, device: BlockDevice | None, blocks: Iterable[tuple[int, int]], total: int, what: str
     ) -> Generator[tuple[int, memoryview]]:
-        """Read blocks, say so to `watch` and, when it is done, in the log."""
-        total, began = _total(blocks), time.monotonic()
+        """Read blocks of `total` bytes, say so to `watch` and, when it is done, in the log."""
+        began = time.monotonic()
         advance = self._watch(f"disk {self.plan.index}, {what}", total)
         for offset, view in read_blocks(device, blocks):
             advance(len(view))

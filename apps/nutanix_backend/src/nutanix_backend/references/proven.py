@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 from array import array
+from collections import Counter
 from itertools import compress
 from typing import TYPE_CHECKING
 
@@ -51,19 +52,34 @@ class ProvenTimes:
         """When the block at `offset` was proven."""
         return self._times[offset // BLOCK]
 
-    def choose(self, candidates: bytes | bytearray, count: int) -> list[int]:
-        """Offsets of `count` of the blocks whose byte in `candidates` is not 0, ascending.
+    def choose(self, candidates: bytearray, count: int) -> bytearray:
+        """Choose `count` of the blocks whose byte in `candidates` is 1: a 1 for each of them.
 
         Those come first whose proof is oldest; of equally old ones, any. So every block has its
         turn, after as many jobs as there are such numbers in the candidates.
         """
-        numbers = list(compress(range(len(self._times)), candidates))
-        if len(numbers) > count:
-            limit = sorted(self._times[number] for number in numbers)[count - 1]
-            older = [number for number in numbers if self._times[number] < limit]
-            equal = [number for number in numbers if self._times[number] == limit]
-            numbers = sorted(older + random.sample(equal, count - len(older)))
-        return [number * BLOCK for number in numbers]
+        by_time = Counter(compress(self._times, candidates))
+        left = count
+        for limit in sorted(by_time):
+            if left < by_time[limit]:
+                return self._oldest(candidates, limit, random.sample(range(by_time[limit]), left))
+            left -= by_time[limit]
+        return bytearray(candidates)
+
+    def _oldest(self, candidates: bytearray, limit: int, ranks: list[int]) -> bytearray:
+        """The candidates proven before `limit`, and of those proven then the ones of these ranks.
+
+        One block at a time: a disk of 64 TiB has 67 million.
+        """
+        chosen, wanted = bytearray(len(candidates)), set(ranks)
+        rank = 0
+        for number in compress(range(len(candidates)), candidates):
+            if self._times[number] < limit:
+                chosen[number] = 1
+            elif self._times[number] == limit:
+                chosen[number] = rank in wanted
+                rank += 1
+        return chosen
 
     def encode(self) -> bytes:
         """The times as a file of this host."""
