@@ -6,11 +6,15 @@ says where they are in SDK_ENVIRONMENTS; without that, nothing is judged and not
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
 import subprocess
+import threading
 import time
 from datetime import UTC, datetime, timedelta
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +58,19 @@ class Verdict:
     seconds: float
 
 
+def _serve(file: Path) -> str:
+    """Serve the folder of a file on loopback for as long as this process lives; give its URL."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_args: object) -> None:
+            """Say nothing."""
+
+    handler = functools.partial(Quiet, directory=str(file.parent))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_address[1]}/{file.name}"
+
+
 class Stage:
     """A lab with a VM, a reference recovery point and an image, and our own client on it."""
 
@@ -75,6 +92,8 @@ class Stage:
             disk.write(b"changed")
         self.upload = folder / "upload.raw"
         self.upload.write_bytes(bytes(MIB))
+        self.upload_sha256 = hashlib.sha256(bytes(MIB)).hexdigest()
+        self.upload_url = _serve(self.upload)
         self.image = client.images.upload("source", self.upload).ext_id
         self.subnet = client.subnets.list()[0].ext_id
         self.container = client.storage_containers.list()[0].ext_id
@@ -135,6 +154,8 @@ class Stage:
             "second": self.second,
             "reference": self.ids(self.reference),
             "image": self.image,
+            "upload_url": self.upload_url,
+            "upload_sha256": self.upload_sha256,
             "subnet": self.subnet,
             "container": self.container,
             "category": self.category,

@@ -1022,6 +1022,31 @@ class Drive:
         )
         if made is None:
             return
+        url = model(
+            "vmm",
+            "vmm.v4.content.UrlSource",
+            url=self.about["upload_url"],
+            should_allow_insecure_url=True,
+        )
+        checksum = model(
+            "vmm", "vmm.v4.content.ImageSha256Checksum", hex_digest=self.about["upload_sha256"]
+        )
+        body = model(
+            "vmm",
+            "vmm.v4.content.Image",
+            name="fetched",
+            type="DISK_IMAGE",
+            source=url,
+            checksum=checksum,
+        )
+        self.write(
+            "create_image of a url",
+            "vmm",
+            "ImagesApi",
+            "create_image",
+            body,
+            rel="vmm:content:image",
+        )
         self.read(
             "list_images",
             "vmm",

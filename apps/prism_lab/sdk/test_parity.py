@@ -245,6 +245,12 @@ class Run:
         image = self.do(
             "images.upload", "", lambda: images.upload("parity", self.stage.upload)
         ).ext_id
+        url, digest = self.stage.upload_url, self.stage.upload_sha256
+        self.do(
+            "images.create_from_url",
+            "create_image of a url",
+            lambda: images.create_from_url("fetched", url, sha256=digest),
+        )
         self.do("images.list", "list_images", lambda: list(images.list(name="parity")))
         self.do("images.get", "get_image_by_id", lambda: images.get(image))
         self.do("images.delete", "delete_image_by_id", lambda: images.delete(image))
