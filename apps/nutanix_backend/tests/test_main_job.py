@@ -228,6 +228,27 @@ def test_what_a_snapshot_is_to_the_applications(
     assert f"{sent}_BACKUP" in str(bodies)
 
 
+def test_a_volume_group_of_a_vm_is_not_passed_over_in_silence(product: Product, lab: Lab) -> None:
+    guest = product.guest(MIB)
+    group = {
+        "$objectType": "vmm.v4.ahv.config.ADSFVolumeGroupReference",
+        "volumeGroupExtId": "vg-1",
+    }
+
+    def attach(body: dict[str, Any]) -> None:
+        data = body["data"]
+        for vm in data if isinstance(data, list) else [data]:
+            vm["disks"].append({"extId": "vg-1", "backingInfo": group})
+
+    lab.faults.edit("GET */ahv/config/vms*", attach, times=20)
+    result = product.backup(FULL, guest)
+    estimated = jobs.listing("job", product.settings(vm=guest.name), JobPhase.ESTIMATE)
+    lab.faults.clear()
+    words = "the disks of the attached volume group vg-1 are NOT in this backup"
+    assert words in texts(result.log, Severity.WARNING)
+    assert words in texts(estimated.log, Severity.WARNING)
+
+
 def test_app_or_crash_takes_the_lesser_snapshot_and_leaves_no_other(
     product: Product, lab: Lab
 ) -> None:

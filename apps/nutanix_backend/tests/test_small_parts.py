@@ -71,6 +71,11 @@ def test_doubts_are_told_before_the_snapshot(vm: Vm) -> None:
     assert list(doubts(vm, "app")) == []
 
 
+def test_a_volume_group_that_is_not_saved_is_named(vm: Vm) -> None:
+    (line,) = doubts(attrs.evolve(vm, volume_group_ext_ids=("vg-1",)), "crash")
+    assert "the disks of the attached volume group vg-1 are NOT in this backup" in line
+
+
 # --- errors as lines -----------------------------------------------------------------------------
 
 

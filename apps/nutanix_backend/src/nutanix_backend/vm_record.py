@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vm_config.ahv_record import SCHEMA, ConfigDisk, ConfigNic, VmConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from prism_client import Vm, VmDisk
 
@@ -53,3 +53,12 @@ def _project(raw: Mapping[str, Any]) -> str:
     """The project that Prism's answer names: in v4 beside the VM, in v3 in its metadata."""
     found = raw.get("project") or (raw.get("metadata") or {}).get("project_reference") or {}
     return str(found.get("extId") or found.get("uuid") or "")
+
+
+def not_saved(vm: Vm) -> Iterator[str]:
+    """What belongs to a VM and is in no backup of it, one line each."""
+    for group in vm.volume_group_ext_ids:
+        yield (
+            f"VM {vm.name}: the disks of the attached volume group {group} are NOT in this backup: "
+            "save them in another way"
+        )

@@ -199,6 +199,7 @@ class Prepared:
 
 def doubts(vm: prism_client.Vm, consistency: str) -> Iterator[str]:
     """What may go wrong with a VM, as its record tells before the snapshot, one line each."""
+    yield from vm_record.not_saved(vm)
     tools = vm.guest_tools
     if consistency != "crash" and tools is not None and not tools.can_quiesce:
         state = "answer" if tools.is_reachable else "do not answer"

@@ -29,6 +29,8 @@ def run(job: JobContext) -> None:
         for missing in selected.missing:
             job.report(f"{missing.wanted} is not counted: {missing.reason}")
         for source in selected.sources:
+            for line in vm_record.not_saved(source.vm):
+                job.warn(line)
             for name, size in _files(source):
                 job.endpoint.send(File(name, Stat(FileType.REGULAR, size), Times(now, now, now)))
     job.endpoint.send(NoMoreFiles())
