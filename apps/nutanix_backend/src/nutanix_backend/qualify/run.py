@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import attrs
 import prism_client
-from iscsi_attach import IscsiAttachError, kernel
+from iscsi_attach import kernel
 from ptcomm import Level, Severity
 from ptcomm_runner import jobs
 from ptcomm_runner.catalog import Status, Store
 
-from nutanix_backend.cluster import inventory, journal, transport
-from nutanix_backend.cluster.guards import SnapshotGuard, new_secret
-from nutanix_backend.disks.attach import Route, open_disks
-from nutanix_backend.disks.plan import plan_disks
 from nutanix_backend.doctor.rights import RIGHTS, Need
-from nutanix_backend.errors import BackendError, as_line
+from nutanix_backend.errors import BackendError
+from nutanix_backend.qualify.calls import Calls
 from nutanix_backend.qualify.rows import Answer, Row
 from nutanix_backend.qualify.scratch import SIZES, WRITTEN, Scratch
-from nutanix_backend.settings.parameters import prism_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +35,7 @@ STEPS = (
     "power it on; its boot sector writes 64 KiB and powers it off",
     "back up the changes, and compare the bytes",
     "restore the VM in both ways, and compare the bytes",
-    "delete a recovery point while a volume group uses it",
+    "repeat a request, list regions, and delete a recovery point while a volume group uses it",
     "remove everything, and look whether something is left",
 )
 """What is done, as it is told before it begins."""
@@ -84,7 +79,8 @@ class Qualification:
         yield from self._in_time(self._guest(scratch))
         yield from self._in_time(self._incremental(scratch))
         yield from self._in_time(self._restore(scratch))
-        yield from self._in_time(self._deletion_order())
+        calls = Calls(self.client, self.settings, self.run, self.vm_id)
+        yield from self._in_time(calls.rows())
 
     def _in_time(self, rows: Iterator[Row]) -> Iterator[Row]:
         for row in rows:
@@ -230,46 +226,6 @@ class Qualification:
             saved = self._backup(Level.FULL, name=name, vm=name, transport="userspace")
             yield self._compared(question, scratch, saved, name=name)
 
-    def _deletion_order(self) -> Iterator[Row]:
-        question = "Can a recovery point be deleted while a volume group uses its disks?"
-        try:
-            refusal = self._delete_under_a_volume_group()
-        except (BackendError, prism_client.PrismError, IscsiAttachError) as error:
-            yield Row(question, Answer.OPEN, as_line(error), "nothing: jobs delete it last")
-            return
-        yield Row(
-            question,
-            Answer.OTHERWISE if refusal else Answer.YES,
-            refusal or "it was deleted, and the disk was still read with the same bytes",
-            "nothing: jobs delete the volume group first",
-        )
-
-    def _delete_under_a_volume_group(self) -> str:
-        """Try it; return why it was refused, or empty."""
-        vm = self.client.vms.get(self.vm_id)
-        clusters = inventory.data_clusters(self.client)
-        cluster = clusters[vm.cluster_ext_id or next(iter(clusters))]
-        with (
-            journal.opened(
-                self.settings.state_dir, f"{self.run}.order", prism_address(self.settings)
-            ) as intents,
-            ExitStack() as stack,
-        ):
-            name = f"podheitor {self.run} order"
-            snapshot = stack.enter_context(SnapshotGuard(self.client, intents, vm, name, "crash"))
-            plans = plan_disks(self.client, vm.disks, snapshot.recovery_point, None, _ignore)
-            reach, secret = transport.choose("userspace"), new_secret(chap=self.settings.chap)
-            route = Route(self.settings, cluster, reach, secret, _ignore)
-            device = open_disks(stack, snapshot, plans, route)[0]
-            before, after = bytearray(1 << 20), bytearray(1 << 20)
-            device.read_into(0, memoryview(before))
-            try:
-                self.client.recovery_points.delete(snapshot.recovery_point.ext_id)
-            except prism_client.PrismError as error:
-                return str(error)
-            device.read_into(0, memoryview(after))
-            return "" if before == after else "it was deleted, and the disk then had other bytes"
-
     # --- jobs
 
     @property
@@ -308,7 +264,3 @@ def _words(ended: jobs.Result) -> str:
     """What was wrong with a job; empty if nothing was."""
     bad = (Severity.FATAL, Severity.ERROR, Severity.NONFATAL)
     return "; ".join(message.text for message in ended.log if message.severity in bad)
-
-
-def _ignore(_text: str) -> None:
-    """A warning of a step whose rows say the same."""
