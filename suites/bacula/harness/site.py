@@ -10,6 +10,7 @@ import os
 import random
 import re
 import subprocess
+import time
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,8 @@ class Site:
     jobs: list[BaculaJob] = attrs.field(factory=list)
     references: int = 3
     """How many recovery points of a VM may stay after a job."""
+    _ended: int = 0
+    """The second in which the last job ended."""
     _numbers: Iterator[int] = attrs.field(factory=count)
 
     # --- the cluster
@@ -173,7 +176,13 @@ class Site:
     # --- backups
 
     def start(self, level: str) -> int:
-        """Start the job; what the guests have now is what it must bring back."""
+        """Start the job; what the guests have now is what it must bring back.
+
+        The catalog knows when a job ended to the second. A job that ends in the same second as the
+        one before it is left out of the chain that the Director restores.
+        """
+        while int(time.time()) == self._ended:
+            time.sleep(0.05)
         job_id = self.console.start(self.name, level)
         for guest in self.guests.values():
             for index, disk in enumerate(guest.disks):
@@ -185,6 +194,7 @@ class Site:
     def wait(self, job_id: int) -> BaculaJob:
         """Wait until the job has ended."""
         job = self.console.wait(job_id)
+        self._ended = int(time.time())
         self.jobs.append(job)
         self.report.add(job)
         return job
@@ -215,7 +225,9 @@ class Site:
 
     def restore(self, job: BaculaJob, where: Path | str, **options: str) -> BaculaJob:
         """Restore the point in time of a job, as the Director puts its chain together."""
-        return self.console.restore(self.console.chain(job.job_id), where, options)
+        chain = self.console.chain(job.job_id)
+        assert str(job.job_id) in chain.split(","), f"the Director restores {chain}"
+        return self.console.restore(chain, where, options)
 
     def assert_restores(self, *jobs: BaculaJob) -> None:
         """A restore of each job to a folder gives what the guests had, bit for bit."""
