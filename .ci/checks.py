@@ -83,6 +83,8 @@ class Runner:
 
     logs: Path = LOGS
     _running: set[subprocess.Popen[bytes]] = field(default_factory=set)
+    _starting: threading.Lock = field(default_factory=threading.Lock)
+    _closed: bool = False
 
     def run(self, checks: Sequence[Check]) -> list[Result]:
         """Run all checks and return their results: those that wait beside the others."""
@@ -125,11 +127,14 @@ class Runner:
         )
 
     def _succeeds(self, command: tuple[str, ...], output: int | None) -> bool:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output,
-            stderr=output and subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-        self._running.add(process)
+        with self._starting:
+            if self._closed:
+                return False
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=output and subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+            self._running.add(process)
         try:
             return process.wait() == 0
         finally:
@@ -137,7 +142,9 @@ class Runner:
                 self._running.discard(process)
 
     def close(self) -> None:
-        """End what still runs, with all that it started."""
+        """End what still runs, with all that it started; nothing is started any more."""
+        with self._starting:
+            self._closed = True
         for process in list(self._running):
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)

@@ -29,6 +29,7 @@ EXIT_CODES: Mapping[str, int] = {
     "builtins.KeyboardInterrupt": INTERRUPTED,
     "builtins.OSError": NOT_DONE,
     "command_line.cancel.Cancelled": NOT_DONE,
+    "digests.image.BadList": UNUSABLE,
     "disk_images.errors.ImageRefused": NOT_DONE,
     "durable.records.RecordError": UNUSABLE,
     "iscsi_attach.errors.IscsiAttachError": NOT_DONE,
