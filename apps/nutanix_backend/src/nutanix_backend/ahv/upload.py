@@ -105,6 +105,7 @@ class ImageUpload(UploadMethod):
                 self._is_fetched = False
                 say(f"Prism does not fetch images from this host, they are uploaded: {error}")
                 self._remove(name)
+                self.check()
         return self._client.images.upload(name, qcow2, sha256=digest, progress=progress)
 
     def _remove(self, name: str) -> None:
