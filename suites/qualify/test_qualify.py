@@ -106,6 +106,9 @@ def test_a_cluster_that_refuses_the_order_of_deletion(cluster: Callable[..., Any
         ("GET */config/recovery-points", "View Recovery Point", True),
         ("GET */config/subnets", "View Subnet", True),
         ("GET */config/protection-policies", "View Protection Policy", False),
+        ("GET */config/storage-containers", "View Storage Container", True),
+        ("GET */config/categories", "View Category", True),
+        ("GET */config/volume-groups", "View Volume Group Details", True),
     ],
 )
 def test_a_right_that_is_missing(
@@ -119,6 +122,44 @@ def test_a_right_that_is_missing(
         assert found == ("NO" if needed else "otherwise")
         assert code == int(needed)
         made.qualify("--limit", "1")  # what was not removed without the right goes now
+        made.assert_untouched()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "POST */config/recovery-points",
+        "POST */compute-changed-regions",
+        "POST */config/volume-groups",
+        "POST */attach-iscsi-client",
+        "POST */ahv/config/vms",
+        "POST */power-on",
+        "DELETE */config/volume-groups/*",
+        "DELETE */ahv/config/vms/*",
+    ],
+)
+def test_a_right_to_write_that_is_missing(cluster: Callable[..., Any], call: str) -> None:
+    """Some row has the words of the refusal, and the next run removes what stayed."""
+    with cluster() as made:
+        made.lab.faults.status(call, 403, times=999, message="the role has no such operation")
+        _, rows = made.qualify()
+        made.lab.faults.clear()
+        told = [row for row in rows.values() if "the role has no such operation" in row["seen"]]
+        assert told, rows
+        assert {row["answer"] for row in told} != {"yes"}
+        made.qualify("--limit", "1")
+        made.assert_untouched()
+
+
+def test_an_account_that_may_list_no_clusters_is_told_so(cluster: Callable[..., Any]) -> None:
+    with cluster() as made:
+        made.lab.faults.status("GET */config/clusters", 403, times=999, message="not yours")
+        done = subprocess.run(
+            made.command("--yes"), capture_output=True, text=True, timeout=60, check=False
+        )
+        made.lab.faults.clear()
+        assert done.returncode == 1
+        assert "not yours" in done.stderr.splitlines()[-1]
         made.assert_untouched()
 
 

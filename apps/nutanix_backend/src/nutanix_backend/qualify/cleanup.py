@@ -7,6 +7,7 @@ import re
 import shutil
 from typing import TYPE_CHECKING
 
+import attrs
 import prism_client
 
 from nutanix_backend.cluster import sweep
@@ -27,7 +28,12 @@ def remove_earlier_runs(client: PrismClient, settings: Settings, root: Path) -> 
     """Remove what runs left that were killed: `root` has a folder for each of them."""
     for folder in sorted(root.iterdir()) if root.is_dir() else ():
         if _RUN.fullmatch(folder.name):
-            yield from remove_run(client, settings, folder)
+            yield from remove_run(client, of_run(settings, folder), folder)
+
+
+def of_run(settings: Settings, folder: Path) -> Settings:
+    """The settings of the run of a folder: its chains and journals are in there."""
+    return attrs.evolve(settings, state_dir=folder / "state")
 
 
 def remove_run(client: PrismClient, settings: Settings, folder: Path) -> Iterator[str]:
@@ -38,7 +44,7 @@ def remove_run(client: PrismClient, settings: Settings, folder: Path) -> Iterato
     run = folder.name
     for line in sweep.sweep(client, settings):
         yield str(line)
-    for vm in [vm for vm in client.vms.list() if vm.name.startswith(run)]:
+    for vm in [vm for vm in client.vms.list() if run in vm.name]:
         yield from _remove_vm(client, vm)
     if not list(leftovers(client, settings, run)):
         shutil.rmtree(folder)
@@ -50,7 +56,7 @@ def leftovers(client: PrismClient, settings: Settings, run: str) -> Iterator[str
         if run in left.name:
             yield str(left)
     for vm in client.vms.list():
-        if vm.name.startswith(run):
+        if run in vm.name:
             yield f"VM {vm.ext_id} {vm.name}"
 
 

@@ -113,7 +113,7 @@ def _rows(
     args: argparse.Namespace, client: PrismClient, given: Settings, folder: Path
 ) -> Iterator[Row]:
     """The rows of the steps, and one about what is left, whatever happens."""
-    settings = attrs.evolve(given, state_dir=folder / "state")
+    settings = cleanup.of_run(given, folder)
     kept = tuple(pair for pair in args.parameters if pair[0] not in SELECTING)
     cancellation = Cancellation()
     with ExitStack() as stack:

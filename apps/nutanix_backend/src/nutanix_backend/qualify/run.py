@@ -15,7 +15,7 @@ from ptcomm_runner.catalog import Status, Store
 from nutanix_backend.doctor.rights import RIGHTS, Need
 from nutanix_backend.errors import BackendError
 from nutanix_backend.qualify.calls import Calls
-from nutanix_backend.qualify.rows import Answer, Row
+from nutanix_backend.qualify.rows import NOT_ASKED, Answer, Row
 from nutanix_backend.qualify.scratch import SIZES, WRITTEN, Scratch
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class Qualification:
         yield from self._in_time(self._restore(scratch))
         calls = Calls(self.client, self.settings, self.run, self.vm_id)
         yield from self._in_time(calls.rows())
+        yield from NOT_ASKED
 
     def _in_time(self, rows: Iterator[Row]) -> Iterator[Row]:
         for row in rows:
