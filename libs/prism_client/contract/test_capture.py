@@ -14,7 +14,7 @@ import pytest
 from prism_client import capture
 from prism_lab import PERSONALITIES, Lab
 from prism_lab.errors import LabError
-from prism_lab.replay import Replay
+from prism_lab.replay import replaying
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,7 +121,7 @@ def test_a_capture_answers_as_the_server_did(
     _, seen, content, disguise = recorded(personality)
     file = tmp_path / "capture.json"
     file.write_text(json.dumps(content))
-    with Replay.of(file, tmp_path / "ca.pem") as replay:
+    with replaying(file, tmp_path / "ca.pem") as replay:
         with connect(replay.pc_host, tmp_path / "ca.pem") as client:
             again = story(client, disguise.ids(MISSING))
         text = json.dumps(again)
@@ -159,8 +159,11 @@ def test_the_words_of_an_error_stay(recorded: Callable[..., Any]) -> None:
 def test_a_file_that_is_no_capture(tmp_path: Path, text: str) -> None:
     file = tmp_path / "file"
     file.write_text(text)
-    with pytest.raises(LabError, match=r"capture|schema 2"):
-        Replay.of(file, tmp_path / "ca.pem")
+    with (
+        pytest.raises(LabError, match=r"capture|schema 2"),
+        replaying(file, tmp_path / "ca.pem"),
+    ):
+        raise AssertionError("it is served")
 
 
 def test_one_value_gets_one_replacement() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from prism_lab import _control, _process, _storage
 from prism_lab.errors import LabError, NotInLab, StartFailed
 from prism_lab.lab import Lab
-from prism_lab.replay import Replay
+from prism_lab.replay import replaying
 from prism_lab.settings import PERSONALITIES
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -375,7 +375,7 @@ def _fault(arguments: argparse.Namespace) -> None:
 
 def _replay(arguments: argparse.Namespace) -> None:
     stopping = _told_to_stop()
-    with Replay.of(arguments.file, arguments.ca) as replay:
+    with replaying(arguments.file, arguments.ca) as replay:
         _say(f"Prism Central answers at {replay.pc_host}; end it with Ctrl-C")
         stopping.wait()
 

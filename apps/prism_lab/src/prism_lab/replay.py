@@ -13,8 +13,9 @@ import json
 import random
 import ssl
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+import attrs
 import trustme
 from flask import Flask, Response, request
 
@@ -23,58 +24,58 @@ from prism_lab.errors import LabError, StartFailed
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
 
 _TRIES = 50
 
 
+@attrs.frozen
 class Replay:
-    """The servers of one capture. Use it as a context manager. The first host is Prism Central."""
+    """A capture that is served: the loopback address of each of its hosts, in the file's order."""
 
-    def __init__(self, content: dict[str, Any], ca_file: Path) -> None:
-        """Serve a capture; its certificates are signed by the CA in `ca_file`, which is written."""
-        self._stack = contextlib.ExitStack()
-        exchanges = content["exchanges"]
-        hosts = list(dict.fromkeys(exchange["host"] for exchange in exchanges))
-        if not hosts:
-            raise LabError("the capture holds no exchanges")
-        listeners = _claim(len(hosts), self._stack)
-        self.hosts = dict(
-            zip(hosts, (listener.getsockname()[0] for listener in listeners), strict=True)
-        )
-        self.pc_host = self.hosts[hosts[0]]
+    hosts: Mapping[str, str]
+
+    @property
+    def pc_host(self) -> str:
+        """The address of Prism Central, which was asked first."""
+        return next(iter(self.hosts.values()))
+
+
+@contextlib.contextmanager
+def replaying(file: Path, ca_file: Path) -> Iterator[Replay]:
+    """Serve the capture in a file while the context is open; raise LabError if it is none.
+
+    The certificates are signed by the CA in `ca_file`, which is written.
+    """
+    by_host = _read(file)
+    with contextlib.ExitStack() as stack:
+        listeners = _claim(len(by_host), stack)
+        addresses = (listener.getsockname()[0] for listener in listeners)
+        hosts = dict(zip(by_host, addresses, strict=True))
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(ca_file))
-        for host, listener in zip(hosts, listeners, strict=True):
-            own = [exchange for exchange in exchanges if exchange["host"] == host]
+        for (host, exchanges), listener in zip(by_host.items(), listeners, strict=True):
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            authority.issue_cert(self.hosts[host]).configure_cert(context)
-            server = HttpsServer(_app(own, self.hosts), listener, context)
-            self._stack.callback(server.stop)
+            authority.issue_cert(hosts[host]).configure_cert(context)
+            stack.callback(HttpsServer(_app(exchanges, hosts), listener, context).stop)
+        yield Replay(hosts)
 
-    @classmethod
-    def of(cls, file: Path, ca_file: Path) -> Self:
-        """Serve the capture in a file; raise LabError if it is none."""
-        try:
-            content = json.loads(file.read_bytes())
-            if content["schema"] != 1:
-                raise LabError(f"{file} has schema {content['schema']}, this program reads 1")
-            return cls(content, ca_file)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise LabError(f"{file} is not a capture: {error!r}") from error
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
+def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """Read the exchanges of a capture by host; raise LabError."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    try:
+        content = json.loads(file.read_bytes())
+        if content["schema"] != 1:
+            raise LabError(f"{file} has schema {content['schema']}, this program reads 1")
+        for exchange in content["exchanges"]:
+            found.setdefault(exchange["host"], []).append(exchange)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LabError(f"{file} is not a capture: {error!r}") from error
+    if not found:
+        raise LabError(f"the capture {file} holds no exchanges")
+    return found
 
 
 def _claim(count: int, stack: contextlib.ExitStack) -> list[socket.socket]:
