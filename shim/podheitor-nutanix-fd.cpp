@@ -68,7 +68,7 @@ const char *valid_params[] = {
    "proxy_mode", "dsip", "transport", "chap", "state_dir",
    // what
    "vm", "exclude_vm", "category", "exclude_category", "project", "cluster", "consistency", "backup_type",
-   "parallel_vms",
+   "parallel_vms", "lock_wait",
    // chain
    "fallback_to_full", "references", "scrub",
    // replication

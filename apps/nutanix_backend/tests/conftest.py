@@ -1086,7 +1086,7 @@ class FaultyProduct(Product):
     def parallel_job(self, guest: Guest) -> Result:
         """A full backup of another Director, into another store."""
         watcherless = attrs.evolve(self, watcher=Watcher())
-        settings = watcherless.settings(vm=guest.name)
+        settings = watcherless.settings(vm=guest.name, lock_wait="0.1")
         return jobs.backup(Store(self.root / "store-2"), "job", Level.FULL, settings)
 
     def restore_without_checks(self, name: str) -> Result:

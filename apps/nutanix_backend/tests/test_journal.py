@@ -395,7 +395,8 @@ def test_a_second_job_on_the_same_vm_fails_clearly_and_disturbs_nothing(
     (refused,) = results
     assert refused
     assert refused.status is Status.FAILED
-    assert f"another job is processing VM {guest.ext_id}" in texts(refused, Severity.FATAL)
+    words = f"another job is processing VM {guest.name} ({guest.ext_id}) for more than 0.1 s"
+    assert words in texts(refused, Severity.FATAL)
     faulty.assert_clean(guest)
     faulty.assert_chain_restores(guest)
 

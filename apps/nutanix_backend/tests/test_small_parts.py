@@ -141,7 +141,9 @@ def test_a_file_that_is_shorter_than_announced_fails_the_job(
 ) -> None:
     cluster = Cluster("cluster-1", "lab", "7", False, None, None)
     job = job_by_hand(parameters=(("state_dir", str(tmp_path)),)).context
-    shared = Shared(prism.client, transport.choose("userspace"), None, {}, NoPolicies())
+    aside = job.held()
+    reach = transport.choose("userspace")
+    shared = Shared(aside, prism.client, reach, None, {}, NoPolicies())
     backup = VmBackup(job, shared, Source(vm, cluster))
     assert not backup.spoils_the_job
     with pytest.raises(SourceError, match="5 bytes were read where 10 were announced"):

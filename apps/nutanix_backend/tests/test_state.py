@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import resource
 import subprocess
 import sys
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 import pytest
+from command_line.cancel import Cancelled
 from durable import records
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,10 +117,37 @@ def test_a_second_job_on_the_vm_is_refused(file: StateFile, tmp_path: Path) -> N
     enter(other)
 
 
-def enter(file: StateFile) -> None:
+def enter(file: StateFile, patience: state.Patience | None = None) -> None:
     """Take the lock and give it back."""
-    with file.locked():
+    with file.locked(patience):
         pass
+
+
+def test_a_job_waits_for_another_one_that_ends(file: StateFile, tmp_path: Path) -> None:
+    lines: list[str] = []
+    with contextlib.ExitStack() as first:
+        first.enter_context(file.locked())
+        patience = state.Patience(300, lines.append, first.close)
+        enter(StateFile(path_of(tmp_path), VM, "web01"), patience)
+    words = f"another job is processing VM web01 ({VM}): waiting for it up to 300 s (lock_wait)"
+    assert lines == [words]
+
+
+def test_a_job_does_not_wait_longer_than_it_is_told(file: StateFile, tmp_path: Path) -> None:
+    looks: list[str] = []
+    patience = state.Patience(0.1, str, lambda: looks.append("look"))
+    words = re.escape(f"VM web01 ({VM}) for more than 0.1 s: run this job again")
+    with file.locked(), pytest.raises(StateError, match=words):
+        enter(StateFile(path_of(tmp_path), VM, "web01"), patience)
+    assert looks
+
+
+def test_a_job_that_waits_can_be_cancelled(file: StateFile, tmp_path: Path) -> None:
+    def cancel() -> None:
+        raise Cancelled("by the test")
+
+    with file.locked(), pytest.raises(Cancelled):
+        enter(StateFile(path_of(tmp_path), VM), state.Patience(300, str, cancel))
 
 
 def test_the_lock_of_a_killed_job_is_free(file: StateFile, tmp_path: Path) -> None:
@@ -167,7 +196,7 @@ def test_a_full_file_system_keeps_the_old_state(file: StateFile, tmp_path: Path)
     assert file_path.exists()
 
 
-@contextmanager
+@contextlib.contextmanager
 def files_limited_to(size: int) -> Iterator[None]:
     """Let writing behind `size` bytes of any file fail, as on a full file system."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

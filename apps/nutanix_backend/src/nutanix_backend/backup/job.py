@@ -78,7 +78,7 @@ def run(job: JobContext) -> None:
         roster = Roster.of(job.info.name, (source.vm for source in selected.sources))
         last = RosterFile.of(job.settings.state_dir, job.info.name, job.settings)
         _say_what_is_new(job, roster, last.load())
-        shared = Shared.of(job, client, chosen)
+        shared = Shared.of(job, held, client, chosen)
         failures = _back_up_all(held, [VmBackup(job, shared, s) for s in selected.sources])
         if len(failures) == len(selected.sources):
             raise failures[-1]
@@ -98,7 +98,11 @@ def _back_up_all(held: HeldJob, backups: list[VmBackup]) -> list[Exception]:
         if failed := backups[number].ended(error):
             failures[number] = failed
 
-    pipeline = Pipeline(held.settings.parallel_vms, held.check_cancelled, ended)
+    def check() -> None:
+        held.check_cancelled()
+        held.release()
+
+    pipeline = Pipeline(held.settings.parallel_vms, check, ended)
     pipeline.run(backup.run for backup in backups)
     saved = [backup.saved for backup in backups if backup.saved]
     failed = [backups[number].source.vm.name for number in sorted(failures)]
@@ -127,7 +131,8 @@ def _keep_only_newest(
 def state_file(job: JobContext, source: inventory.Source) -> state.StateFile:
     """Where the chain of a VM is recorded."""
     folder = job.settings.state_dir / state.BACKUP / source.folder.cluster
-    return state.StateFile(folder / f"{source.vm.ext_id}.json", source.vm.ext_id)
+    vm = source.vm
+    return state.StateFile(folder / f"{vm.ext_id}.json", vm.ext_id, vm.name)
 
 
 def _say_what_is_new(job: JobContext, now: Roster, before: Roster | None) -> None:
@@ -154,10 +159,11 @@ def _report_missing(job: JobContext, missing: selection.Missing) -> None:
 class Shared:
     """What the VMs of a job have in common.
 
-    `names` says by id what networks and categories are called; `reach` and `secret` are those of a
-    Route.
+    `held` takes what the job log shall have at once, from any thread. `names` says by id what
+    networks and categories are called; `reach` and `secret` are those of a Route.
     """
 
+    held: HeldJob
     client: prism_client.PrismClient
     reach: transport.Transport
     secret: str | None
@@ -166,10 +172,15 @@ class Shared:
 
     @classmethod
     def of(
-        cls, job: JobContext, client: prism_client.PrismClient, chosen: transport.Transport
+        cls,
+        job: JobContext,
+        held: HeldJob,
+        client: prism_client.PrismClient,
+        chosen: transport.Transport,
     ) -> Shared:
         """Ask Prism for what is asked once in a job."""
         return cls(
+            held=held,
             client=client,
             reach=chosen,
             secret=new_secret(chap=job.settings.chap),
@@ -269,7 +280,9 @@ class VmBackup:
         """Back the VM up under its lock; record what it left, or that it failed."""
         watch = Stopwatch()
         file = state_file(self._job, self.source)
-        with file.locked(), self._aside.journal(self.source.vm.ext_id) as journal:
+        patience = state.Patience(self._job.settings.lock_wait, self._shared.held.say, turn.check)
+        with file.locked(patience), self._aside.journal(self.source.vm.ext_id) as journal:
+            watch.lap()
             self._started = file.new_second()
             chain = Chain(self._aside, self._client, file)
             try:

@@ -25,7 +25,7 @@ from nutanix_backend.references.lists import ListStore
 from nutanix_backend.references.point_fields import one_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SCHEMA = 1
@@ -205,34 +205,75 @@ REPLICATION = "replication"
 """Folders of the state in which each keeps, for itself alone, what it left on the cluster."""
 
 
+PULSE = 0.5
+"""Seconds between two tries to lock a VM."""
+
+
+@attrs.frozen
+class Patience:
+    """How long a job waits for another one that has locked a VM, in seconds.
+
+    `say` is called once when it has to wait; `check` is called while it waits, and raises to end
+    that.
+    """
+
+    seconds: float
+    say: Callable[[str], object]
+    check: Callable[[], object]
+
+
 class StateFile:
     """The state file of one VM, opened and locked; one job at a time may hold it."""
 
-    def __init__(self, path: Path, vm_id: str) -> None:
-        """Use the file at `path`; nothing is read before `load`."""
+    def __init__(self, path: Path, vm_id: str, vm_name: str = "") -> None:
+        """Use the file at `path`; nothing is read before `load`. The name is for messages."""
         self._path = path
         self._vm_id = vm_id
+        self._vm = f"{vm_name} ({vm_id})" if vm_name else vm_id
         self.lists = ListStore(path.with_suffix(".lists"))
         """The digest lists of the disks in the references, beside the file."""
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the VM against other jobs; raise StateError when one is running."""
-        try:
-            durable.make_folder(self._path.parent)
-            descriptor = durable.open_locked(self._path.with_suffix(".lock"))
-        except BlockingIOError as error:
+    def locked(self, patience: Patience | None = None) -> Iterator[None]:
+        """Hold the VM against other jobs; raise StateError when one is running for too long."""
+        descriptor = self._try_to_lock()
+        if descriptor is None and patience:
+            descriptor = self._wait_for_lock(patience)
+        if descriptor is None:
+            waited = f" for more than {patience.seconds:g} s" if patience else ""
             raise StateError(
-                f"another job is processing VM {self._vm_id}: run this job again when it has ended"
-            ) from error
-        except OSError as error:
-            raise StateError(
-                f"state_dir is not usable: {error}: check its path and rights"
-            ) from error
+                f"another job is processing VM {self._vm}{waited}: run this job again when it "
+                "has ended"
+            )
         try:
             yield
         finally:
             os.close(descriptor)
+
+    def _try_to_lock(self) -> int | None:
+        """Return the descriptor of the lock; None when another job holds it. Raises StateError."""
+        try:
+            durable.make_folder(self._path.parent)
+            return durable.open_locked(self._path.with_suffix(".lock"))
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise StateError(
+                f"state_dir is not usable: {error}: check its path and rights"
+            ) from error
+
+    def _wait_for_lock(self, patience: Patience) -> int | None:
+        patience.say(
+            f"another job is processing VM {self._vm}: waiting for it up to "
+            f"{patience.seconds:g} s (lock_wait)"
+        )
+        deadline = time.monotonic() + patience.seconds
+        descriptor = None
+        while descriptor is None and time.monotonic() < deadline:
+            patience.check()
+            time.sleep(PULSE)
+            descriptor = self._try_to_lock()
+        return descriptor
 
     def load(self) -> tuple[VmState, str]:
         """The recorded state and an empty text, or an empty state and why nothing could be used."""

@@ -155,7 +155,7 @@ class Replication:
         self._listener = listener
         folder = settings.state_dir / state.REPLICATION / source.folder.cluster
         vm_id = source.vm.ext_id
-        self._file = state.StateFile(folder / f"{vm_id}.json", vm_id)
+        self._file = state.StateFile(folder / f"{vm_id}.json", vm_id, source.vm.name)
         self._in_flight = folder / f"{vm_id}.cycle"
 
     def run(self, client: prism_client.PrismClient) -> Result:

@@ -128,6 +128,9 @@ class Selection:
         "VMs that are prepared while another one streams, and VMs that are cleaned up behind it",
         "4",
     )
+    lock_wait: float = _row(
+        Kind.SECONDS, "longest wait for another job that is processing the same VM", "300"
+    )
 
 
 @attrs.frozen(kw_only=True, slots=False)
