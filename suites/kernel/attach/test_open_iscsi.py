@@ -33,6 +33,7 @@ from iscsi_attach import (
     read_extents,
 )
 from iscsi_attach._run import run
+from iscsi_attach.kernel import DATABASES
 from iscsi_attach.testing import ServedTarget, Tgtd, free_loopback
 
 if TYPE_CHECKING:
@@ -86,13 +87,14 @@ def nothing_is_left() -> Iterator[None]:
 
 def traces() -> set[str]:
     """All that an attachment could leave on this host."""
+    folders = [Path("/", folder) for folder in DATABASES]
     found = [
         *Path("/sys/class/iscsi_session").iterdir(),
         *Path("/dev").glob("sd*"),
-        *Path("/etc/iscsi/nodes").rglob("*"),
-        *Path("/etc/iscsi/ifaces").rglob("*"),
+        *(path for folder in folders for path in (folder / "nodes").rglob("*")),
+        *(path for folder in folders for path in (folder / "ifaces").rglob("*")),
         *Path("/run/lock/iscsi_attach").glob("*"),
-        *Path("/etc/iscsi").glob(".*"),
+        *(path for folder in folders for path in folder.glob(".*")),
     ]
     return {str(path) for path in found} | children()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from iscsi_attach.kernel import DATABASES
 from ptcomm import Level, Severity
 from ptcomm_runner import jobs
 from ptcomm_runner.catalog import Status
@@ -33,10 +34,15 @@ def traces() -> list[Path]:
     return [
         *Path("/sys/class/iscsi_session").iterdir(),
         *Path("/dev").glob("sd*"),
-        *Path("/etc/iscsi/nodes").rglob("*"),
-        *Path("/etc/iscsi/ifaces").rglob("*"),
+        *records("nodes"),
+        *records("ifaces"),
         *Path("/run/lock/iscsi_attach").glob("*"),
     ]
+
+
+def records(kind: str) -> list[Path]:
+    """What open-iscsi has recorded: in its folder of Debian 12, or in that of Debian 13."""
+    return [path for folder in DATABASES for path in Path("/", folder, kind).rglob("*")]
 
 
 @pytest.fixture

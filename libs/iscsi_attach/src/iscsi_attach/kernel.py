@@ -50,7 +50,7 @@ DEFAULT_TIMEOUT = 10.0
 DEFAULT_REPLACEMENT = 15.0
 INTERFACE = "iscsi_attach"
 """The interface record through which we discover under our own name."""
-DATABASES = ("etc/iscsi", "var/lib/iscsi")  # Debian's, and Red Hat's
+DATABASES = ("etc/iscsi", "var/lib/iscsi")  # up to Debian 12, and since
 LOCKS = "run/iscsi_attach"
 _LOCK_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 COMMAND_TIMEOUT = 60.0  # of a command that waits for nobody but iscsid
