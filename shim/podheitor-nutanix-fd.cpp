@@ -65,7 +65,7 @@ const char *valid_params[] = {
    "prism", "user", "password", "password_file", "api_key", "config_file", "ca", "fingerprint",
    "prism_insecure", "timeout",
    // where we run
-   "proxy_mode", "dsip", "transport", "chap", "state_dir",
+   "proxy_mode", "dsip", "transport", "chap", "state_dir", "metrics_dir",
    // what
    "vm", "exclude_vm", "category", "exclude_category", "project", "cluster", "consistency", "backup_type",
    "parallel_vms", "lock_wait",

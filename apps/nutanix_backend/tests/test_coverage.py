@@ -13,6 +13,7 @@ from nutanix_backend.__main__ import command_line
 from nutanix_backend.cluster import inventory
 from nutanix_backend.queries import coverage
 from nutanix_backend.references import state
+from nutanix_backend.references.known import _started
 from nutanix_backend.settings.parameters import parse
 from prism_lab import Lab
 from ptcomm import Level
@@ -113,7 +114,7 @@ def test_what_no_job_needs_is_found(host: Product) -> None:
     [("a.2026-11-29_17.20.04_01", True), ("a.2026-13-29_17.20.04_01", False), ("by hand", False)],
 )
 def test_the_time_of_a_job_is_in_its_name(job: str, *, known: bool) -> None:
-    began = coverage._started(job)
+    began = _started(job)
     assert bool(began) is known
     if known:
         assert time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began)) == "2026-11-29 17:20:04"

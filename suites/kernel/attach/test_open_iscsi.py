@@ -87,16 +87,20 @@ def nothing_is_left() -> Iterator[None]:
 
 def traces() -> set[str]:
     """All that an attachment could leave on this host."""
-    folders = [Path("/", folder) for folder in DATABASES]
     found = [
         *Path("/sys/class/iscsi_session").iterdir(),
         *Path("/dev").glob("sd*"),
-        *(path for folder in folders for path in (folder / "nodes").rglob("*")),
-        *(path for folder in folders for path in (folder / "ifaces").rglob("*")),
+        *records("nodes"),
+        *records("ifaces"),
         *Path("/run/lock/iscsi_attach").glob("*"),
-        *(path for folder in folders for path in folder.glob(".*")),
+        *(path for folder in DATABASES for path in Path("/", folder).glob(".*")),
     ]
     return {str(path) for path in found} | children()
+
+
+def records(kind: str) -> list[Path]:
+    """What open-iscsi has recorded: in its folder of Debian 12, or in that of Debian 13."""
+    return [path for folder in DATABASES for path in Path("/", folder, kind).rglob("*")]
 
 
 def children() -> set[str]:
@@ -171,7 +175,7 @@ def test_chap_through_a_redirect_with_the_secret_in_no_argument(
     host = kernel.Host(run=recorded)
     with kernel.attach(target, initiator=INITIATOR, host=host) as attachment:
         assert digest(attachment, 1) == digest_of(served.disks[1])
-        (record,) = (p for p in Path("/etc/iscsi/nodes").rglob("*") if p.is_file())
+        (record,) = (path for path in records("nodes") if path.is_file())
         assert record.stat().st_mode & 0o777 == 0o600
         assert CHAP.secret in record.read_text()
     assert len(commands) >= 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from command_line import arguments
@@ -17,6 +18,7 @@ from vm_replica.store.access import make_store
 from vm_replica.store.admission import Limits
 from vm_replica.store.retention import DAY, Retention
 
+from replica_receiver import metrics
 from replica_receiver.places import IDENTITY, add_store
 
 if TYPE_CHECKING:
@@ -77,6 +79,10 @@ def add_parser(commands: Subparsers) -> None:
         "--max-replicas", type=arguments.number(least=1), default=1000, metavar="N",
         help="largest number of replicas of one source; default: %(default)s",
     )  # fmt: skip
+    parser.add_argument(
+        "--metrics", default="", metavar="HOST:PORT",
+        help="answer Prometheus there, an address of this host itself: 127.0.0.1:9849",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -100,5 +106,6 @@ def run(args: argparse.Namespace) -> int:
     receiver = Receiver(store, args.identity, parse_address(args.listen), options)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: receiver.stop())
-    receiver.serve()
+    with metrics.served(args.metrics, store) if args.metrics else nullcontext():
+        receiver.serve()
     return 0

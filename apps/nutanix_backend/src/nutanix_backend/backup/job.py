@@ -29,7 +29,7 @@ from ptcomm import (
 )
 
 from nutanix_backend import vm_record
-from nutanix_backend.backup import summary
+from nutanix_backend.backup import metrics, summary
 from nutanix_backend.backup.chain import Chain
 from nutanix_backend.backup.pipeline import Pipeline
 from nutanix_backend.backup.proof import DiskProof
@@ -47,12 +47,13 @@ from nutanix_backend.references.point_fields import point_fields
 from nutanix_backend.references.roster import Roster, RosterFile, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from prism_client.services import KnownPolicies
     from ptcomm.events import Buffer
     from vm_config import ahv_record
 
+    from nutanix_backend.backup.outcome import Outcome
     from nutanix_backend.backup.pipeline import Turn
     from nutanix_backend.backup.proof import Difference
     from nutanix_backend.cluster.journal import Journal
@@ -66,29 +67,44 @@ VM_ERRORS = (BackendError, prism_client.PrismError, iscsi_attach.IscsiAttachErro
 
 def run(job: JobContext) -> None:
     """Back up every VM asked for; one that fails is reported, and fails the job if all do."""
-    chosen = transport.choose(job.settings.transport)
-    job.say(str(chosen))
-    held = job.held()
-    with inventory.connect(job.settings, held.warn) as client:
-        sweep.before_job(job, client, job.settings)
-        selected = selection.select(client, job.settings, job.say)
-        held.release()
-        for missing in selected.missing:
-            _report_missing(job, missing)
-        roster = Roster.of(job.info.name, (source.vm for source in selected.sources))
-        last = RosterFile.of(job.settings.state_dir, job.info.name, job.settings)
-        _say_what_is_new(job, roster, last.load())
-        shared = Shared.of(job, held, client, chosen)
-        failures = _back_up_all(held, [VmBackup(job, shared, s) for s in selected.sources])
-        if len(failures) == len(selected.sources):
-            raise failures[-1]
-        last.save(roster)
+    with ExitStack() as stack:
+        with metrics.written(job) as outcome:
+            chosen = transport.choose(job.settings.transport)
+            job.say(str(chosen))
+            held = job.held()
+            client = stack.enter_context(inventory.connect(job.settings, held.warn))
+            sources = _back_up(job, held, client, chosen, outcome)
         job.endpoint.send(NoMoreFiles())
         if job.settings.is_lean:
-            _keep_only_newest(job, client, selected.sources)
+            _keep_only_newest(job, client, sources)
 
 
-def _back_up_all(held: HeldJob, backups: list[VmBackup]) -> list[Exception]:
+def _back_up(
+    job: JobContext,
+    held: HeldJob,
+    client: prism_client.PrismClient,
+    chosen: transport.Transport,
+    outcome: Outcome,
+) -> Sequence[inventory.Source]:
+    """Select the VMs and back them up; return all of them. Raises when none is backed up."""
+    sweep.before_job(job, client, job.settings)
+    selected = selection.select(client, job.settings, job.say)
+    held.release()
+    for missing in selected.missing:
+        outcome.failed[missing.wanted] = _report_missing(job, missing)
+    roster = outcome.roster = Roster.of(job.info.name, (source.vm for source in selected.sources))
+    last = RosterFile.of(job.settings.state_dir, job.info.name, job.settings)
+    _say_what_is_new(job, roster, last.load())
+    shared = Shared.of(job, held, client, chosen)
+    backups = [VmBackup(job, shared, source) for source in selected.sources]
+    failures = _back_up_all(held, backups, outcome)
+    if len(failures) == len(selected.sources):
+        raise failures[-1]
+    last.save(roster)
+    return selected.sources
+
+
+def _back_up_all(held: HeldJob, backups: list[VmBackup], outcome: Outcome) -> list[Exception]:
     """Back the VMs up side by side, and sum up; the errors of those that failed."""
     failures: dict[int, Exception] = {}
     began = time.monotonic()
@@ -96,7 +112,7 @@ def _back_up_all(held: HeldJob, backups: list[VmBackup]) -> list[Exception]:
     def ended(number: int, error: BaseException | None) -> None:
         held.release()
         if failed := backups[number].ended(error):
-            failures[number] = failed
+            failures[number] = outcome.failed[backups[number].source.vm.ext_id] = failed
 
     def check() -> None:
         held.check_cancelled()
@@ -104,7 +120,8 @@ def _back_up_all(held: HeldJob, backups: list[VmBackup]) -> list[Exception]:
 
     pipeline = Pipeline(held.settings.parallel_vms, check, ended)
     pipeline.run(backup.run for backup in backups)
-    saved = [backup.saved for backup in backups if backup.saved]
+    outcome.saved = {b.source.vm.ext_id: b.saved for b in backups if b.saved}
+    saved = list(outcome.saved.values())
     failed = [backups[number].source.vm.name for number in sorted(failures)]
     for line in summary.lines(saved, failed, time.monotonic() - began):
         held.say(line)
@@ -148,11 +165,13 @@ def _say_what_is_new(job: JobContext, now: Roster, before: Roster | None) -> Non
         )
 
 
-def _report_missing(job: JobContext, missing: selection.Missing) -> None:
-    """Report a value that selects no VM; raise SelectionError where one error ends the job."""
+def _report_missing(job: JobContext, missing: selection.Missing) -> SelectionError:
+    """Report a value that selects no VM; raise its error where one ends the job, else return it."""
+    error = SelectionError(missing.reason)
     if job.settings.abort_on_error:
-        raise SelectionError(missing.reason)
+        raise error
     job.report(f"{missing.wanted} is not backed up: {missing.reason}")
+    return error
 
 
 @attrs.frozen

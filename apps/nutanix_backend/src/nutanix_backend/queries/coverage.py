@@ -6,28 +6,25 @@ still has a job is known to the Director alone.
 
 from __future__ import annotations
 
-import re
 import time
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 import attrs
 
 from nutanix_backend.cluster import inventory, sweep
 from nutanix_backend.references import state
+from nutanix_backend.references.known import known
 from nutanix_backend.references.points import ReferencePoints
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from prism_client import PrismClient, Vm
 
+    from nutanix_backend.references.known import Known
     from nutanix_backend.settings.parameters import Settings
 
 DAY = 86_400
-_RUN = re.compile(r"\.([0-9]{4}(?:-[0-9]{2}){2}_[0-9]{2}(?:\.[0-9]{2}){2})_[0-9]+$")
-"""What the Director adds to the name of a job resource."""
 
 
 @attrs.frozen
@@ -46,28 +43,12 @@ class CoverageRow:
     problem: str
 
 
-@attrs.frozen
-class Known:
-    """What this host has recorded of a VM: its jobs, oldest first, and when it did so last."""
-
-    jobs: tuple[state.JobRecord, ...]
-    changed: int
-
-    @property
-    def saved(self) -> int:
-        """When the newest job that saved the VM was; 0 for never. In seconds of the epoch."""
-        good = [record for record in self.jobs if record.outcome == state.SENT]
-        if not good:
-            return 0
-        return self.changed if good[-1] is self.jobs[-1] else _started(good[-1].job)
-
-
 def report(client: PrismClient, settings: Settings) -> Iterator[CoverageRow]:
     """Yield every VM of the clusters, and what is on them that no job of this host needs.
 
     Raises PrismError and SelectionError.
     """
-    saved, replicated = (_known(settings.state_dir / k) for k in (state.BACKUP, state.REPLICATION))
+    saved, replicated = (known(settings.state_dir / k) for k in (state.BACKUP, state.REPLICATION))
     points = ReferencePoints(client, str)
     there = {point.ext_id for point in client.recovery_points.list()}
     for source in inventory.every_vm(client, settings.cluster):
@@ -110,8 +91,8 @@ def _problems(jobs: Known | None, copies: Known | None, days: int) -> list[str]:
     return problems
 
 
-def _too_old(what: str, known: Known) -> str:
-    return f"not {what} for {int(time.time() - known.changed) // DAY} days"
+def _too_old(what: str, one: Known) -> str:
+    return f"not {what} for {int(time.time() - one.changed) // DAY} days"
 
 
 def _has_base(jobs: Known, points: ReferencePoints, there: set[str]) -> bool:
@@ -120,25 +101,3 @@ def _has_base(jobs: Known, points: ReferencePoints, there: set[str]) -> bool:
     if not references:
         return not jobs.saved
     return points.understands(references[-1]) and references[-1].point in there
-
-
-def _known(folder: Path) -> Mapping[str, Known]:
-    """What is recorded of each VM; of one whose cluster was renamed, the newest."""
-    found: dict[str, Known] = {}
-    for path in folder.glob("*/*.json"):
-        recorded, _ = state.StateFile(path, path.stem).load()
-        known = Known(recorded.jobs, int(path.stat().st_mtime))
-        older = found.get(path.stem)
-        if recorded.jobs and (older is None or older.changed < known.changed):
-            found[path.stem] = known
-    return found
-
-
-def _started(job: str) -> int:
-    """When a job of this name began, in the time zone of this host; 0 when its name has no date."""
-    found = _RUN.search(job)
-    try:
-        moment = datetime.strptime(found[1], "%Y-%m-%d_%H.%M.%S") if found else None  # noqa: DTZ007 - local
-    except ValueError:
-        return 0
-    return int(moment.timestamp()) if moment else 0

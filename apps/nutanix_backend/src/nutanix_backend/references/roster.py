@@ -75,6 +75,11 @@ class RosterFile:
         digest = hashlib.sha256(repr(chosen).encode()).hexdigest()[:16]
         return cls(state_dir / FOLDER / f"{component(series_of(job))}-{digest}.json")
 
+    @property
+    def name(self) -> str:
+        """The name of the job resource, and after a hyphen what stands for the selection."""
+        return self._path.stem
+
     def load(self) -> Roster | None:
         """Return that of the last job; None where there is none."""
         try:

@@ -62,7 +62,7 @@ def parse(items: Iterable[tuple[str, str]], place: SettingPlace = places.HOST) -
     given = _collect(items, place)
     _add_config_file(given)
     _add_password(given)
-    for name in (*places.FILES, "state_dir"):
+    for name in (*places.FILES, *places.FOLDERS):
         _check_path(given, name)
     read: dict[str, Any] = {
         row.name: values.value(row, [one.text for one in given.get(row.name, ())]) for row in TABLE

@@ -34,6 +34,8 @@ COMMAND_LINE = "command-line"
 STATE = Path("/var/lib/podheitor-nutanix")
 FILES = ("config_file", "password_file", "ca", "target_config_file")
 """Parameters that name a file which we read."""
+FOLDERS = ("state_dir", "metrics_dir")
+"""Parameters that name a folder in which we write."""
 REACHING = ("prism", "ca", "fingerprint", "prism_insecure")
 """Parameters that decide who gets the credentials."""
 

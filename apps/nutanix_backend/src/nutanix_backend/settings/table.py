@@ -94,6 +94,9 @@ class Host:
     state_dir: Path = _row(
         Kind.PATH, "where the chain of each VM is kept", "/var/lib/podheitor-nutanix"
     )
+    metrics_dir: Path | None = _row(
+        Kind.PATH, "folder of node_exporter's text files, for metrics of each backup job"
+    )
 
 
 @attrs.frozen(kw_only=True, slots=False)

@@ -1,0 +1,61 @@
+"""What this host has recorded of all its VMs: which jobs saved them, and when."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import attrs
+
+from nutanix_backend.references import state
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_RUN = re.compile(r"\.([0-9]{4}(?:-[0-9]{2}){2}_[0-9]{2}(?:\.[0-9]{2}){2})_[0-9]+$")
+"""What the Director adds to the name of a job resource."""
+
+
+@attrs.frozen
+class Known:
+    """What this host has recorded of a VM: its jobs, oldest first, and when it did so last."""
+
+    jobs: tuple[state.JobRecord, ...]
+    changed: int
+
+    @property
+    def references(self) -> int:
+        """How many recovery points they keep on the cluster."""
+        return sum(record.reference is not None for record in self.jobs)
+
+    @property
+    def saved(self) -> int:
+        """When the newest job that saved the VM was; 0 for never. In seconds of the epoch."""
+        good = [record for record in self.jobs if record.outcome == state.SENT]
+        if not good:
+            return 0
+        return self.changed if good[-1] is self.jobs[-1] else _started(good[-1].job)
+
+
+def known(folder: Path) -> Mapping[str, Known]:
+    """What is recorded of each VM; of one whose cluster was renamed, the newest."""
+    found: dict[str, Known] = {}
+    for path in folder.glob("*/*.json"):
+        recorded, _ = state.StateFile(path, path.stem).load()
+        one = Known(recorded.jobs, int(path.stat().st_mtime))
+        older = found.get(path.stem)
+        if recorded.jobs and (older is None or older.changed < one.changed):
+            found[path.stem] = one
+    return found
+
+
+def _started(job: str) -> int:
+    """When a job of this name began, in the time zone of this host; 0 when its name has no date."""
+    found = _RUN.search(job)
+    try:
+        moment = datetime.strptime(found[1], "%Y-%m-%d_%H.%M.%S") if found else None  # noqa: DTZ007 - local
+    except ValueError:
+        return 0
+    return int(moment.timestamp()) if moment else 0
