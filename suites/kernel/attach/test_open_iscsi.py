@@ -36,6 +36,8 @@ from iscsi_attach._run import run
 from iscsi_attach.kernel import DATABASES
 from iscsi_attach.testing import ServedTarget, Tgtd, free_loopback
 
+from suites.kernel.conftest import records
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -96,11 +98,6 @@ def traces() -> set[str]:
         *(path for folder in DATABASES for path in Path("/", folder).glob(".*")),
     ]
     return {str(path) for path in found} | children()
-
-
-def records(kind: str) -> list[Path]:
-    """What open-iscsi has recorded: in its folder of Debian 12, or in that of Debian 13."""
-    return [path for folder in DATABASES for path in Path("/", folder, kind).rglob("*")]
 
 
 def children() -> set[str]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from iscsi_attach.kernel import DATABASES
 from ptcomm import Level, Severity
 from ptcomm_runner import jobs
 from ptcomm_runner.catalog import Status
 from ptcomm_runner.errors import RunnerError
+
+from suites.kernel.conftest import records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,11 +39,6 @@ def traces() -> list[Path]:
         *records("ifaces"),
         *Path("/run/lock/iscsi_attach").glob("*"),
     ]
-
-
-def records(kind: str) -> list[Path]:
-    """What open-iscsi has recorded: in its folder of Debian 12, or in that of Debian 13."""
-    return [path for folder in DATABASES for path in Path("/", folder, kind).rglob("*")]
 
 
 @pytest.fixture
