@@ -28,6 +28,7 @@ INTERRUPTED = 130
 EXIT_CODES: Mapping[str, int] = {
     "builtins.KeyboardInterrupt": INTERRUPTED,
     "builtins.OSError": NOT_DONE,
+    "chain_disk.errors.ChainError": UNUSABLE,
     "command_line.cancel.Cancelled": NOT_DONE,
     "digests.image.BadList": UNUSABLE,
     "disk_images.errors.ImageRefused": NOT_DONE,

@@ -10,37 +10,34 @@ in a folder that a restore wrote, by the roots of the backups in the store.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 import phcbt01
+from chain_disk import ChainError, ImageFile
 from command_line import program, terminal
-from digests import BadList, ImageDigests, StreamDigest
+from digests import ImageDigests, StreamDigest
 from ptcomm_runner import catalog
 from ptcomm_runner.errors import RunnerError
 from vm_replica.errors import ReplicationError
 from vm_replica.store.access import open_store
-from vm_replica.store.image import ImageFile
-from vm_replica.store.undo import Delta
 
-from nutanix_backend import manifest
 from nutanix_backend.errors import BackendError, RestoreFailed
-from nutanix_backend.restore.plan import plan_vm
+from nutanix_backend.files.stored import manifests_of, vms_of
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
     from command_line.arguments import Subparsers
 
-    from nutanix_backend.manifest import Manifest
+    from nutanix_backend.files.stored import StoredVm
     from nutanix_backend.restore.plan import DiskChain, PlannedFile
 
 CHUNK = 1 << 20
 WITHOUT_LIST = "undamaged; it was saved without a digest list"
-ERRORS = (BackendError, RunnerError, phcbt01.PhcbtError, OSError)
+ERRORS = (BackendError, ChainError, RunnerError, phcbt01.PhcbtError, OSError)
 """What makes a point one that cannot be restored."""
 
 
@@ -124,42 +121,24 @@ class StoreProof:
 
     def _job(self, job: catalog.Job, jobs: list[catalog.Job]) -> Iterator[Verdict]:
         try:
-            chain = catalog.chain(jobs, job.job_id)
-            vms = self._manifests(chain)
+            vms = vms_of(self._store, job, jobs)
         except ERRORS as error:
             yield Verdict(f"job {job.job_id}, all VMs", str(error))
             return
-        files = {
-            stored.file.name: self._store.file_path(owner, stored)
-            for owner, _, stored in catalog.newest_files(chain)
-        }
-        for manifests in vms.values():
-            if manifests[-1].job == job.job_name:
-                yield from self._vm(job.job_id, manifests, files)
+        for vm in vms:
+            yield from self._vm(vm)
 
-    def _manifests(self, chain: list[catalog.Job]) -> dict[str, list[Manifest]]:
-        """The manifests of a chain, oldest first, by the folders of their VMs."""
-        found: dict[str, list[Manifest]] = {}
-        for job in chain:
-            for stored in job.objects:
-                if stored.name.startswith(manifest.OBJECT_PREFIX):
-                    read = manifest.decode(self._store.object_path(job, stored).read_bytes())
-                    found.setdefault(read.folder.path, []).append(read)
-        return found
-
-    def _vm(
-        self, job: int, manifests: Sequence[Manifest], files: Mapping[str, Path]
-    ) -> Iterator[Verdict]:
-        vm = f"job {job}, VM {manifests[-1].vm_name}"
+    def _vm(self, vm: StoredVm) -> Iterator[Verdict]:
+        what = f"job {vm.job.job_id}, VM {vm.name}"
         try:
-            plan = plan_vm(manifests)
+            plan = vm.plan()
         except BackendError as error:
-            yield Verdict(vm, str(error))
+            yield Verdict(what, str(error))
             return
         for chain in plan.disks:
-            disk = f"{vm} disk {chain.index}"
+            disk = f"{what} disk {chain.index}"
             try:
-                self._disk(chain, files)
+                self._disk(vm, chain)
             except ERRORS as error:
                 yield Verdict(disk, str(error))
             else:
@@ -170,8 +149,8 @@ class StoreProof:
         jobs = [job for job in self._store.jobs() if job.status.good]
         known = {
             (disk.disk_id, disk.image_root): read
-            for vms in map(self._manifests, ([job] for job in jobs))
-            for manifests in vms.values()
+            for job in jobs
+            for manifests in manifests_of(self._store, [job]).values()
             for read in manifests
             for disk in read.disks
         }
@@ -184,15 +163,15 @@ class StoreProof:
             else:
                 yield Verdict(str(path), "it is not the disk of any backup with a digest list")
 
-    def _disk(self, chain: DiskChain, files: Mapping[str, Path]) -> None:
+    def _disk(self, vm: StoredVm, chain: DiskChain) -> None:
         """Prove a disk; raise one of ERRORS."""
-        paths = [_stored(file, files) for file in chain.files]
+        paths = vm.paths(chain)
         for file, path in zip(chain.files, paths, strict=True):
             self._refuse_damaged(file, path)
         if chain.image_root:
-            image = self._put_together(chain, paths)
+            image = self._put_together(vm, chain, paths)
             if image.root() != chain.image_root:
-                raise RestoreFailed(_difference(image, chain, files))
+                raise RestoreFailed(_difference(image, chain, vm))
             for path in paths:
                 self._proven.pop(path, None)
             self._proven[paths[-1]] = image
@@ -209,24 +188,17 @@ class StoreProof:
             raise RestoreFailed(f"{file.name} is not what was backed up: it is damaged")
         self._undamaged.add(path)
 
-    def _put_together(self, chain: DiskChain, paths: list[Path]) -> ImageDigests:
+    def _put_together(self, vm: StoredVm, chain: DiskChain, paths: list[Path]) -> ImageDigests:
         """The digest list of a disk as its files make it."""
-        with ExitStack() as stack:
-            whole = stack.enter_context(ImageFile(paths[0]))
-            deltas = [stack.enter_context(closing(Delta(path))) for path in paths[1:]]
-            base = self._proven.get(paths[-2]) if deltas else None
-            changed: list[ImageFile | Delta] = [deltas[-1]] if base else [whole, *deltas]
-            image = ImageDigests.decode(base.encode()) if base else ImageDigests(0)
-            image.resize(chain.size)
-            for source in changed:
-                for begin, end in source.extents():
-                    image.doubt(begin, end - begin)
+        base = self._proven.get(paths[-2]) if len(paths) > 1 else None
+        image = ImageDigests.decode(base.encode()) if base else ImageDigests(0)
+        with vm.disk(chain) as disk:
+            image.resize(disk.size)
+            for begin, end in disk.changes() if base else disk.extents():
+                image.doubt(begin, end - begin)
             for offset, length in image.stale():
-                block = whole.read(offset, length)
-                for delta in deltas:
-                    delta.overlay(offset, block)
-                image.put(offset, block)
-            return image
+                image.put(offset, disk.read(offset, length))
+        return image
 
 
 def _root(whole: ImageFile, size: int) -> str:
@@ -239,34 +211,13 @@ def _root(whole: ImageFile, size: int) -> str:
     return image.root()
 
 
-def _stored(file: PlannedFile, files: Mapping[str, Path]) -> Path:
-    if file.name not in files:
-        raise RestoreFailed(f"{file.name} is not in the store")
-    return files[file.name]
-
-
-def _difference(image: ImageDigests, chain: DiskChain, files: Mapping[str, Path]) -> str:
+def _difference(image: ImageDigests, chain: DiskChain, vm: StoredVm) -> str:
     """What is wrong with a disk, and where, if its list is in the backup."""
-    where = ""
-    for path in _lists(chain, files):
-        try:
-            expected = ImageDigests.decode(path.read_bytes())
-        except (OSError, BadList):
-            continue
-        if expected.root() == chain.image_root and len(expected) == len(image):
-            blocks = list(image.differences(expected))
-            where = f": {len(blocks)} blocks of 1 MiB differ, the first at byte {blocks[0]}"
+    where, expected = "", vm.digests(chain)
+    if expected and len(expected) == len(image):
+        blocks = list(image.differences(expected))
+        where = f": {len(blocks)} blocks of 1 MiB differ, the first at byte {blocks[0]}"
     return (
         f"it is not the one that was backed up, although each of its {len(chain.files)} files is "
         f"as it was saved{where}; restore an earlier backup, and run a full backup now"
     )
-
-
-def _lists(chain: DiskChain, files: Mapping[str, Path]) -> list[Path]:
-    """The digest lists of a disk in a chain of jobs."""
-    stem = chain.files[0].name.removesuffix(".raw")
-    return [
-        path
-        for name, path in files.items()
-        if name.startswith(f"{stem}.") and name.endswith(".digests")
-    ]

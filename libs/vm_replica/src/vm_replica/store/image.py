@@ -1,4 +1,4 @@
-"""Raw images as the store keeps them: read at any offset, holes known, and a digest of the content.
+"""The digest of the content of raw images, as the store keeps it.
 
 The digest of a disk is a sum over its chunks, so that a cycle changes it without reading the rest:
 each chunk that is not all zero adds its XXH3-128, seeded with its number. It guards against damage,
@@ -7,18 +7,12 @@ not against forgery.
 
 from __future__ import annotations
 
-import errno
-import os
 from typing import TYPE_CHECKING
 
 import phcbt01
 import xxhash
-from durable.closable import Closable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
-
     from vm_replica.protocol.messages import Buffer
 
 CHUNK = 65_536
@@ -64,66 +58,3 @@ class ContentDigest:
     def text(self) -> str:
         """The digest so far."""
         return f"{_PREFIX}{self._sum:032x}"
-
-
-class ImageFile(Closable):
-    """A raw image, open for reading. A context manager. Errors are OSErrors."""
-
-    def __init__(self, path: Path) -> None:
-        """Open it."""
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        """Give the descriptor back."""
-        if self._descriptor >= 0:
-            descriptor, self._descriptor = self._descriptor, -1
-            os.close(descriptor)
-
-    def read(self, offset: int, length: int) -> bytearray:
-        """So many bytes; what lies behind the end of the file are zeros."""
-        found = bytearray(length)
-        view, done = memoryview(found), 0
-        while done < length:
-            count = os.preadv(self._descriptor, [view[done:]], offset + done)
-            if not count:
-                break
-            done += count
-        return found
-
-    def extents(self) -> Iterator[tuple[int, int]]:
-        """The ranges (begin, end) that may hold something else than zeros, ascending."""
-        end = 0
-        while True:
-            try:
-                begin = os.lseek(self._descriptor, end, os.SEEK_DATA)
-                end = os.lseek(self._descriptor, begin, os.SEEK_HOLE)
-            except OSError as error:
-                if error.errno == errno.ENXIO:  # nothing but a hole up to the end
-                    return
-                raise
-            yield begin, end
-
-
-def aligned(extents: Iterable[tuple[int, int]], step: int, size: int) -> Iterator[tuple[int, int]]:
-    """The extents (ascending by their begin) widened to multiples of `step`, joined, cut to `size`.
-
-    Those that overlap or touch become one.
-    """
-    begin = end = 0
-    for low, high in extents:
-        start, stop = low - low % step, min(high + -high % step, size)
-        if start > end or not end:
-            if end > begin:
-                yield begin, end
-            begin, end = start, max(stop, start)
-        else:
-            end = max(end, stop)
-    if end > begin:
-        yield begin, end
-
-
-def steps(extents: Iterable[tuple[int, int]], step: int) -> Iterator[tuple[int, int]]:
-    """The extents cut into (offset, length) of at most `step` bytes."""
-    for begin, end in extents:
-        for at in range(begin, end, step):
-            yield at, min(step, end - at)

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import phcbt01
+from chain_disk import Delta, ImageFile, aligned, steps
 from durable.closable import Closable
 from phcbt01 import FileTarget
 
 from vm_replica.errors import ReplicaDamaged, StoreError
-from vm_replica.store.image import CHUNK, STEP, ContentDigest, ImageFile, aligned, steps
-from vm_replica.store.undo import Delta
+from vm_replica.store.image import CHUNK, STEP, ContentDigest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

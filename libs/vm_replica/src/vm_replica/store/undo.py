@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 import phcbt01
+from chain_disk import Delta, ImageFile, aligned, steps
 from digests import StreamDigest
 from phcbt01 import FileTarget
 
 from vm_replica.store.catalog import Undo
-from vm_replica.store.image import CHUNK, STEP, ContentDigest, ImageFile, aligned, steps
+from vm_replica.store.image import CHUNK, STEP, ContentDigest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,65 +39,6 @@ class Prepared:
     content: str
     undo: Undo | None
     rewritten: int
-
-
-class Delta:
-    """A PHCBT01 file whose regions can be read at any offset. Errors are FormatError, OSError."""
-
-    def __init__(self, path: Path) -> None:
-        """Read its index; payload is not looked at."""
-        self._image = ImageFile(path)
-        try:
-            with path.open("rb") as file:
-                self.index = phcbt01.read_index(file)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Give the descriptor back."""
-        self._image.close()
-
-    @property
-    def size(self) -> int:
-        """Bytes of the disk that it leads to."""
-        return self.index.header.original_size
-
-    def extents(self) -> Iterator[tuple[int, int]]:
-        """The ranges (begin, end) of the disk that it changes, ascending."""
-        for entry in self.index:
-            yield entry.region.offset, entry.region.end
-
-    def within(self, offset: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """What it changes in a range: begin, end, and where in the stream its bytes are."""
-        number = self._first_behind(offset)
-        while number < len(self.index):
-            entry = self.index[number]
-            begin, stop = max(entry.region.offset, offset), min(entry.region.end, end)
-            if begin >= end:
-                return
-            yield begin, stop, entry.position + begin - entry.region.offset
-            number += 1
-
-    def read(self, position: int, length: int) -> bytearray:
-        """Bytes of the stream."""
-        return self._image.read(position, length)
-
-    def overlay(self, offset: int, chunk: bytearray) -> None:
-        """Lay its bytes over those of the disk from `offset` on."""
-        for begin, end, position in self.within(offset, offset + len(chunk)):
-            chunk[begin - offset : end - offset] = self.read(position, end - begin)
-
-    def _first_behind(self, offset: int) -> int:
-        """The number of the first region that ends behind an offset."""
-        low, high = 0, len(self.index)
-        while low < high:
-            middle = (low + high) // 2
-            if self.index[middle].region.end <= offset:
-                low = middle + 1
-            else:
-                high = middle
-        return low
 
 
 def prepare(

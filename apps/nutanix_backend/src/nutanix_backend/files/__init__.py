@@ -1,0 +1,1 @@
+"""Single files of a backup, and its disks as they were, without restoring them."""
