@@ -30,9 +30,8 @@ class Host:
 
     def command(self, *words: object) -> list[str]:
         """Return the command that runs these words inside."""
-        enter = ("nsenter", "--target", self.init, "--mount", "--pid")
-        inside = ("chroot", self.root, "env", "-i", *ENVIRONMENT, *words)
-        return [str(word) for word in (*enter, *inside)]
+        enter = ("nsenter", "--target", self.init, "--mount", "--pid", "--root", "--wd")
+        return [str(word) for word in (*enter, "env", "-i", *ENVIRONMENT, *words)]
 
     def run(self, *words: object, typed: str = "", check: bool = True) -> str:
         """Run a command to its end and return what it prints."""
