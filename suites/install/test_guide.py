@@ -125,6 +125,22 @@ def test_the_package_is_of_this_release(client: Host) -> None:
     assert client.run("dpkg", "--verify", "podheitor-nutanix") == ""
 
 
+def test_the_manual_page_renders(client: Host) -> None:
+    page = client.run("man", "--warnings", "podheitor-nutanix-backend")
+    for word in ("doctor", "restore_vm_name=", "/etc/podheitor-nutanix"):
+        assert word in page
+    assert "warning" not in page
+
+
+def test_words_are_completed(client: Host) -> None:
+    completed = client.shell(
+        "source /usr/share/bash-completion/completions/podheitor-nutanix-backend\n"
+        "COMP_WORDS=(podheitor-nutanix-backend doctor restore_vm) COMP_CWORD=2\n"
+        "_shtab_podheitor_nutanix_backend && echo ${COMPREPLY[@]}"
+    )
+    assert completed.split() == ["restore_vm_name="]
+
+
 def test_the_state_belongs_to_the_user_of_the_package(client: Host) -> None:
     owner = client.run("stat", "-c", "%U %a", "/var/lib/podheitor-nutanix").split()
     assert owner == ["podheitor-nutanix", "700"]

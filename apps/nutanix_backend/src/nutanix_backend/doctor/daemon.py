@@ -33,6 +33,8 @@ PLACES = (
     ("/usr/sbin/bacula-fd", "/etc/bacula/bacula-fd.conf"),  # Debian
     ("/opt/bacula/bin/bacula-fd", "/opt/bacula/etc/bacula-fd.conf"),  # bacula.org
 )
+PLUGIN_FOLDERS = ("/usr/lib/bacula", "/usr/lib64/bacula", "/opt/bacula/plugins")
+"""Where packages of the plugin put it: Debian's, those of Red Hat's relatives, bacula.org's."""
 PATIENCE = 20.0
 """Seconds for a backend to answer; it needs a tenth of one."""
 
@@ -119,7 +121,7 @@ def _plugin(daemon: Daemon) -> Finding:
     if match is None:
         return Finding.bad(
             "plugin",
-            f"{daemon.config} has no Plugin Directory: add `Plugin Directory = /usr/lib/bacula` "
+            f"{daemon.config} has no Plugin Directory: add `Plugin Directory = {_plugin_folder()}` "
             "to its FileDaemon resource, then restart bacula-fd",
         )
     for name in (PLUGIN, FRAMEWORK):
@@ -131,6 +133,12 @@ def _plugin(daemon: Daemon) -> Finding:
                 "or copy the file there",
             )
     return Finding.ok("plugin", f"{match[1]}/{PLUGIN}")
+
+
+def _plugin_folder() -> str:
+    """The folder that the plugin is in; where it is in none, that of Debian."""
+    found = (folder for folder in PLUGIN_FOLDERS if Path(folder, PLUGIN).exists())
+    return next(found, PLUGIN_FOLDERS[0])
 
 
 def _backend(daemon: Daemon) -> Finding:
