@@ -82,11 +82,11 @@ def completion(program: str, parser: argparse.ArgumentParser) -> str:
     """Return a script for bash: commands, options, and the names and choices of parameters."""
     for action in _actions(parser):
         if action.type is arguments.pair:
-            action.complete = {"bash": COMPLETE}  # type: ignore[attr-defined] - read by shtab
+            action.complete = {"bash": COMPLETE}  # type: ignore[attr-defined] # read by shtab
     words = " ".join(word for row in TABLE for word in _words(row))
     preamble = f'{COMPLETE}() {{\n  compgen -W "{words}" -- "$1"\n}}'
     parser.prog = program
-    made = shtab.complete(parser, "bash", preamble={"bash": preamble})
+    made: str = shtab.complete_bash(parser, preamble=preamble)
     function = f"_shtab_{program.replace('-', '_')}"
     return f"{made}\n{NO_SPACE.format(function=function, program=program)}"
 
