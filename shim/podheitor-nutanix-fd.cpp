@@ -67,8 +67,8 @@ const char *valid_params[] = {
    // where we run
    "proxy_mode", "dsip", "transport", "chap", "state_dir", "metrics_dir",
    // what
-   "vm", "exclude_vm", "category", "exclude_category", "project", "cluster", "consistency", "backup_type",
-   "parallel_vms", "lock_wait",
+   "vm", "exclude_vm", "category", "exclude_category", "project", "exclude_disk", "cluster",
+   "consistency", "backup_type", "parallel_vms", "lock_wait",
    // chain
    "fallback_to_full", "references", "scrub",
    // replication

@@ -13,6 +13,7 @@ from nutanix_backend import vm_record
 from nutanix_backend.backup.job import Shared, VmBackup, doubts
 from nutanix_backend.cluster import transport
 from nutanix_backend.cluster.inventory import Source
+from nutanix_backend.disks.exclusion import DiskExclusion
 from nutanix_backend.disks.streams import SMALL, StreamSender, _take
 from nutanix_backend.errors import SourceError, StateError, as_line
 from prism_client import Cluster, GuestTools, Nic, ServerError, Vm, VmDisk
@@ -143,7 +144,7 @@ def test_a_file_that_is_shorter_than_announced_fails_the_job(
     job = job_by_hand(parameters=(("state_dir", str(tmp_path)),)).context
     aside = job.held()
     reach = transport.choose("userspace")
-    shared = Shared(aside, prism.client, reach, None, {}, NoPolicies())
+    shared = Shared(aside, prism.client, reach, None, {}, NoPolicies(), DiskExclusion([], {}))
     backup = VmBackup(job, shared, Source(vm, cluster))
     assert not backup.spoils_the_job
     with pytest.raises(SourceError, match="5 bytes were read where 10 were announced"):

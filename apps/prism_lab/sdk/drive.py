@@ -348,12 +348,12 @@ class Drive:
             nics=[nic],
         )
 
-    def blank_disk(self):
+    def blank_disk(self, **where):
         model, ahv = self.sdk.model, "vmm.v4.ahv.config"
         return model(
             "vmm",
             f"{ahv}.Disk",
-            backing_info=model("vmm", f"{ahv}.VmDisk", disk_size_bytes=1 << 20),
+            backing_info=model("vmm", f"{ahv}.VmDisk", disk_size_bytes=1 << 20, **where),
             disk_address=model("vmm", f"{ahv}.DiskAddress", bus_type="SCSI", index=5),
         )
 
@@ -797,7 +797,10 @@ class Drive:
             boot_config=model("vmm", f"{config}.LegacyBoot", boot_order=["DISK", "CDROM"]),
             bios_uuid=self.about["bios_uuid"],
             categories=[category],
-            disks=[model("vmm", f"{config}.Disk", disk_address=address, backing_info=backing)],
+            disks=[
+                model("vmm", f"{config}.Disk", disk_address=address, backing_info=backing),
+                self.blank_disk(storage_container=container),
+            ],
         )
         label = "create_vm of a volume disk"
         made = self.write(label, "vmm", "VmApi", "create_vm", body, rel="vmm:ahv:config:vm")

@@ -619,6 +619,7 @@ def test_what_lies_behind_a_redirection_with_a_token_is_read(prism: Any, image: 
 
 def test_a_vm_is_made_of_an_image_and_lives(prism: Any, image: Any) -> None:
     made, content = image
+    container = prism.client.storage_containers.list()[0].ext_id
     subnet = prism.client.subnets.list()[0].ext_id
     spec = pc.VmSpec(
         name=f"restored {uuid.uuid4()}",
@@ -629,7 +630,10 @@ def test_a_vm_is_made_of_an_image_and_lives(prism: Any, image: Any) -> None:
         memory=2 << 30,
         machine_type="Q35",
         boot=pc.Boot("uefi", secure=True, order=("CDROM", "DISK"), disk=("SATA", 1)),
-        disks=(pc.DiskSpec(made.ext_id, "SATA", 1),),
+        disks=(
+            pc.DiskSpec(made.ext_id, "SATA", 1),
+            pc.DiskSpec(pc.EmptyDisk(3 * MIB), "SCSI", 4, container),
+        ),
         nics=(pc.NicSpec(subnet, None, connected=False),),
     )
     key = uuid.uuid4()
@@ -639,9 +643,10 @@ def test_a_vm_is_made_of_an_image_and_lives(prism: Any, image: Any) -> None:
     assert (vm.sockets, vm.cores_per_socket, vm.memory) == (2, 3, 2 << 30)
     assert (vm.boot.firmware, vm.boot.secure, vm.power_state) == ("uefi", True, "OFF")
     assert (vm.boot.disk, vm.boot.order) == (("SATA", 1), ()), "Prism takes one or the other"
-    assert [(d.bus, d.index, d.size) for d in vm.disks] == [("SATA", 1, MIB)]
+    assert [(d.bus, d.index, d.size) for d in vm.disks] == [("SATA", 1, MIB), ("SCSI", 4, 3 * MIB)]
     assert [(n.subnet_ext_id, n.connected) for n in vm.nics] == [(subnet, False)]
     assert prism.lab.disk_file(vm.ext_id, 0).read_bytes() == content
+    assert prism.lab.disk_file(vm.ext_id, 1).read_bytes() == bytes(3 * MIB)
     vms.power_on(vm.ext_id)
     vms.power_on(vm.ext_id)
     assert vms.get(vm.ext_id).power_state == "ON"

@@ -48,12 +48,23 @@ class DiskEntry:
 
 
 @attrs.frozen
+class ExcludedDisk:
+    """A disk that one job did not read, with its size in bytes, and what asked for that."""
+
+    index: int
+    disk_id: str
+    size: int
+    reason: str
+
+
+@attrs.frozen
 class Manifest:
     """Everything one job saved of one VM.
 
     It was read from a recovery point (v4) or a VM snapshot (v3); the id of the other kind is empty.
     `configuration` is that of the VM without the answer of Prism: a restore knows it before any
-    file comes. Manifests of earlier versions have none.
+    file comes. Manifests of earlier versions have none. `excluded` are disks of the VM that the
+    job did not read.
     """
 
     schema: int
@@ -70,6 +81,7 @@ class Manifest:
     disks: tuple[DiskEntry, ...]
     snapshot_uuid: str = ""
     configuration: str = ""
+    excluded: tuple[ExcludedDisk, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         one_kind(self.recovery_point, self.snapshot_uuid)
@@ -104,14 +116,26 @@ def decode(data: bytes) -> Manifest:
         ) from error
     except records.RecordError as error:
         raise ManifestError(f"a manifest in the backup is damaged: {error}") from error
-    found = Counter(disk.disk_id for disk in manifest.disks)
-    for disk in manifest.disks:
-        if found[disk.disk_id] > 1 or not _is_sound(manifest, disk):
+    sound = {disk.disk_id for disk in manifest.disks if _is_sound(manifest, disk)}
+    sound |= {disk.disk_id for disk in manifest.excluded if _is_possible(manifest.folder, disk)}
+    all_disks: tuple[DiskEntry | ExcludedDisk, ...] = (*manifest.disks, *manifest.excluded)
+    found = Counter(disk.disk_id for disk in all_disks)
+    for disk in all_disks:
+        if found[disk.disk_id] > 1 or disk.disk_id not in sound:
             raise ManifestError(
                 f"the manifest of VM {manifest.vm_name} in job {manifest.job} is inconsistent "
                 f"about disk {disk.index}: it was not written by this plugin"
             )
     return manifest
+
+
+def _is_possible(folder: VmFolder, disk: ExcludedDisk) -> bool:
+    """Whether a disk without a file has an id that could name one, and a size."""
+    try:
+        file = names.parse(folder.raw(disk.index, disk.disk_id))
+    except RestoreRefused:
+        return False
+    return file.disk_id == disk.disk_id and 0 < disk.size <= phcbt01.MAX_SIZE
 
 
 def _is_sound(manifest: Manifest, disk: DiskEntry) -> bool:

@@ -361,14 +361,22 @@ class VolumeDiskRef:
 
 
 @attrs.frozen
-class DiskSpec:
-    """A disk to be cloned, at this bus ("SCSI", "SATA", ...) and index.
+class EmptyDisk:
+    """A disk that reads as zeros; its size is in bytes."""
 
-    source: the id of an image; or a disk of a volume group, where Vms.takes_volume_disks.
+    size: int
+
+
+@attrs.frozen
+class DiskSpec:
+    """A disk to be made, at this bus ("SCSI", "SATA", ...) and index.
+
+    source: the id of an image that it is cloned from; a disk of a volume group, where
+    Vms.takes_volume_disks; or that it is empty.
     storage_container_ext_id: where it goes; None leaves the choice to Prism.
     """
 
-    source: str | VolumeDiskRef
+    source: str | VolumeDiskRef | EmptyDisk
     bus: str
     index: int
     storage_container_ext_id: str | None = None

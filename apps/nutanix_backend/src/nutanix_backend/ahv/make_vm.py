@@ -14,11 +14,11 @@ from nutanix_backend.cluster.guards import VmGuard
 from nutanix_backend.errors import RestoreRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from vm_config.machine import Machine, MachineDisk, MachineNic
 
-    from nutanix_backend.ahv.creation import Creation, WrittenDisk
+    from nutanix_backend.ahv.creation import Creation, NewDisk, WrittenDisk
     from nutanix_backend.ahv.identity import Identity
     from nutanix_backend.ahv.site import Site
     from nutanix_backend.ahv.upload import UploadMethod
@@ -52,20 +52,27 @@ class VmOrder:
     power_on: bool
 
 
-def create_vm(creation: Creation, order: VmOrder, disks: Iterable[WrittenDisk]) -> prism_client.Vm:
+DiskSource = str | prism_client.VolumeDiskRef | prism_client.EmptyDisk
+
+
+def create_vm(
+    creation: Creation, order: VmOrder, disks: Iterable[WrittenDisk], empty: Sequence[NewDisk] = ()
+) -> prism_client.Vm:
     """Create the VM from its disks, then remove the temporary objects that they were cloned from.
 
-    Each disk is taken over before the next is asked for. A VM that exists stays: an error behind
-    that is reported and does not fail the work. Raises PrismError, RestoreFailed.
+    It gets the `empty` disks besides. Each disk is taken over before the next is asked for. A VM
+    that exists stays: an error behind that is reported and does not fail the work. Raises
+    PrismError, RestoreFailed.
     """
     guard = None
     try:
         with ExitStack() as stack:
-            sources = {
+            sources: dict[str, DiskSource] = {
                 written.disk.disk_id: order.upload.source(stack, written)
                 for written in disks
                 if order.upload
             }
+            sources |= {disk.disk_id: prism_client.EmptyDisk(disk.size) for disk in empty}
             spec = _specification(creation, order, sources)
             guard = stack.enter_context(VmGuard(order.site.client, creation.journal, spec))
             guard.keep()
@@ -82,7 +89,7 @@ def create_vm(creation: Creation, order: VmOrder, disks: Iterable[WrittenDisk]) 
 
 
 def _specification(
-    creation: Creation, order: VmOrder, sources: dict[str, str | prism_client.VolumeDiskRef]
+    creation: Creation, order: VmOrder, sources: dict[str, DiskSource]
 ) -> prism_client.VmSpec:
     site, machine = order.site, order.machine
     categories, project = _categories_and_project(creation, site, machine)
@@ -119,16 +126,18 @@ def _boot(machine: Machine, disks: dict[str, prism_client.DiskSpec]) -> prism_cl
 
 
 def _disks(
-    site: Site, machine: Machine, sources: dict[str, str | prism_client.VolumeDiskRef]
+    site: Site, machine: Machine, sources: dict[str, DiskSource]
 ) -> dict[str, prism_client.DiskSpec]:
     """The disks on their addresses; one that has none there goes behind the others."""
     known = match_disks(machine.disks, list(sources))
-    container = site.container.ext_id if site.container else None
+    chosen = site.container.ext_id if site.container else None
     taken = {(disk.bus, disk.index) for disk in machine.disks}
     found = {}
     for key, source in sources.items():
         bus, index = _address(machine, known.get(key), taken)
         taken.add((bus, index))
+        is_empty = isinstance(source, prism_client.EmptyDisk)
+        container = site.place().container_id if is_empty else chosen
         found[key] = prism_client.DiskSpec(source, bus, index, container)
     return found
 

@@ -6,6 +6,7 @@ import logging
 import time
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -36,7 +37,9 @@ from nutanix_backend.backup.proof import DiskProof
 from nutanix_backend.backup.summary import SavedVm, Stopwatch
 from nutanix_backend.cluster import inventory, selection, sweep, transport
 from nutanix_backend.cluster.guards import TEMPORARY, SnapshotGuard, new_secret
+from nutanix_backend.disks import exclusion
 from nutanix_backend.disks.attach import Route, open_disks, reference
+from nutanix_backend.disks.exclusion import DiskExclusion
 from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
 from nutanix_backend.disks.streams import StreamSender, delta_length, delta_pieces, image_pieces
 from nutanix_backend.errors import BackendError, SelectionError, SourceError, StateError
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
     from nutanix_backend.backup.proof import Difference
     from nutanix_backend.cluster.journal import Journal
     from nutanix_backend.job import HeldJob, JobContext
+    from nutanix_backend.manifest import ExcludedDisk
 
 log = logging.getLogger(__name__)
 
@@ -91,11 +95,14 @@ def _back_up(
     selected = selection.select(client, job.settings, job.say)
     held.release()
     for missing in selected.missing:
-        outcome.failed[missing.wanted] = _report_missing(job, missing)
+        line = f"{missing.wanted} is not backed up: {missing.reason}"
+        outcome.failed[missing.wanted] = _report_unmatched(job, line, missing.reason)
     roster = outcome.roster = Roster.of(job.info.name, (source.vm for source in selected.sources))
     last = RosterFile.of(job.settings.state_dir, job.info.name, job.settings)
     _say_what_is_new(job, roster, last.load())
     shared = Shared.of(job, held, client, chosen)
+    for line in shared.exclusion.vain([source.vm for source in selected.sources]):
+        outcome.failed[line] = _report_unmatched(job, line, line)
     backups = [VmBackup(job, shared, source) for source in selected.sources]
     failures = _back_up_all(held, backups, outcome)
     if len(failures) == len(selected.sources):
@@ -165,12 +172,12 @@ def _say_what_is_new(job: JobContext, now: Roster, before: Roster | None) -> Non
         )
 
 
-def _report_missing(job: JobContext, missing: selection.Missing) -> SelectionError:
-    """Report a value that selects no VM; raise its error where one ends the job, else return it."""
-    error = SelectionError(missing.reason)
+def _report_unmatched(job: JobContext, line: str, reason: str) -> SelectionError:
+    """Report a value that matches nothing; raise its error where one ends the job, else return it."""
+    error = SelectionError(reason)
     if job.settings.abort_on_error:
         raise error
-    job.report(f"{missing.wanted} is not backed up: {missing.reason}")
+    job.report(line)
     return error
 
 
@@ -188,6 +195,7 @@ class Shared:
     secret: str | None
     names: Mapping[str, str]
     policies: KnownPolicies
+    exclusion: DiskExclusion
 
     @classmethod
     def of(
@@ -198,13 +206,15 @@ class Shared:
         chosen: transport.Transport,
     ) -> Shared:
         """Ask Prism for what is asked once in a job."""
+        names = _names(job, client)
         return cls(
             held=held,
             client=client,
             reach=chosen,
             secret=new_secret(chap=job.settings.chap),
-            names=_names(job, client),
+            names=names,
             policies=client.protection_policies.read(),
+            exclusion=DiskExclusion(job.settings.exclude_disk, names),
         )
 
 
@@ -213,7 +223,10 @@ def _names(job: JobContext, client: prism_client.PrismClient) -> Mapping[str, st
     try:
         return inventory.names_by_id(client)
     except prism_client.PrismError as error:
-        job.warn(f"the names of networks and categories are not saved, only their ids: {error}")
+        job.warn(
+            "the names of networks and categories are not saved, only their ids, and no category "
+            f"can leave out a disk: {error}"
+        )
         return {}
 
 
@@ -223,6 +236,7 @@ class Prepared:
 
     snapshot: SnapshotGuard
     proofs: list[DiskProof]
+    excluded: tuple[ExcludedDisk, ...]
     devices: Mapping[int, iscsi_attach.BlockDevice]
     config: ahv_record.VmConfig
 
@@ -264,6 +278,7 @@ class VmBackup:
         self._hides_older = False
         self._check: Callable[[], None] = job.check_cancelled
         self._read_for_lists = self._compared = 0
+        self._excluded_ids: frozenset[str] = frozenset()
         self.saved: SavedVm | None = None
         """What was saved, once all of it was sent."""
 
@@ -351,6 +366,7 @@ class VmBackup:
         self._warn_of_a_policy(vm)
         for line in doubts(vm, self._job.settings.consistency):
             self._aside.warn(line)
+        excluded = self._excluded(vm)
         plans = self._plan(chain, vm, snapshot.recovery_point, base)
         turn.check()
         to_read = [plan for plan in plans if plan.base or plan.regions.data_bytes]
@@ -360,7 +376,17 @@ class VmBackup:
             chain.fall_back(vm.name, "; ".join(map(str, differences)))
             proofs = self._proofs(self._plan(chain, vm, snapshot.recovery_point, None))
         config = vm_record.from_vm(vm, self._shared.names)
-        return Prepared(snapshot, proofs, devices, config)
+        return Prepared(snapshot, proofs, excluded, devices, config)
+
+    def _excluded(self, vm: prism_client.Vm) -> tuple[ExcludedDisk, ...]:
+        """The disks that are not read, which the job log names; raise SelectionError for all."""
+        excluded = self._shared.exclusion.of(vm, self._aside.report)
+        for disk in excluded:
+            self._aside.say(
+                f"VM {vm.name} {exclusion.described(disk)} is NOT in this backup: {disk.reason}"
+            )
+        self._excluded_ids = frozenset(disk.disk_id for disk in excluded)
+        return excluded
 
     def _send(self, chain: Chain, ready: Prepared, watch: Stopwatch) -> None:
         """Send the files of the VM, and record what it leaves; in the thread of the stream."""
@@ -372,7 +398,7 @@ class VmBackup:
         entries = tuple(
             self._send_disk(proof, ready.devices.get(proof.plan.index)) for proof in proofs
         )
-        manifest = self._manifest(point, entries, ready.config)
+        manifest = self._manifest(point, entries, ready)
         roots = {entry.disk_id: entry.image_root for entry in entries}
         plans = [proof.plan for proof in proofs]
         chain.record(reference(point, plans, manifest.digest(), roots))
@@ -412,12 +438,13 @@ class VmBackup:
         point: prism_client.RecoveryPoint,
         base: state.Reference | None,
     ) -> list[DiskPlan]:
+        plan = partial(plan_disks, self._client, vm.disks, point)
         if base:
             try:
-                return plan_disks(self._client, vm.disks, point, base, self._warn)
+                return plan(base, self._warn, self._excluded_ids)
             except CHANGES_UNAVAILABLE as error:
                 chain.fall_back(vm.name, f"Prism cannot list its changes: {error}")
-        return plan_disks(self._client, vm.disks, point, None, self._warn)
+        return plan(None, self._warn, self._excluded_ids)
 
     def _warn(self, text: str) -> None:
         self._aside.warn(f"VM {self.source.vm.name}: {text}")
@@ -523,7 +550,7 @@ class VmBackup:
         self,
         point: prism_client.RecoveryPoint,
         disks: tuple[DiskEntry, ...],
-        config: ahv_record.VmConfig,
+        ready: Prepared,
     ) -> Manifest:
         info, fields = self._job.info, point_fields(point.id)
         return Manifest(
@@ -540,7 +567,8 @@ class VmBackup:
             recovery_point=fields["reference_recovery_point_ext_id"],
             disks=disks,
             snapshot_uuid=fields["snapshot_uuid"],
-            configuration=attrs.evolve(config, prism={}).encode().decode(),
+            configuration=attrs.evolve(ready.config, prism={}).encode().decode(),
+            excluded=ready.excluded,
         )
 
     def _send_manifest(self, manifest: Manifest) -> None:

@@ -54,6 +54,7 @@ class Stopwatch:
 class SavedVm:
     """A VM that is backed up: how many disks, as changes only how many, and bytes read and sent.
 
+    `excluded` disks were left out.
     `why_full` is why it was saved in full where another level was asked for. `compared` are bytes
     without changes that were compared, `read_for_lists` those that only the digest lists needed.
     """
@@ -69,6 +70,7 @@ class SavedVm:
     compared: int
     read_for_lists: int
     seconds: Stopwatch
+    excluded: int = 0
 
     @classmethod
     def of(
@@ -92,13 +94,15 @@ class SavedVm:
             compared=compared,
             read_for_lists=read_for_lists,
             seconds=seconds,
+            excluded=len(manifest.excluded),
         )
 
     def lines(self) -> Iterator[str]:
         """Yield what the job log says of it."""
         level = f"full instead of {self.level}: {self.why_full}" if self.why_full else self.level
+        left_out = f", {self.excluded} left out" if self.excluded else ""
         yield (
-            f"VM {self.name}: {self.disks} disks ({self.changed} as changes only), "
+            f"VM {self.name}: {self.disks} disks ({self.changed} as changes only){left_out}, "
             f"{size(self.read)} read, {size(self.sent)} sent, {self.seconds}, "
             f"{self.consistency}-consistent, {level}"
         )

@@ -135,6 +135,9 @@ class StoreProof:
         except BackendError as error:
             yield Verdict(what, str(error))
             return
+        for excluded in plan.excluded:
+            proof = f"not in the backup: {excluded.reason} left it out"
+            yield Verdict(f"{vm} disk {excluded.index}", proof=proof)
         for chain in plan.disks:
             disk = f"{what} disk {chain.index}"
             try:

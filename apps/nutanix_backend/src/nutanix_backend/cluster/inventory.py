@@ -173,4 +173,9 @@ def data_clusters(
 def names_by_id(client: prism_client.PrismClient) -> dict[str, str]:
     """The names of subnets and categories ("key/value"), by id."""
     subnets = {subnet.ext_id: subnet.name for subnet in client.subnets.list()}
-    return subnets | {c.ext_id: f"{c.key}/{c.value}" for c in client.categories.list()}
+    return subnets | category_names(client)
+
+
+def category_names(client: prism_client.PrismClient) -> dict[str, str]:
+    """The names of categories ("key/value"), by id."""
+    return {c.ext_id: f"{c.key}/{c.value}" for c in client.categories.list()}

@@ -17,7 +17,7 @@ from nutanix_backend.errors import SourceError
 from nutanix_backend.vm_record import in_bus_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Container, Iterable, Iterator
 
     from prism_client import PrismClient, RecoveryPoint, VmDisk
 
@@ -50,8 +50,9 @@ def plan_disks(
     point: RecoveryPoint,
     base: Reference | None,
     warn: Callable[[str], None],
+    excluded: Container[str] = (),
 ) -> list[DiskPlan]:
-    """Plan every data disk of a VM in the order of its bus addresses.
+    """Plan every data disk of a VM in the order of its bus addresses, but those `excluded` by id.
 
     A disk without a counterpart in `base`, or that became smaller, is planned whole. Raises
     ChangeTrackingUnavailable or NotFound when Prism cannot list the changes since `base`.
@@ -59,6 +60,8 @@ def plan_disks(
     known = {reference.disk_id: reference for reference in base.disks} if base else {}
     plans = []
     for index, disk in enumerate(in_bus_order(disks)):
+        if disk.disk_ext_id in excluded:
+            continue
         snapshot = _snapshot_of(disk, point)
         old = known.get(disk.disk_ext_id)
         if base and old and disk.size < old.size:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import prism_client
 from ptcomm import File, FileType, NoMoreFiles, Stat, Times
 
 from nutanix_backend import vm_record
 from nutanix_backend.cluster import inventory, selection
+from nutanix_backend.disks.exclusion import DiskExclusion
+from nutanix_backend.errors import SelectionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator, Mapping
 
     from nutanix_backend.cluster.inventory import Source
     from nutanix_backend.job import JobContext
@@ -28,16 +31,39 @@ def run(job: JobContext) -> None:
         selected = selection.select(client, job.settings, job.say)
         for missing in selected.missing:
             job.report(f"{missing.wanted} is not counted: {missing.reason}")
+        exclusion = DiskExclusion(job.settings.exclude_disk, _categories(job, client))
+        for line in exclusion.vain([source.vm for source in selected.sources]):
+            job.report(line)
         for source in selected.sources:
             for line in vm_record.not_saved(source.vm):
                 job.warn(line)
-            for name, size in _files(source):
+            excluded = _excluded(job, exclusion, source)
+            for name, size in _files(source, excluded):
                 job.endpoint.send(File(name, Stat(FileType.REGULAR, size), Times(now, now, now)))
     job.endpoint.send(NoMoreFiles())
 
 
-def _files(source: Source) -> Iterator[tuple[str, int]]:
+def _categories(job: JobContext, client: prism_client.PrismClient) -> Mapping[str, str]:
+    """What categories are called, by id: one of them may leave out a disk."""
+    try:
+        return inventory.category_names(client)
+    except prism_client.PrismError as error:
+        job.warn(f"no category can leave out a disk, since they cannot be listed: {error}")
+        return {}
+
+
+def _excluded(job: JobContext, exclusion: DiskExclusion, source: Source) -> set[str]:
+    """The ids of the disks that a backup would leave out; where it would fail, of all of them."""
+    try:
+        return {disk.disk_id for disk in exclusion.of(source.vm, job.report)}
+    except SelectionError as error:
+        job.report(f"VM {source.vm.name} would not be backed up: {error}")
+        return {disk.disk_ext_id for disk in source.vm.disks}
+
+
+def _files(source: Source, excluded: Container[str]) -> Iterator[tuple[str, int]]:
     folder, vm = source.folder, source.vm
     yield folder.metadata(), len(vm_record.from_vm(vm).encode())
     for index, disk in enumerate(vm_record.in_bus_order(vm.disks)):
-        yield folder.raw(index, disk.disk_ext_id), disk.size
+        if disk.disk_ext_id not in excluded:
+            yield folder.raw(index, disk.disk_ext_id), disk.size

@@ -84,6 +84,11 @@ class Work:
             connected.interrupt()
 
     def _link(self) -> Link:
+        if self.settings.exclude_disk:
+            raise ParameterError(
+                "exclude_disk is for backups only: a replica has all disks of its VM; remove it "
+                "from the parameters of this replication"
+            )
         chosen = transport.choose(self.settings.transport)
         self.listener.say(str(chosen))
         throttle = Throttle(self.settings.replicate_limit, self.stop)

@@ -42,6 +42,8 @@ class Destination(ABC):
 
     needs_every_disk = False
     """Whether a VM cannot be finished when one of its disks is missing."""
+    excluded = "nothing is restored of it"
+    """What becomes of a disk that is not in the backup, for the job log."""
 
     def __init__(self, job: JobContext) -> None:
         """Restore within `job`."""
@@ -207,6 +209,7 @@ class NewVm(Destination):
     """A new VM on a cluster; its disks go the way that works there."""
 
     needs_every_disk = True
+    excluded = "the VM gets an empty disk of its size in its place"
 
     def __init__(self, job: JobContext, stack: ExitStack) -> None:
         """Connect to the Prism that receives it; `stack` undoes all that must not stay."""
@@ -234,6 +237,8 @@ class NewVm(Destination):
         if origin.cluster_id or settings.restore_vm_name:
             self._refuse_taken(site, origin.vm_name)
         chosen = identity.choose(settings.restore_identity, site, origin, self._source)
+        if plan.excluded:
+            site.place()
         if settings.check_space:
             site.refuse_full(sum(chain.data_bytes for chain in plan.disks))
         if plan.manifest and plan.manifest.configuration:
@@ -284,10 +289,12 @@ class NewVm(Destination):
         written = [
             WrittenDisk(_new_disk(w.chain), w.target) for w in writers.values() if w.complete
         ]
-        made = make_vm.create_vm(vm.creation, order, written)
+        empty = [NewDisk(d.disk_id, d.index, d.size) for d in plan.excluded]
+        made = make_vm.create_vm(vm.creation, order, written, empty)
+        extra = f" and {len(empty)} empty ones" if empty else ""
         self.job.say(
             f"{origin} is restored as {name} ({made.ext_id}) "
-            f"with {len(written)} of {max(len(machine.disks), len(written))} disks"
+            f"with {len(written)} of {max(len(machine.disks), len(written))} disks{extra}"
         )
 
     def _creation(self, origin: Origin) -> Creation:

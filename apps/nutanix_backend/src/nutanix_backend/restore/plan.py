@@ -18,7 +18,7 @@ from nutanix_backend.names import NAMESPACE, FileKind
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from nutanix_backend.manifest import DiskEntry, Manifest
+    from nutanix_backend.manifest import DiskEntry, ExcludedDisk, Manifest
     from nutanix_backend.restore.sources import SourceFile
 
 
@@ -85,12 +85,16 @@ class DiskChain:
 
 @attrs.frozen
 class VmPlan:
-    """A VM at one point in time, how each of its disks is put together, and what is left out."""
+    """A VM at one point in time, how each of its disks is put together, and what is left out.
+
+    `skipped` disks are in the backup and were not asked for; `excluded` ones are not in it.
+    """
 
     origin: Origin
     disks: tuple[DiskChain, ...]
     skipped: tuple[str, ...] = ()
     manifest: Manifest | None = None
+    excluded: tuple[ExcludedDisk, ...] = ()
     where: str = ""
     """Below which folder the daemon was told to restore."""
 
@@ -107,6 +111,7 @@ def plan_vm(manifests: Sequence[Manifest], disks: Sequence[str] = ()) -> VmPlan:
     that is not part of this restore, or when a number is not known.
     """
     newest = manifests[-1]
+    _refuse_excluded(newest, disks)
     unknown = set(disks) - {str(disk.index) for disk in newest.disks}
     if unknown:
         raise RestoreRefused(
@@ -125,7 +130,18 @@ def plan_vm(manifests: Sequence[Manifest], disks: Sequence[str] = ()) -> VmPlan:
         job=newest.job,
     )
     chains = tuple(_chain(newest, disk, by_digest) for disk in wanted)
-    return VmPlan(origin, chains, tuple(_not_asked_for(disk) for disk in skipped), newest)
+    lines = tuple(_not_asked_for(disk) for disk in skipped)
+    return VmPlan(origin, chains, lines, newest, () if disks else newest.excluded)
+
+
+def _refuse_excluded(newest: Manifest, disks: Sequence[str]) -> None:
+    """Raise RestoreRefused when a disk is asked for that the backup left out."""
+    for disk in newest.excluded:
+        if str(disk.index) in disks:
+            raise RestoreRefused(
+                f"disk {disk.index} of VM {newest.vm_name} is not in job {newest.job}: "
+                f"{disk.reason} left it out; restore a job that has it"
+            )
 
 
 def _not_asked_for(disk: DiskEntry) -> str:

@@ -21,6 +21,7 @@ import phcbt01
 from command_line.text import size
 from vm_config.machine import match_disks
 
+from nutanix_backend.disks import exclusion
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.restore import configuration
 from nutanix_backend.restore.package import Package
@@ -154,6 +155,11 @@ class PlannedVm(Vm):
             )
         for line in self.plan.skipped:
             self._job.say(f"VM {name} {line}")
+        for disk in self.plan.excluded:
+            self._job.warn(
+                f"VM {name} {exclusion.described(disk)} is missing: it is not in the backup, "
+                f"{disk.reason} left it out; {self._destination.excluded}"
+            )
 
     def receiver(self, file: SourceFile, length: int) -> Receiver | None:  # noqa: ARG002 - manifests know it
         """The writer of the file's disk."""

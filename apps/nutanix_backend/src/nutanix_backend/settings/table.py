@@ -112,6 +112,10 @@ class Selection:
         Kind.LIST, "VMs to leave out by their category, Key:Value"
     )
     project: tuple[str, ...] = _row(Kind.LIST, "VMs to back up by their project: name or UUID")
+    exclude_disk: tuple[str, ...] = _row(
+        Kind.LIST,
+        "disks that no backup reads: bus address (scsi:1), number (1), or larger than (>2T)",
+    )
     cluster: str = _row(Kind.TEXT, "cluster to look at, when Prism manages several")
     consistency: str = _row(
         Kind.TEXT,

@@ -9,6 +9,7 @@ import attrs
 from prism_client._v3 import wire
 from prism_client._v3.api import segment
 from prism_client.errors import BadRequest, Unsupported
+from prism_client.model import VolumeDiskRef
 
 if TYPE_CHECKING:
     import builtins
@@ -42,7 +43,7 @@ class Vms:
         return [vm for vm in self.api.records("VM", "vms", wire.vm, name=name) if vm.name == name]
 
     def create(self, spec: VmSpec, *, request_id: UUID | None = None) -> Vm:
-        if not all(isinstance(disk.source, str) for disk in spec.disks):
+        if any(isinstance(disk.source, VolumeDiskRef) for disk in spec.disks):
             raise Unsupported("v3 makes no disk of a VM from a disk of a volume group: use images")
         return self.get(self.api.create("vms", "vm", wire.vm_body(spec), request_id))
 

@@ -12,6 +12,7 @@ from prism_client.model import (
     Consistency,
     DiskRecoveryPoint,
     DiskSpec,
+    EmptyDisk,
     Image,
     Nic,
     NicSpec,
@@ -231,8 +232,11 @@ def _disk_body(disk: DiskSpec) -> dict[str, Any]:
             "device_type": "DISK",
             "disk_address": {"adapter_type": disk.bus, "device_index": disk.index},
         },
-        "data_source_reference": {"kind": "image", "uuid": disk.source},
     }
+    if isinstance(disk.source, EmptyDisk):
+        body["disk_size_bytes"] = disk.source.size
+    else:
+        body["data_source_reference"] = {"kind": "image", "uuid": disk.source}
     if disk.storage_container_ext_id is not None:
         container = {"kind": "storage_container", "uuid": disk.storage_container_ext_id}
         body["storage_config"] = {"storage_container_reference": container}

@@ -15,6 +15,7 @@ from prism_client.model import (
     Consistency,
     DiskRecoveryPoint,
     DiskSpec,
+    EmptyDisk,
     GuestTools,
     Image,
     Nic,
@@ -210,10 +211,11 @@ def _boot_body(boot: Boot) -> dict[str, Any]:
 
 
 def _disk_body(disk: DiskSpec) -> dict[str, Any]:
-    backing: dict[str, Any] = {
-        "$objectType": "vmm.v4.ahv.config.VmDisk",
-        "dataSource": {"reference": _disk_source(disk.source)},
-    }
+    backing: dict[str, Any] = {"$objectType": "vmm.v4.ahv.config.VmDisk"}
+    if isinstance(disk.source, EmptyDisk):
+        backing["diskSizeBytes"] = disk.source.size
+    else:
+        backing["dataSource"] = {"reference": _disk_source(disk.source)}
     if disk.storage_container_ext_id is not None:
         backing["storageContainer"] = {"extId": disk.storage_container_ext_id}
     return {
