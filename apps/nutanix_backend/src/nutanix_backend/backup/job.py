@@ -173,7 +173,7 @@ def _say_what_is_new(job: JobContext, now: Roster, before: Roster | None) -> Non
 
 
 def _report_unmatched(job: JobContext, line: str, reason: str) -> SelectionError:
-    """Report a value that matches nothing; raise its error where one ends the job, else return it."""
+    """Report a value that matches nothing; raise its error where it ends the job, or return it."""
     error = SelectionError(reason)
     if job.settings.abort_on_error:
         raise error

@@ -137,7 +137,7 @@ class StoreProof:
             return
         for excluded in plan.excluded:
             proof = f"not in the backup: {excluded.reason} left it out"
-            yield Verdict(f"{vm} disk {excluded.index}", proof=proof)
+            yield Verdict(f"{what} disk {excluded.index}", proof=proof)
         for chain in plan.disks:
             disk = f"{what} disk {chain.index}"
             try:
