@@ -52,6 +52,7 @@ def command_line() -> argparse.ArgumentParser:
 
     from nutanix_backend.cli import coverage, import_machine, upkeep, verify  # noqa: PLC0415
     from nutanix_backend.doctor import command as doctor  # noqa: PLC0415
+    from nutanix_backend.files import command as files  # noqa: PLC0415
     from nutanix_backend.qualify import command as qualify  # noqa: PLC0415
     from nutanix_backend.replicate import command as replicate  # noqa: PLC0415
     from nutanix_backend.settings.table import BY_NAME  # noqa: PLC0415
@@ -65,7 +66,7 @@ def command_line() -> argparse.ArgumentParser:
     job.add_parser(commands, own)
     import_machine.add_parser(commands, own)
     qualify.add_parser(commands, own)
-    for command in (doctor, upkeep, coverage, verify, replicate):
+    for command in (doctor, upkeep, coverage, verify, files, replicate):
         command.add_parser(commands)
     state = BY_NAME["state_dir"].default
     pairing.add_parser(commands, Path(state, "identity"))
