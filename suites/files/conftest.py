@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
+from prism_lab import Lab
+from ptcomm import Level
+
+from apps.nutanix_backend.tests.conftest import Guest, Product
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 PROJECT = Path(__file__).parents[2]
 DISKS = ("linux", "second", "windows")
@@ -53,6 +57,29 @@ def states(tmp_path_factory: pytest.TempPathFactory) -> list[State]:
         )
         for number in (1, 2, 3)
     ]
+
+
+@attrs.frozen
+class BackedUp:
+    """A store of backups, and the VM in it."""
+
+    store: Path
+    guest: Guest
+
+
+@pytest.fixture(scope="session")
+def backed_up(states: list[State], tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackedUp]:
+    """A Full with two Incrementals of the disks at three times."""
+    root = tmp_path_factory.mktemp("backups")
+    with Lab.start(root / "lab", task_seconds=0.0) as lab:
+        product = Product(lab, root / "host", references=9)
+        guest = product.guest(*(disk.stat().st_size for disk in states[0].disks))
+        levels = (Level.FULL, Level.INCREMENTAL, Level.INCREMENTAL)
+        for level, state in zip(levels, states, strict=True):
+            for index, disk in enumerate(state.disks):
+                shutil.copyfile(disk, guest.disk(index))
+            product.good_backup(level, guest)
+        yield BackedUp(root / "host" / "store", guest)
 
 
 def fill(out: Path) -> Path:

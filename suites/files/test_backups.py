@@ -5,34 +5,28 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import shutil
 import stat
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import phcbt01
 import pytest
 from chain_disk import DamagedBlock
 from command_line import program
 from nutanix_backend.__main__ import command_line
 from nutanix_backend.files import choice
-from prism_lab import Lab
-from ptcomm import Level
 from vm_replica.protocol.manifest import SCHEMA, Configuration, CycleDisk, CycleManifest
 from vm_replica.store.replica import Store
 
-from apps.nutanix_backend.tests.conftest import Guest, Product
 from suites.files.conftest import run
 from suites.files.test_trees import assert_equal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from vm_replica.store.replica import Replica
 
-    from suites.files.conftest import State
+    from suites.files.conftest import BackedUp, State
 
 UUID = "11111111-1111-4111-8111-111111111111"
 
@@ -40,29 +34,6 @@ UUID = "11111111-1111-4111-8111-111111111111"
 def chosen(*words: object) -> Any:
     """The options of `files stat`, which choose a VM."""
     return command_line().parse_args(["files", "stat", *map(str, words), "--", "/"])
-
-
-@attrs.frozen
-class BackedUp:
-    """A store of backups, and the VM in it."""
-
-    store: Path
-    guest: Guest
-
-
-@pytest.fixture(scope="session")
-def backed_up(states: list[State], tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackedUp]:
-    """A Full with two Incrementals of the disks at three times."""
-    root = tmp_path_factory.mktemp("backups")
-    with Lab.start(root / "lab", task_seconds=0.0) as lab:
-        product = Product(lab, root / "host", references=9)
-        guest = product.guest(*(disk.stat().st_size for disk in states[0].disks))
-        levels = (Level.FULL, Level.INCREMENTAL, Level.INCREMENTAL)
-        for level, state in zip(levels, states, strict=True):
-            for index, disk in enumerate(state.disks):
-                shutil.copyfile(disk, guest.disk(index))
-            product.good_backup(level, guest)
-        yield BackedUp(root / "host" / "store", guest)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])

@@ -19,6 +19,7 @@ from cryptography.exceptions import InvalidKey, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf import argon2
 
+from guest_files.errors import FilesError
 from guest_files.sources import SECTOR, Source
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _ERRORS = (
 """What a damaged or unknown header leads to."""
 
 
-class CannotOpen(Exception):
+class CannotOpen(FilesError):
     """The volume cannot be opened: unknown cipher, damaged header, or no key fits."""
 
 

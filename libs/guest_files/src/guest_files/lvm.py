@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from guest_files.errors import FilesError
 from guest_files.sources import SECTOR, Pieces
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _TOKENS = re.compile(
 )
 
 
-class BadMetadata(ValueError):
+class BadMetadata(FilesError):
     """The metadata of a volume group cannot be read."""
 
 

@@ -25,7 +25,7 @@ _HEADER: Final = struct.Struct("<cI")
 _SO_SNDBUFFORCE: Final = 32
 
 
-class Ended(Exception):
+class Ended(ConnectionError):
     """The other side is gone, or it sent what is no frame."""
 
 

@@ -33,6 +33,8 @@ class OpenVm:
     name: str
     as_of: str
     disks: Mapping[int, Disk]
+    ids: Mapping[int, str] = attrs.field(factory=dict)
+    """The names of the disks in the backup, by their numbers."""
     namespace: str = names.NAMESPACE
     configuration: str = ""
 
@@ -115,7 +117,8 @@ def _restored(args: argparse.Namespace) -> OpenVm:
     }
     metadata = Path(folder, "vm-metadata.json")
     configuration = metadata.read_text() if metadata.exists() else ""
-    return OpenVm(Path(folder).name, "restored", disks, configuration=configuration)
+    ids = {number: path.stem.split("-", 2)[2] for number, path in found[folder].items()}
+    return OpenVm(Path(folder).name, "restored", disks, ids, configuration=configuration)
 
 
 def _only(found: Mapping[str, object], what: str, wanted: str | None) -> str:
@@ -134,7 +137,8 @@ def _stored(args: argparse.Namespace) -> OpenVm:
     plan = vm.plan(tuple(args.disk))
     disks: dict[int, Disk] = {chain.index: vm.proven_disk(chain) for chain in plan.disks}
     as_of = f"as of job {vm.job.job_name}"
-    return OpenVm(vm.name, as_of, disks, configuration=newest.configuration)
+    ids = {chain.index: chain.disk_id for chain in plan.disks}
+    return OpenVm(vm.name, as_of, disks, ids, configuration=newest.configuration)
 
 
 def _stored_vm(store: catalog.Store, args: argparse.Namespace) -> StoredVm:
@@ -174,6 +178,7 @@ def _replica(args: argparse.Namespace) -> OpenVm:
         generation.manifest.vm_name,
         f"generation {number}",
         disks,
+        {disk.index: disk.disk_id for disk in generation.disks},
         configuration.kind,
         configuration.text,
     )

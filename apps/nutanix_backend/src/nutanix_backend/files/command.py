@@ -14,7 +14,7 @@ from command_line.text import size, utc
 from guest_files import FilesError, FolderTarget, GuestFiles, NotThere, NotWhole, TarTarget, literal
 
 from nutanix_backend.errors import ParameterError
-from nutanix_backend.files import choice
+from nutanix_backend.files import choice, export
 
 if TYPE_CHECKING:
     import argparse
@@ -48,6 +48,7 @@ def add_parser(commands: Subparsers) -> None:
     tar.add_argument("path", nargs="+", type=arguments.typed, help="or a pattern: /etc/nginx/**")
     tar.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
     find = _add(words, "find", "print the paths that patterns mean", find_files)
+    export.add_parser(words)
     find.add_argument("pattern", nargs="+", type=arguments.typed, help="such as '/home/**/*.odt'")
 
 
