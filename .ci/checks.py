@@ -40,7 +40,7 @@ PACKAGES = {"conformance": ("gcc", "libc6-dev")}
 """Debian packages that a check of tox needs. Those of a suite are in its file `packages`."""
 PROGRAMS = {"guest": ".ci/guest/check", "bare": ".ci/bare"}
 """Checks that are one program, and may be given a word."""
-OFTEN = ("kernel", "bacula", "install")
+OFTEN = ("kernel", "bacula", "install", "files")
 """Suites for every change. The others are for every night."""
 RELEASES = ("bookworm", "trixie")
 LOGS = ROOT / ".cache" / "checks"

@@ -52,6 +52,7 @@ def command_line() -> argparse.ArgumentParser:
 
     from nutanix_backend.cli import coverage, import_machine, state, upkeep, verify  # noqa: PLC0415
     from nutanix_backend.doctor import command as doctor  # noqa: PLC0415
+    from nutanix_backend.files import command as files  # noqa: PLC0415
     from nutanix_backend.qualify import command as qualify  # noqa: PLC0415
     from nutanix_backend.replicate import command as replicate  # noqa: PLC0415
     from nutanix_backend.settings.table import BY_NAME  # noqa: PLC0415
@@ -65,7 +66,7 @@ def command_line() -> argparse.ArgumentParser:
     job.add_parser(commands, own)
     import_machine.add_parser(commands, own)
     qualify.add_parser(commands, own)
-    for command in (doctor, upkeep, coverage, verify, state, replicate):
+    for command in (doctor, upkeep, coverage, verify, files, state, replicate):
         command.add_parser(commands)
     state_dir = BY_NAME["state_dir"].default
     pairing.add_parser(commands, Path(state_dir, "identity"))

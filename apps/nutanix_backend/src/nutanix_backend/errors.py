@@ -17,7 +17,9 @@ from __future__ import annotations
 from command_line.text import with_notes
 
 LIBRARIES = (
+    "chain_disk",
     "disk_images",
+    "guest_files",
     "iscsi_attach",
     "phcbt01",
     "prism_client",

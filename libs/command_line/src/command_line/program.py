@@ -33,6 +33,7 @@ EXIT_CODES: Mapping[str, int] = {
     "digests.image.BadList": UNUSABLE,
     "disk_images.errors.ImageRefused": NOT_DONE,
     "durable.records.RecordError": UNUSABLE,
+    "guest_files.errors.FilesError": NOT_DONE,
     "iscsi_attach.errors.IscsiAttachError": NOT_DONE,
     "nutanix_backend.errors.BackendError": NOT_DONE,
     "phcbt01.errors.PhcbtError": UNUSABLE,

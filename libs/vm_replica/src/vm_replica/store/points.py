@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import phcbt01
-from chain_disk import Delta, ImageFile, aligned, steps
-from durable.closable import Closable
+from chain_disk import Delta, Disk, ImageFile, aligned, steps
 from phcbt01 import FileTarget
 
 from vm_replica.errors import ReplicaDamaged, StoreError
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from vm_replica.store.catalog import PointRecord, ReplicaFolder, StoredDisk
 
 
-class PointReader(Closable):
+class PointReader(Disk):
     """A disk of one generation. A context manager; while it is open, no point is dropped.
 
     Errors are StoreError, and ReplicaDamaged when what is there is not what was committed.

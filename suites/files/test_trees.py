@@ -1,0 +1,84 @@
+"""Every file of every file system: bytes, names, times, modes, owners, links and holes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from chain_disk import CachedDisk, ChainDisk, ChainFile
+from guest_files import GuestFiles
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from chain_disk import Disk
+    from guest_files import Entry
+
+    from suites.files.conftest import State
+
+VOLUMES = ("disk0p1", "disk0p2", "vg0/data", "vg0/striped", "disk2p1", "disk2p5")
+KINDS = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "folder",
+    stat.S_IFLNK: "link",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFCHR: "character",
+}
+
+
+def disks_of(state: State) -> list[Disk]:
+    return [CachedDisk(ChainDisk([ChainFile(path, is_delta=False)])) for path in state.disks]
+
+
+def assert_equal(disks: Sequence[Disk], truth: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Every file of the disks is what the drivers said."""
+    warnings: list[str] = []
+    with GuestFiles(disks, warn=warnings.append) as files:
+        for volume, rows in truth.items():
+            found: dict[str, tuple[Entry, str]] = {}
+            for file in files.files(["/**"], volume):
+                found[os.fsencode("/".join(file.entry.path)).hex()] = (
+                    file.entry,
+                    digest(file.entry.size, file.pieces),
+                )
+            found.pop("", None)
+            expected = {row["path"]: row for row in rows}
+            assert set(found) == set(expected), volume
+            for path, row in expected.items():
+                assert_same(*found[path], row, is_unix=volume in VOLUMES[1:4])
+    assert warnings == []
+
+
+def digest(size: int, pieces: Any) -> str:
+    total, at = hashlib.sha256(), 0
+    for offset, piece in pieces:
+        total.update(bytes(offset - at))
+        total.update(piece)
+        at = offset + len(piece)
+    total.update(bytes(size - at))
+    return total.hexdigest()
+
+
+def assert_same(entry: Entry, found: str, row: dict[str, Any], *, is_unix: bool) -> None:
+    kind = KINDS[stat.S_IFMT(row["mode"])]
+    assert entry.kind == kind, row
+    assert entry.modified == row["modified"], (entry, row)
+    if kind == "file":
+        assert entry.size == row["size"]
+        assert found == row["digest"], entry
+    if kind == "link":
+        assert os.fsencode(entry.target).hex() == row["target"]
+    if is_unix:
+        assert entry.mode == stat.S_IMODE(row["mode"])
+        assert [entry.owner, entry.group] == row["owner"]
+        assert (entry.inode, entry.links) == (row["inode"], row["links"])
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_every_file_is_what_the_drivers_say(states: list[State], number: int) -> None:
+    state = states[number]
+    assert set(state.truth) == set(VOLUMES)
+    assert_equal(disks_of(state), state.truth)
