@@ -33,7 +33,7 @@ REASONS = (
 
 
 @attrs.define
-class Known:
+class KnownCluster:
     """What is known of a cluster, for the VMs that come after the first; and what they share.
 
     `refusal` says why it creates no VM from volume groups, `is_proven` that it does. `secret` is
@@ -50,7 +50,7 @@ def choose(
     creation: Creation,
     stack: ExitStack,
     staging: Callable[[], Path],
-    known: Known | None = None,
+    known: KnownCluster | None = None,
 ) -> UploadMethod:
     """Return the method that `restore_via` asks for; `auto` takes the volume group where it works.
 
@@ -66,7 +66,7 @@ def choose(
     cluster = [host for host in hosts if host]
     images = ImageUpload(site.client, creation, staging, cluster)
     wanted = creation.settings.restore_via
-    known = known or Known(new_secret(chap=creation.settings.chap))
+    known = known or KnownCluster(new_secret(chap=creation.settings.chap))
     if wanted != "image" and not known.refusal:
         try:
             method = VolumeGroupUpload(site, creation, stack, images, known.secret)

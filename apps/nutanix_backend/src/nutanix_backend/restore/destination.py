@@ -247,7 +247,7 @@ class NewVm(Destination):
         sweep.before_job(self.job, self._client, settings)
         self._folder: Path | None = None
         self._sites: dict[str, Site] = {}
-        self._known: dict[str, method.Known] = {}
+        self._known: dict[str, method.KnownCluster] = {}
         self._vms: dict[str, _Vm] = {}
         self._prepared = 0
         self._configurations: dict[str, bytes] = {}
@@ -279,7 +279,7 @@ class NewVm(Destination):
         upload = None
         if plan.disks or not plan.manifest:
             known = self._known.setdefault(
-                site.cluster.ext_id, method.Known(new_secret(chap=settings.chap))
+                site.cluster.ext_id, method.KnownCluster(new_secret(chap=settings.chap))
             )
             upload = method.choose(site, creation, stack, self._staging, known)
         self._vms[origin.folder] = _Vm(site, chosen, creation, stack, upload)
