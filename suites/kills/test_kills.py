@@ -185,13 +185,13 @@ def test_a_restore_killed_at_every_step(killing: Killing, place: str) -> None:
     killing.report(f"restore killed at every step / {place}; the VM was whole {whole} times")
 
 
-def test_a_restore_of_four_vms_killed_at_every_fifth_step(killing_four: Killing) -> None:
+def test_a_restore_of_four_vms_killed_at_every_fifteenth_step(killing_four: Killing) -> None:
     """Disks are made and VMs finished beside the stream: journals name what is on its way."""
     product = killing_four.product
     names = [guest.name for guest in killing_four.guests]
     killed = whole = 0
     for first, when in enumerate(("before", "after"), start=1):
-        for number in count(first, 5):
+        for number in count(first, 15):
             product.order(act="kill", place="prism", call=number, when=when)
             result = product.restore_without_checks()
             where = product.sprung()
