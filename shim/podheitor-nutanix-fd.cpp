@@ -77,7 +77,7 @@ const char *valid_params[] = {
    // restore
    "restore_to", "restore_via", "disk", "disk_path", "target_cluster", "target_config_file",
    "restore_vm_name", "restore_identity", "network_map", "storage_container", "overwrite", "verify",
-   "check_space", "layout", "restore_powerstate",
+   "check_space", "layout", "restore_powerstate", "restore_start",
    // what every metaplugin has
    "listing", "query", "coverage_days", "abort_on_error", "debug",
    NULL,

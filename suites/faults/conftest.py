@@ -6,6 +6,10 @@ from collections import Counter
 
 import pytest
 
+from apps.nutanix_backend.tests.conftest import faulty, prepared_door, quick_lab
+
+__all__ = ["faulty", "prepared_door", "quick_lab", "tally"]
+
 _tally: Counter[str] = Counter()
 
 

@@ -185,6 +185,26 @@ def test_a_restore_killed_at_every_step(killing: Killing, place: str) -> None:
     killing.report(f"restore killed at every step / {place}; the VM was whole {whole} times")
 
 
+def test_a_restore_of_four_vms_killed_at_every_fifteenth_step(killing_four: Killing) -> None:
+    """Disks are made and VMs finished beside the stream: journals name what is on its way."""
+    product = killing_four.product
+    names = [guest.name for guest in killing_four.guests]
+    killed = whole = 0
+    for first, when in enumerate(("before", "after"), start=1):
+        for number in count(first, 15):
+            product.order(act="kill", place="prism", call=number, when=when)
+            result = product.restore_without_checks()
+            where = product.sprung()
+            made = [product.take_vm(f"{name}-restore-{result.job_id}") for name in names]
+            killing_four.next_job(where)
+            if not where:
+                assert all(made), result.log
+                break
+            killed, whole = killed + 1, whole + sum(made)
+    killing_four.kills = killed
+    killing_four.report(f"restore of four VMs killed; {whole} VMs were whole")
+
+
 # --- power cuts ----------------------------------------------------------------------------------
 
 

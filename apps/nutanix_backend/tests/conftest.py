@@ -1089,9 +1089,10 @@ class FaultyProduct(Product):
         settings = watcherless.settings(vm=guest.name, lock_wait="0.1")
         return jobs.backup(Store(self.root / "store-2"), "job", Level.FULL, settings)
 
-    def restore_without_checks(self, name: str) -> Result:
-        """Restore to a new VM, with no expectation of how it ends."""
-        return jobs.restore(self.store, "job", self.settings(restore_vm_name=name))
+    def restore_without_checks(self, name: str = "") -> Result:
+        """Restore to new VMs, one of them under a name, with no expectation of how it ends."""
+        settings = self.settings(restore_vm_name=name or None)
+        return jobs.restore(self.store, "job", settings)
 
     def take_vm(self, name: str) -> bool:
         """Remove a VM from the cluster; whether it was there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 from typing import TYPE_CHECKING
@@ -150,6 +151,29 @@ def test_a_vm_costs_no_more_calls_than_its_budget(
         spent.append(sum("/tasks/" not in path for _, path, _ in asked))
     each = (spent[2] - spent[3]) / 4
     assert each <= BUDGET[request.node.callspec.id], f"{each} calls for each VM"
+
+
+_ID = re.compile(r"[^/]*[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}[^/]*")
+
+
+def test_a_job_survives_429_at_every_kind_of_call(other: Product) -> None:
+    """Prism Central has too much to do: the first call of every kind is to be made again."""
+    guests = [other.guest(MIB, MIB) for _ in range(3)]
+    kinds: set[str] = set()
+    for level in (FULL, INCREMENTAL, INCREMENTAL):
+        before = len(other.lab.requests)
+        other.good_backup(level, *guests, references="lean")
+        kinds |= {f"{m} {_ID.sub('*', path)}" for m, path, _ in other.lab.requests[before:]}
+        for guest in guests:
+            guest.write(0, 0, 70 * KIB)
+    assert len(kinds) > 15
+    for kind in kinds:
+        other.lab.faults.status(kind, 429, retry_after=0, message="too many requests")
+    last = other.good_backup(INCREMENTAL, *guests, references="lean")
+    left = other.lab.faults.pending()
+    other.lab.faults.clear()
+    assert len(left) < len(kinds) / 2, "most kinds of call were made, and refused at first"
+    other.assert_restores(last, *guests)
 
 
 # --- the end, at any moment ----------------------------------------------------------------------

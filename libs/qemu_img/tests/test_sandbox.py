@@ -164,3 +164,14 @@ def test_the_bytes_are_the_same(tmp_path: Path, kind: str) -> None:
 def test_a_kernel_without_landlock_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "landlock_version", lambda: 0)
     assert "this kernel has no Landlock" in qemu_img.weakness()
+
+
+def test_a_run_ends_when_it_is_not_wanted_any_more(shell: Inside) -> None:
+    (shell.folder / "qemu-img").write_text("#!/bin/sh\nwhile :; do :; done\n")
+
+    def check() -> None:
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        qemu_img.convert_to_qcow2(shell.read, shell.written, check)
+    assert not shell.written.exists()

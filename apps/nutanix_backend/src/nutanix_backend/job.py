@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,10 @@ class JobContext:
         """Return the same job for a thread that may not send."""
         return HeldJob(self.endpoint, self.info, self.settings, warnings=self._warnings)
 
+    def shared(self) -> SharedJob:
+        """Return the same job for this thread and others."""
+        return SharedJob(self.endpoint, self.info, self.settings, warnings=self._warnings)
+
     def _tell(self, message: Message) -> None:
         if message.severity is Severity.WARNING:
             if message.text in self._warnings:
@@ -82,7 +87,7 @@ class JobContext:
 class HeldJob(JobContext):
     """The job as any thread may see it: what it says waits until the stream lets it out."""
 
-    _held: deque[Message] = attrs.field(factory=deque, init=False, repr=False)
+    _held: deque[Message] = attrs.field(factory=deque, kw_only=True, repr=False)
 
     def release(self) -> None:
         """Let out what was said, in the thread that sends."""
@@ -91,3 +96,25 @@ class HeldJob(JobContext):
 
     def _tell(self, message: Message) -> None:
         self._held.append(message)
+
+
+@attrs.frozen
+class SharedJob(HeldJob):
+    """The job as several threads see it: the one that made it sends at once, after the others."""
+
+    _owner: int = attrs.field(factory=threading.get_ident, init=False, repr=False)
+    _over: threading.Event = attrs.field(factory=threading.Event, kw_only=True, repr=False)
+
+    def end(self) -> None:
+        """Let the other threads end at their next step."""
+        self._over.set()
+
+    def check_cancelled(self) -> None:
+        """Raise Cancelled when the job has ended: called by the other threads between steps."""
+        if self._over.is_set():
+            raise Cancelled("the job has ended")
+
+    def _tell(self, message: Message) -> None:
+        super()._tell(message)
+        if threading.get_ident() == self._owner:
+            self.release()

@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess  # noqa: TID251 - this module exists to start a program
 import sys
+import time
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,13 @@ import attrs
 from qemu_img import sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 log = logging.getLogger(__name__)
 
+PULSE = 0.2
+"""Seconds between two looks at whether a run goes on."""
 NO_SANDBOX = 125
 """The exit code of a sandbox that could not be made."""
 
@@ -71,22 +74,34 @@ _BOUNDS_MET = {
 }
 
 
-def convert_to_qcow2(raw: Path, qcow2: Path) -> None:
+def _go_on() -> None:
+    """Nothing ends it."""
+
+
+def convert_to_qcow2(raw: Path, qcow2: Path, check: Callable[[], None] = _go_on) -> None:
     """Make a qcow2 of a raw image; its holes and zeros take no space. Raises ToolFailed.
 
-    Both formats are named, never probed: the bytes of a disk are the guest's to choose.
+    `check` is called several times a second, and may raise to end it. Both formats are named,
+    never probed: the bytes of a disk are the guest's to choose.
     """
     files = Files(read=(raw,), write=(qcow2,))
     formats = ["-f", "raw", "-O", "qcow2"]
     try:
-        run(["convert", *formats, files.name(raw), files.name(qcow2)], f"convert {raw.name}", files)
+        arguments = ["convert", *formats, files.name(raw), files.name(qcow2)]
+        run(arguments, f"convert {raw.name}", files, check=check)
     except BaseException:
         qcow2.unlink(missing_ok=True)
         raise
 
 
-def run(arguments: list[str], what: str, files: Files, bounds: Bounds | None = None) -> None:
-    """Run qemu-img to do `what` with `files`, within `bounds` if given.
+def run(
+    arguments: list[str],
+    what: str,
+    files: Files,
+    bounds: Bounds | None = None,
+    check: Callable[[], None] = _go_on,
+) -> None:
+    """Run qemu-img to do `what` with `files`, within `bounds` if given, until `check` raises.
 
     Raises ToolFailed with its last words.
     """
@@ -96,47 +111,74 @@ def run(arguments: list[str], what: str, files: Files, bounds: Bounds | None = N
     _warn_without_landlock()
     try:
         with _opened(files) as descriptors:
-            done = _start(program, arguments, len(files.read), descriptors, bounds)
+            command = _command(program, arguments, len(files.read), descriptors, bounds)
+            wall = bounds.wall if bounds else None
+            status, stderr = _start(command, descriptors, wall, check)
     except subprocess.TimeoutExpired as error:
         raise ToolFailed(
             f"qemu-img cannot {what}: stopped, it took more than {error.timeout} s"
         ) from error
     except OSError as error:
         raise ToolFailed(f"qemu-img cannot {what}: {error.strerror}") from error
-    if done.returncode == 0:
+    if status == 0:
         return
-    if bounds and done.returncode in _BOUNDS_MET:
-        reason = _BOUNDS_MET[done.returncode].format(bounds)
+    if bounds and status in _BOUNDS_MET:
+        reason = _BOUNDS_MET[status].format(bounds)
         raise ToolFailed(f"qemu-img cannot {what}: stopped, {reason}")
-    words = done.stderr.strip().splitlines() or [f"no message, status {done.returncode}"]
+    words = stderr.strip().splitlines() or [f"no message, status {status}"]
     said = files.show(words[-1].removeprefix("qemu-img: "))
     raise ToolFailed(f"qemu-img cannot {what}: {said}")
 
 
-def _start(
+def _command(
     program: str,
     arguments: list[str],
     readable: int,
     descriptors: list[int],
     bounds: Bounds | None,
-) -> subprocess.CompletedProcess[str]:
+) -> list[str]:
+    """The program in its sandbox."""
     order = {
         "read": descriptors[:readable],
         "write": descriptors[readable:],
         "limits": _limits(bounds),
     }
     launcher = [sys.executable, "-IS", sandbox.__file__, json.dumps(order)]
-    return subprocess.run(
-        [*launcher, program, *arguments],
-        check=False,
-        capture_output=True,
+    return [*launcher, program, *arguments]
+
+
+def _start(
+    command: list[str], descriptors: list[int], wall: float | None, check: Callable[[], None]
+) -> tuple[int, str]:
+    """Run a command to its end, however that comes: its status, and what it wrote to stderr."""
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
         errors="replace",
         stdin=subprocess.DEVNULL,
         env={},
         pass_fds=descriptors,
-        timeout=bounds.wall if bounds else None,
-    )
+    ) as child:
+        try:
+            stderr = _words(child, wall, check)
+        except BaseException:
+            child.kill()
+            raise
+    return child.returncode, stderr
+
+
+def _words(child: subprocess.Popen[str], wall: float | None, check: Callable[[], None]) -> str:
+    """What a child writes to stderr until it ends; raise TimeoutExpired after `wall` seconds."""
+    began = time.monotonic()
+    while True:
+        try:
+            return child.communicate(timeout=PULSE)[1]
+        except subprocess.TimeoutExpired:
+            check()
+            if wall is not None and time.monotonic() - began > wall:
+                raise subprocess.TimeoutExpired(child.args, wall) from None
 
 
 def _limits(bounds: Bounds | None) -> dict[str, tuple[int, int]]:

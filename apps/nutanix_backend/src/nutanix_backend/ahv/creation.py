@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nutanix_backend.cluster.journal import Journal
     from nutanix_backend.disks.targets import DiskTarget
     from nutanix_backend.report import Report
@@ -18,6 +20,7 @@ class Creation:
     """A restore or a failover that creates VMs.
 
     `label` names it in temporary objects on the cluster, `description` in the VMs that it creates.
+    `check` raises Cancelled when it is to end: it is called between the parts of long work.
     """
 
     settings: Settings
@@ -25,6 +28,7 @@ class Creation:
     journal: Journal
     label: str
     description: str
+    check: Callable[[], None] = lambda: None
 
 
 @attrs.frozen

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
 import iscsi_attach
 import prism_client
 
 from nutanix_backend.ahv.upload import ImageUpload, UploadMethod
 from nutanix_backend.ahv.volume_group import VolumeGroupUpload
+from nutanix_backend.cluster.guards import new_secret
 from nutanix_backend.errors import BackendError, RestoreRefused
 from nutanix_backend.settings.parameters import prism_endpoint
 
@@ -30,13 +32,31 @@ REASONS = (
 """Errors that mean "no volume group here"; a Prism that does not answer is none of them."""
 
 
+@attrs.define
+class KnownCluster:
+    """What is known of a cluster, for the VMs that come after the first; and what they share.
+
+    `refusal` says why it creates no VM from volume groups, `is_proven` that it does. `secret` is
+    the CHAP secret of all sessions: Prism keeps the one of an initiator for all volume groups.
+    """
+
+    secret: str | None = attrs.field(repr=False)
+    is_proven: bool = False
+    refusal: str = ""
+
+
 def choose(
-    site: Site, creation: Creation, stack: ExitStack, staging: Callable[[], Path]
+    site: Site,
+    creation: Creation,
+    stack: ExitStack,
+    staging: Callable[[], Path],
+    known: KnownCluster | None = None,
 ) -> UploadMethod:
     """Return the method that `restore_via` asks for; `auto` takes the volume group where it works.
 
-    `staging` makes the folder for images. Raises RestoreRefused when a volume group is asked for
-    and the cluster, or this host, cannot; PrismError when images cannot be uploaded either.
+    `staging` makes the folder for images. What is not yet `known` is tried out. Raises
+    RestoreRefused when a volume group is asked for and the cluster, or this host, cannot;
+    PrismError when images cannot be uploaded either.
     """
     hosts = (
         prism_endpoint(creation.settings).host,
@@ -46,16 +66,20 @@ def choose(
     cluster = [host for host in hosts if host]
     images = ImageUpload(site.client, creation, staging, cluster)
     wanted = creation.settings.restore_via
-    if wanted != "image":
+    known = known or KnownCluster(new_secret(chap=creation.settings.chap))
+    if wanted != "image" and not known.refusal:
         try:
-            method = VolumeGroupUpload(site, creation, stack, images)
-            method.try_out(site)
+            method = VolumeGroupUpload(site, creation, stack, images, known.secret)
+            if not known.is_proven:
+                method.try_out(site)
         except REASONS as error:
             reason = f"cluster {site.cluster.name} creates no VM from volume groups: {error}"
             if wanted == "volume_group":
                 raise RestoreRefused(f"restore_via=volume_group: {reason}") from error
+            known.refusal = reason
             creation.report.say(f"disks go through the image service: {reason}")
         else:
+            known.is_proven = True
             return method
     images.check()
     return images

@@ -79,7 +79,7 @@ class ImageUpload(UploadMethod):
         if not isinstance(target, ImageTarget):
             raise RestoreFailed(f"{target.label} is not a staged file")
         qcow2 = target.path.with_suffix(".qcow2")
-        qemu_img.convert_to_qcow2(target.path, qcow2)
+        qemu_img.convert_to_qcow2(target.path, qcow2, self._creation.check)
         target.path.unlink()
 
         def upload(name: str) -> prism_client.Image:
@@ -95,7 +95,12 @@ class ImageUpload(UploadMethod):
         say = self._creation.report.say
         length = qcow2.stat().st_size
         say(f"disk {disk.index}: uploading {size(length)}")
-        progress = Progress(say, f"disk {disk.index} upload", length).advance
+        told = Progress(say, f"disk {disk.index} upload", length)
+
+        def progress(count: int) -> None:
+            self._creation.check()
+            told.advance(count)
+
         digest = _sha256(qcow2)
         if self._is_fetched:
             try:

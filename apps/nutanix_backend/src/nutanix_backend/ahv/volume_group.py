@@ -10,7 +10,7 @@ from command_line.text import size
 
 from nutanix_backend.ahv.upload import ImageUpload, UploadMethod
 from nutanix_backend.cluster import transport
-from nutanix_backend.cluster.guards import IscsiSessionGuard, NewDiskGuard, VmGuard, new_secret
+from nutanix_backend.cluster.guards import IscsiSessionGuard, NewDiskGuard, VmGuard
 from nutanix_backend.disks.targets import DiskTarget, LunTarget
 from nutanix_backend.errors import RestoreRefused, SourceError
 from nutanix_backend.names import OURS
@@ -39,12 +39,17 @@ class VolumeGroupUpload(UploadMethod):
     label = "volume groups over iSCSI"
 
     def __init__(
-        self, site: Site, creation: Creation, stack: ExitStack, images: ImageUpload
+        self,
+        site: Site,
+        creation: Creation,
+        stack: ExitStack,
+        images: ImageUpload,
+        secret: str | None,
     ) -> None:
         """Create volume groups at `site`; `stack` removes what is left of them.
 
-        Too small disks go through `images`. Raises BackendError or IscsiAttachError when this host
-        cannot reach disks over iSCSI.
+        Too small disks go through `images`. Sessions have the CHAP `secret`, if any. Raises
+        BackendError or IscsiAttachError when this host cannot reach disks over iSCSI.
         """
         self._place = site.place()
         self._transport = transport.choose(creation.settings.transport)
@@ -52,7 +57,7 @@ class VolumeGroupUpload(UploadMethod):
         self._creation = creation
         self._stack = stack
         self._images = images
-        self._secret = new_secret(chap=creation.settings.chap)
+        self._secret = secret
         self._exposed: dict[DiskTarget, ExposedDisk] = {}
 
     def try_out(self, site: Site) -> None:

@@ -41,6 +41,7 @@ from nutanix_backend.disks import exclusion
 from nutanix_backend.disks.attach import Route, open_disks, reference
 from nutanix_backend.disks.exclusion import DiskExclusion
 from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
+from nutanix_backend.disks.read_ahead import in_turn
 from nutanix_backend.disks.streams import StreamSender, delta_length, delta_pieces, image_pieces
 from nutanix_backend.errors import BackendError, SelectionError, SourceError, StateError
 from nutanix_backend.manifest import SCHEMA, DiskEntry, Manifest
@@ -395,9 +396,11 @@ class VmBackup:
         self._aside.release()
         point, proofs = ready.snapshot.recovery_point, ready.proofs
         self._send_file(self.source.folder.metadata(), ready.config.encode())
-        entries = tuple(
-            self._send_disk(proof, ready.devices.get(proof.plan.index)) for proof in proofs
-        )
+        with closing(in_turn(self._streams(ready))) as streams:
+            entries = tuple(
+                self._send_disk(proof, ready.devices.get(proof.plan.index), pieces)
+                for proof, pieces in streams
+            )
         manifest = self._manifest(point, entries, ready)
         roots = {entry.disk_id: entry.image_root for entry in entries}
         plans = [proof.plan for proof in proofs]
@@ -489,17 +492,29 @@ class VmBackup:
 
     # --- the files
 
-    def _send_disk(self, proof: DiskProof, device: iscsi_attach.BlockDevice | None) -> DiskEntry:
+    def _streams(
+        self, ready: Prepared
+    ) -> Iterator[tuple[DiskProof, Callable[[], Generator[Buffer]]]]:
+        """What is sent of each disk, to be begun when it is wanted."""
+        for proof in ready.proofs:
+            pieces = delta_pieces if proof.plan.base else image_pieces
+            device = ready.devices.get(proof.plan.index)
+            yield proof, partial(pieces, device, proof.plan.regions, proof.image)
+
+    def _send_disk(
+        self,
+        proof: DiskProof,
+        device: iscsi_attach.BlockDevice | None,
+        pieces: Iterable[Buffer],
+    ) -> DiskEntry:
         folder, plan, image = self.source.folder, proof.plan, proof.image
         disk = plan.disk
         length, spans = delta_length(plan.regions)
         if plan.base:
             name = folder.delta(plan.index, disk.disk_ext_id, self._started)
-            pieces: Generator[Buffer] = delta_pieces(device, plan.regions, image)
         else:
             name = folder.raw(plan.index, disk.disk_ext_id)
             length = disk.size
-            pieces = image_pieces(device, plan.regions, image)
         digest = self._send_stream(name, length, pieces)
         self._hides_older |= not plan.base and self._job.info.level is not Level.FULL
         self._read_for_lists += proof.complete(device)
@@ -520,9 +535,9 @@ class VmBackup:
         )
 
     def _send_file(self, name: str, content: bytes) -> None:
-        self._send_stream(name, len(content), (part for part in (content,)))
+        self._send_stream(name, len(content), (content,))
 
-    def _send_stream(self, name: str, length: int, pieces: Generator[Buffer]) -> str:
+    def _send_stream(self, name: str, length: int, pieces: Iterable[Buffer]) -> str:
         """Send one file of exactly `length` bytes; return the digest of its content."""
         send = self._job.endpoint.send
         now = int(self._started.timestamp())
@@ -530,11 +545,10 @@ class VmBackup:
         progress = Progress(self._job.say, name.rpartition("/")[2], length)
         self._in_file = True
         send(File(name, Stat(FileType.REGULAR, length), Times(now, now, now)), DataStart())
-        with closing(pieces):
-            for piece in pieces:
-                self._job.check_cancelled()
-                sender.put(piece)
-                progress.advance(memoryview(piece).nbytes)
+        for piece in pieces:
+            self._job.check_cancelled()
+            sender.put(piece)
+            progress.advance(memoryview(piece).nbytes)
         digest = sender.finish()
         if sender.sent != length:
             raise SourceError(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from contextlib import contextmanager
 from enum import Enum
@@ -99,7 +100,7 @@ class Found:
 
 
 class Journal:
-    """The journal of the job that runs here."""
+    """The journal of the job that runs here; several threads may write to it."""
 
     def __init__(self, descriptor: int, path: Path) -> None:
         """Write to an open journal."""
@@ -107,6 +108,7 @@ class Journal:
         self._path = path
         self._count = 0
         self._open: set[int] = set()
+        self._writing = threading.Lock()
 
     @property
     def is_settled(self) -> bool:
@@ -119,18 +121,20 @@ class Journal:
 
     def intend(self, kind: ObjectKind, name: str, *, vm_id: str = "", initiator: str = "") -> Entry:
         """Write down, durably, what is about to be made; raise StateError and make nothing."""
-        self._count += 1
         since = int(time.time())
-        intent = Intent(self._count, kind, name, str(uuid4()), vm_id, initiator, since)
-        self._open.add(intent.number)
-        self._append(intent)
+        with self._writing:
+            self._count += 1
+            intent = Intent(self._count, kind, name, str(uuid4()), vm_id, initiator, since)
+            self._open.add(intent.number)
+            self._append(intent)
         return Entry(self, intent)
 
     def settle(self, outcome: IntentOutcome) -> None:
         """Write an outcome down; raise StateError."""
-        if outcome.closed:
-            self._open.discard(outcome.number)
-        self._append(outcome)
+        with self._writing:
+            if outcome.closed:
+                self._open.discard(outcome.number)
+            self._append(outcome)
 
     def _append(self, record: attrs.AttrsInstance) -> None:
         try:

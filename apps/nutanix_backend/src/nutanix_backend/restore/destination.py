@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 import durable
+import prism_client
 from command_line.text import size
 
 from nutanix_backend.ahv import identity, make_vm, method
 from nutanix_backend.ahv.creation import Creation, NewDisk, WrittenDisk
 from nutanix_backend.ahv.site import inspect_target
 from nutanix_backend.cluster import inventory, journal, sweep
-from nutanix_backend.cluster.guards import FolderGuard
+from nutanix_backend.cluster.guards import FolderGuard, new_secret
 from nutanix_backend.disks.targets import DiskTarget, ImageTarget, NoTarget, at_path
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.names import STAGING
 from nutanix_backend.restore import configuration
+from nutanix_backend.restore.plan import numbers
 from nutanix_backend.restore.writer import DiskWriter, refuse_full_disk, refuse_unfit, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from contextlib import ExitStack
 
     from nutanix_backend.ahv.creation import Origin
     from nutanix_backend.ahv.identity import Identity
@@ -37,8 +40,13 @@ if TYPE_CHECKING:
 class Destination(ABC):
     """Gives each disk of a VM its place, and finishes the VM when its disks are complete.
 
-    prepare() for each VM comes first, then writer() for its disks, and finish() at the end.
+    prepare() for each VM comes first, then writer() for its disks, begin() with its first file, and
+    finish() at the end. A VM that is prepared need not begin. Several VMs may be finished at once,
+    by threads of their own.
     """
+
+    is_slow = False
+    """Whether disks are made, and VMs finished, beside the stream: each takes calls of Prism."""
 
     needs_every_disk = False
     """Whether a VM cannot be finished when one of its disks is missing."""
@@ -58,6 +66,12 @@ class Destination(ABC):
 
         Nothing is written here.
         """
+
+    def begin(self, plan: VmPlan) -> None:  # noqa: B027 - most places are nobody else's
+        """The first file of a VM has come: claim its place; raise RestoreRefused."""
+
+    def start(self) -> None:  # noqa: B027 - disks cannot be started
+        """Everything is restored: start the VMs that `restore_start` names."""
 
     @abstractmethod
     def target(self, plan: VmPlan, chain: DiskChain) -> DiskTarget:
@@ -196,19 +210,30 @@ class Proof(Destination):
 
 @attrs.frozen
 class _Vm:
-    """A VM that is being made."""
+    """A VM that is being made; `stack` undoes what of it must not stay."""
 
     site: Site
     identity: Identity
     creation: Creation
+    stack: ExitStack
     upload: UploadMethod | None
     """How its disks get there; None when it has none."""
+
+
+@attrs.frozen
+class _Made:
+    """A VM that was made."""
+
+    origin: Origin
+    ext_id: str
+    name: str
 
 
 class NewVm(Destination):
     """A new VM on a cluster; its disks go the way that works there."""
 
     needs_every_disk = True
+    is_slow = True
     excluded = "the VM gets an empty disk of its size in its place"
 
     def __init__(self, job: JobContext, stack: ExitStack) -> None:
@@ -221,21 +246,22 @@ class NewVm(Destination):
         self._journal = stack.enter_context(self.job.journal())
         sweep.before_job(self.job, self._client, settings)
         self._folder: Path | None = None
+        self._sites: dict[str, Site] = {}
+        self._known: dict[str, method.KnownCluster] = {}
         self._vms: dict[str, _Vm] = {}
+        self._prepared = 0
         self._configurations: dict[str, bytes] = {}
         self._names: set[str] = set()
+        self._made: list[_Made] = []
+        self._order = numbers(settings.restore_start)
+        self._taking = threading.Lock()
 
     def prepare(self, plan: VmPlan) -> None:
         """Ask the cluster: does it know all that is named, is the name free, which way?"""
         origin, settings = plan.origin, self.job.settings
-        site = inspect_target(
-            self._client,
-            settings,
-            origin,
-            named_by_user=settings.target_config_file is not None,
-        )
+        site = self._site(origin)
         if origin.cluster_id or settings.restore_vm_name:
-            self._refuse_taken(site, origin.vm_name)
+            make_vm.refuse_taken(site, self._name(origin.vm_name))
         chosen = identity.choose(settings.restore_identity, site, origin, self._source)
         if plan.excluded:
             site.place()
@@ -245,12 +271,38 @@ class NewVm(Destination):
             content = plan.manifest.configuration.encode()
             chosen.refuse_conflict(site, configuration.read(origin.namespace, content))
             self._configurations[origin.folder] = content
-        creation = self._creation(origin)
-        has_disks = bool(plan.disks or not plan.manifest)
-        upload = method.choose(site, creation, self._stack, self._staging) if has_disks else None
-        self._vms[origin.folder] = _Vm(site, chosen, creation, upload)
-        how = f"its disks through {upload.label}" if upload else "it has no disks"
-        self.job.say(f"{origin} is restored to cluster {site.cluster.name}, {how}")
+        stack = self._stack.enter_context(ExitStack())
+        self._prepared += 1
+        creation = self._creation(
+            origin, stack.enter_context(self.job.journal(f"vm{self._prepared}"))
+        )
+        upload = None
+        if plan.disks or not plan.manifest:
+            known = self._known.setdefault(
+                site.cluster.ext_id, method.KnownCluster(new_secret(chap=settings.chap))
+            )
+            upload = method.choose(site, creation, stack, self._staging, known)
+        self._vms[origin.folder] = _Vm(site, chosen, creation, stack, upload)
+
+    def begin(self, plan: VmPlan) -> None:
+        """Take the name, and say where the VM goes, and how."""
+        origin, vm = plan.origin, self._vms[plan.origin.folder]
+        if origin.cluster_id or self.job.settings.restore_vm_name:
+            self._take_name(vm.site, origin.vm_name)
+        how = f"its disks through {vm.upload.label}" if vm.upload else "it has no disks"
+        self.job.say(f"{origin} is restored to cluster {vm.site.cluster.name}, {how}")
+
+    def _site(self, origin: Origin) -> Site:
+        """The cluster that receives a VM, as it was when the first VM for it came."""
+        if origin.cluster_id not in self._sites:
+            settings = self.job.settings
+            self._sites[origin.cluster_id] = inspect_target(
+                self._client,
+                settings,
+                origin,
+                named_by_user=settings.target_config_file is not None,
+            )
+        return self._sites[origin.cluster_id]
 
     def target(self, plan: VmPlan, chain: DiskChain) -> DiskTarget:
         """A place on the way to the cluster."""
@@ -280,45 +332,90 @@ class NewVm(Destination):
         vm = self._vms[origin.folder]
         name = self._name(machine.name)
         if not origin.cluster_id and not self.job.settings.restore_vm_name:
-            self._refuse_taken(vm.site, machine.name)
+            self._take_name(vm.site, machine.name)
         chosen = vm.identity.refuse_conflict(vm.site, machine)
         has = "the old" if chosen.keeps else "a new"
         self.job.say(f"VM {name} gets {has} UUID and MAC addresses: {chosen.reason}")
-        power_on = self.job.settings.restore_powerstate == "on"
+        power_on = self.job.settings.restore_powerstate == "on" and not self._has_turn(origin)
         order = make_vm.VmOrder(vm.site, machine, name, chosen, vm.upload, power_on)
         written = [
             WrittenDisk(_new_disk(w.chain), w.target) for w in writers.values() if w.complete
         ]
         empty = [NewDisk(d.disk_id, d.index, d.size) for d in plan.excluded]
-        made = make_vm.create_vm(vm.creation, order, written, empty)
+        with vm.stack:
+            made = make_vm.create_vm(vm.creation, order, written, empty)
+        self._made.append(_Made(origin, made.ext_id, name))
         extra = f" and {len(empty)} empty ones" if empty else ""
         self.job.say(
             f"{origin} is restored as {name} ({made.ext_id}) "
             f"with {len(written)} of {max(len(machine.disks), len(written))} disks{extra}"
         )
 
-    def _creation(self, origin: Origin) -> Creation:
+    def start(self) -> None:
+        """Start the VMs in the order of `restore_start`; an error stays with its VM.
+
+        With `abort_on_error` the first one is raised, and none behind it is started.
+        """
+        for wanted in self._order:
+            found = [made for made in self._made if wanted in _names_of(made.origin)]
+            if not found:
+                self._not_started(f"VM {wanted} is not started: it was not restored by this job")
+            for made in found:
+                self._start(made)
+
+    def _start(self, made: _Made) -> None:
+        try:
+            self._client.vms.power_on(made.ext_id)
+        except prism_client.PrismError as error:
+            self._not_started(f"VM {made.name} is complete, but it was not started: {error}")
+        else:
+            self.job.say(f"VM {made.name} is started")
+
+    def _not_started(self, line: str) -> None:
+        if self.job.settings.abort_on_error:
+            raise RestoreFailed(line)
+        self.job.report(line)
+
+    def _has_turn(self, origin: Origin) -> bool:
+        """Whether a VM is started at the end, in its turn."""
+        return not _names_of(origin).isdisjoint(self._order)
+
+    def _creation(self, origin: Origin, intents: journal.Journal) -> Creation:
         info = self.job.info
         as_of = f" from {origin.job}" if origin.job else ""
         description = f"restored by job {info.name}{as_of}"
-        return Creation(self.job.settings, self.job, self._journal, info.name, description)
+        return Creation(
+            self.job.settings,
+            self.job,
+            intents,
+            info.name,
+            description,
+            self.job.check_cancelled,
+        )
 
     def _name(self, old_name: str) -> str:
         """The name asked for, or the old one marked with the id of the job."""
         return self.job.settings.restore_vm_name or f"{old_name}-restore-{self.job.info.job_id}"
 
-    def _refuse_taken(self, site: Site, old_name: str) -> None:
+    def _take_name(self, site: Site, old_name: str) -> None:
         name = self._name(old_name)
         make_vm.refuse_taken(site, name)
-        if name in self._names:
-            raise RestoreRefused(f"two VMs would be called {name}: restore them one by one")
-        self._names.add(name)
+        with self._taking:
+            if name in self._names:
+                raise RestoreRefused(f"two VMs would be called {name}: restore them one by one")
+            self._names.add(name)
 
     def _staging(self) -> Path:
         """The folder for images, made when it is needed."""
-        if self._folder is None:
-            self._folder = staging_folder(self.job, self._journal, self._stack)
-        return self._folder
+        with self._taking:
+            if self._folder is None:
+                self._folder = staging_folder(self.job, self._journal, self._stack)
+            return self._folder
+
+
+def _names_of(origin: Origin) -> set[str]:
+    """How `restore_start` may call a VM: by the name or the id that it has in the backup."""
+    return {origin.vm_name, origin.vm_id}
 
 
 def _new_disk(chain: DiskChain) -> NewDisk:

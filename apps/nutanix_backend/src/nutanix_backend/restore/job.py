@@ -5,8 +5,10 @@ What arrives after a failure is skipped, and the job fails at its end: see refus
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from command_line.cancel import Cancelled
 from ptcomm import (
@@ -29,16 +31,23 @@ from ptcomm import (
 from nutanix_backend import manifest, names
 from nutanix_backend.errors import ManifestError, RestoreFailed, RestoreRefused
 from nutanix_backend.restore import destination, sources
+from nutanix_backend.restore.background import Background
 from nutanix_backend.restore.outcome import VM_ERRORS, RestoreOutcome
 from nutanix_backend.restore.sources import Role
 from nutanix_backend.restore.vms import PlannedVm, Receiver, SiblingVm, Vm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future
     from pathlib import Path
 
-    from nutanix_backend.job import JobContext
+    from nutanix_backend.job import JobContext, SharedJob
     from nutanix_backend.restore.sources import SourceFile
+    from nutanix_backend.restore.writer import DiskWriter
+
+log = logging.getLogger(__name__)
+
+V = TypeVar("V", bound=Vm)
 
 MAX_SMALL = 64 * 1024 * 1024
 """Bytes of a manifest or a VM configuration that we are ready to hold."""
@@ -46,17 +55,24 @@ MAX_SMALL = 64 * 1024 * 1024
 
 def run(job: JobContext) -> None:
     """Restore what the daemon sends, until it says END."""
-    with ExitStack() as stack:
-        Restore(job, stack).run()
+    shared = job.shared()
+    width = job.settings.parallel_vms
+    with ExitStack() as stack, Background(width, shared) as background:
+        Restore(shared, stack, background).run()
 
 
 class Restore:
     """One restore: the manifests seen, and the VMs begun."""
 
-    def __init__(self, job: JobContext, stack: ExitStack) -> None:
+    def __init__(self, job: SharedJob, stack: ExitStack, background: Background) -> None:
         """Restore within `job`; `stack` undoes what must not stay."""
         self._job = job
         self._stack = stack
+        self._background = background
+        self._ahead: dict[str, PlannedVm] = {}
+        self._row = 0
+        self._last = ""
+        self._finishing: dict[str, Future[None] | None] = {}
         self._outcome = RestoreOutcome(job, abort_on_error=job.settings.abort_on_error)
         self._manifests: dict[str, list[manifest.Manifest]] = {}
         self._damaged: dict[str, ManifestError] = {}
@@ -98,6 +114,7 @@ class Restore:
 
     def _take_file(self, announced: File) -> None:
         """Take a file, or skip it: nobody needs it, or its VM is not restored."""
+        self._settle()
         folder, name = announced.name, f"file {announced.name!r}"
         receiver: Receiver | None = None
         try:
@@ -120,6 +137,7 @@ class Restore:
             self._fail(folder, name, error)
         for _ in pieces:
             pass  # what is left of a file that cannot be used
+        self._finish_behind(folder)
         self._reply(Answer.OK)
 
     def _receiver(self, file: SourceFile, length: int) -> Receiver | None:
@@ -131,6 +149,8 @@ class Restore:
         if place is None:
             return None
         vm = self._vm(file, place)
+        if place.is_slow and isinstance(vm, PlannedVm):
+            self._make_ahead(vm, besides=file.key)
         if file.role is Role.CONFIGURATION:
             return ConfigurationReceiver(vm, file)
         return vm.receiver(file, length)
@@ -176,14 +196,55 @@ class Restore:
                     f"no manifest came for {file.folder}: its backup did not complete, or was "
                     "not made by this plugin"
                 )
-            vm: Vm = (
-                PlannedVm(self._job, place, manifests, file)
+            self._vms[file.folder] = (
+                self._begin(file, place)
                 if manifests
-                else SiblingVm(self._job, place, file, self._staging)
+                else self._kept(SiblingVm(self._job, place, file, self._staging))
             )
-            self._stack.callback(vm.abandon)
-            self._vms[file.folder] = vm
         return self._vms[file.folder]
+
+    def _kept(self, vm: V) -> V:
+        """A VM that is given up at the end, unless it is finished."""
+        self._stack.callback(vm.abandon)
+        return vm
+
+    def _begin(self, file: SourceFile, place: destination.Destination) -> PlannedVm:
+        """Begin a VM with its first file: it was planned ahead, or is now."""
+        vm = self._ahead.pop(file.folder, None) or self._plan(file.folder, file.where, place)
+        vm.begin()
+        if place.is_slow:
+            self._plan_ahead(file, place)
+        return vm
+
+    def _plan(self, folder: str, where: str, place: destination.Destination) -> PlannedVm:
+        return self._kept(PlannedVm(self._job, place, self._manifests[folder], where))
+
+    def _plan_ahead(self, file: SourceFile, place: destination.Destination) -> None:
+        """Plan the VMs that come next, and make their first disks, once VMs came in a row.
+
+        The Director sends the manifests of all VMs of the jobs, whichever were selected: what comes
+        is known only by what came. A VM that cannot be planned says so when it comes.
+        """
+        order = list(self._manifests)
+        at = order.index(file.folder)
+        self._row = self._row + 1 if order[at - 1 : at] == [self._last] else 0
+        self._last = file.folder
+        for folder in order[at + 1 : at + 1 + min(self._row, self._job.settings.parallel_vms)]:
+            if folder in self._vms or folder in self._ahead or folder in self._damaged:
+                continue
+            try:
+                self._ahead[folder] = self._plan(folder, file.where, place)
+            except VM_ERRORS as error:
+                log.info("%s is not planned ahead: %s", folder, error)
+            else:
+                self._make_ahead(self._ahead[folder])
+
+    def _make_ahead(self, vm: PlannedVm, besides: str = "") -> None:
+        """Make the next disks of a VM while others are written."""
+        for writer in vm.next_disks(self._job.settings.parallel_vms, besides):
+            if not writer.is_asked_for:
+                writer.is_asked_for = True
+                self._background.start(partial(_open, writer))
 
     def _staging(self) -> Path:
         """The folder for images of other hypervisors, made when the first of them comes."""
@@ -193,14 +254,44 @@ class Restore:
         return self._folder
 
     def _finish(self) -> None:
-        """Everything has arrived: finish each VM, or say what is missing."""
+        """Everything has arrived: finish each VM, or say what is missing; start those asked for."""
         for folder, vm in self._vms.items():
-            if not self._outcome.has_failed(folder):
-                try:
-                    vm.finish()
-                except VM_ERRORS as error:
-                    self._fail(folder, f"VM {vm.plan.origin.vm_name}", error)
+            if folder in self._finishing or self._outcome.has_failed(folder):
+                continue
+            if self._destination and self._destination.is_slow:
+                self._finishing[folder] = self._background.start(vm.finish)
+                continue
+            try:
+                vm.finish()
+            except VM_ERRORS as error:
+                self._fail(folder, _vm_name(vm), error)
+        self._settle(wait=True)
+        self._job.release()
         self._outcome.conclude(sum(not self._outcome.has_failed(folder) for folder in self._vms))
+        if self._destination:
+            self._destination.start()
+
+    def _finish_behind(self, folder: str) -> None:
+        """Finish a VM of which nothing more will come, while others are written."""
+        vm = self._vms.get(folder)
+        is_slow = self._destination is not None and self._destination.is_slow
+        is_due = is_slow and folder not in self._finishing and not self._outcome.has_failed(folder)
+        if vm is not None and is_due and vm.is_whole():
+            self._finishing[folder] = self._background.start(vm.finish)
+
+    def _settle(self, *, wait: bool = False) -> None:
+        """See which VMs have been finished, and what failed; with `wait` until all have."""
+        for folder, future in self._finishing.items():
+            if future is None or not (wait or future.done()):
+                continue
+            if self._outcome.has_failed(folder) and future.cancel():
+                continue  # with abort_on_error the first that fails ends them all
+            self._background.wait_for(future)
+            self._finishing[folder] = None
+            try:
+                future.result()
+            except VM_ERRORS as error:
+                self._fail(folder, _vm_name(self._vms[folder]), error)
 
     def _collect(self) -> bytes:
         content = bytearray()
@@ -222,7 +313,20 @@ class Restore:
                     raise Cancelled("the daemon closed the connection in the middle of a file")
 
     def _reply(self, answer: Answer) -> None:
+        self._job.release()
         self._job.endpoint.send(Reply(answer))
+
+
+def _vm_name(vm: Vm) -> str:
+    return f"VM {vm.plan.origin.vm_name}"
+
+
+def _open(writer: DiskWriter) -> None:
+    """Make a disk ahead of its data; an error is raised when that comes."""
+    try:
+        writer.open()
+    except VM_ERRORS as error:
+        log.info("disk %s was not made ahead: %s", writer.chain.disk_id, error)
 
 
 class Unneeded:

@@ -98,6 +98,10 @@ class Vm(ABC):
             self._job.report(missing)
         self._destination.finish(self.plan, self.writers)
 
+    def is_whole(self) -> bool:
+        """Whether it is certain that nothing more of it will come."""
+        return False
+
     def missing(self) -> str:
         """What was asked for and did not arrive, as a sentence; empty when nothing is missing."""
         late = {w.chain.index: file.name for w in self.writers.values() if (file := w.missing())}
@@ -133,19 +137,23 @@ class PlannedVm(Vm):
         job: JobContext,
         destination: Destination,
         manifests: Sequence[Manifest],
-        first: SourceFile,
+        where: str,
     ) -> None:
-        """Plan it; raise RestoreRefused before anything is written."""
+        """Plan it; raise RestoreRefused before anything is written.
+
+        `where` is the folder that the daemon was told to restore to.
+        """
         wanted = numbers(job.settings.disk) or destination.wanted()
-        plan = attrs.evolve(plan_vm(manifests, wanted), where=first.where)
+        plan = attrs.evolve(plan_vm(manifests, wanted), where=where)
         super().__init__(job, destination, plan)
         destination.prepare(plan)
         for chain in plan.disks:
             self.writers[chain.disk_id] = destination.writer(plan, chain)
         destination.refuse_too_large(self.writers.values())
-        self._announce()
 
-    def _announce(self) -> None:
+    def begin(self) -> None:
+        """The first file of it has come: claim its place, and tell; raise RestoreRefused."""
+        self._destination.begin(self.plan)
         name = self.plan.origin.vm_name
         for writer in self.writers.values():
             chain, deltas = writer.chain, len(writer.chain.files) - 1
@@ -169,6 +177,15 @@ class PlannedVm(Vm):
         writer.begin(file.name)
         return writer
 
+    def is_whole(self) -> bool:
+        """Whether all of its disks and its configuration have arrived."""
+        return self._has_configuration and all(w.complete for w in self.writers.values())
+
+    def next_disks(self, most: int, besides: str) -> list[DiskWriter]:
+        """The next disks of which nothing has come yet, at most so many `besides` one (its id)."""
+        waiting = (w for key, w in self.writers.items() if key != besides and not w.has_begun)
+        return list(itertools.islice(waiting, most))
+
 
 class SiblingVm(Vm):
     """A VM of a sibling's backup, whose files say themselves what they are."""
@@ -191,6 +208,7 @@ class SiblingVm(Vm):
         self._known: Sequence[MachineDisk] = ()
         self._known_names: set[str] = set()
         destination.prepare(self.plan)
+        destination.begin(self.plan)
 
     def configuration(self, file: SourceFile, content: bytes) -> None:
         """Hand the VM's configuration on; when it comes first, it numbers the disks."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import threading
 from array import array
 from typing import TYPE_CHECKING
 
@@ -195,6 +196,29 @@ class DiskWriter:
         self._digested: DigestedDisk | None = None
         self._record: Record | None = None
         self._receiver: ImageReceiver | phcbt01.Applier | None = None
+        self.has_begun = False
+        """Whether a file of it has come."""
+        self.is_asked_for = False
+        """Whether somebody makes the target ready ahead."""
+        self._opening = threading.Lock()
+        self._problem: Exception | None = None
+        self._is_given_up = False
+
+    def open(self) -> None:
+        """Make the target ready, once; another thread may do so before the first file comes.
+
+        Raises what the target raises, for each call again.
+        """
+        with self._opening:
+            if self._problem is not None:
+                raise self._problem
+            if self._disk is None and not self._is_given_up:
+                try:
+                    self._disk = self.target.open(self.chain.files[0].size or 0)
+                except Exception as error:
+                    self._problem = error
+                    raise
+                self._digested = DigestedDisk(self._disk) if self.chain.image_root else None
 
     def needs(self, name: str) -> bool:
         """Whether file `name` is part of the chain."""
@@ -213,9 +237,10 @@ class DiskWriter:
                 f"{name} arrived out of order: the file that it is based on did not arrive "
                 f"before it"
             )
+        self.has_begun = True
+        self.open()
         if self._disk is None:
-            self._disk = self.target.open(self.chain.files[0].size or 0)
-            self._digested = DigestedDisk(self._disk) if self.chain.image_root else None
+            raise RestoreFailed(f"{name} arrived after its disk was given up")
         self._digest = StreamDigest()
         self._received = 0
         self._record = Record(self._disk) if self._verify and not self._digested else None
@@ -270,19 +295,16 @@ class DiskWriter:
         self.target.finish()
         self.complete = True
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether something was written."""
-        return self._disk is not None
-
     def missing(self) -> PlannedFile | None:
         """The next file that has not arrived; None when the disk is complete."""
         return self._pending[0] if self._pending and not self.complete else None
 
     def abandon(self) -> None:
         """Give up, unless the disk is complete."""
-        if self._disk is not None and not self.complete:
-            self.target.abandon()
+        with self._opening:
+            self._is_given_up = True
+            if self._disk is not None and not self.complete:
+                self.target.abandon()
 
     def _check_stream(self, file: PlannedFile) -> None:
         """Compare what arrived with what is known about it."""

@@ -132,7 +132,8 @@ class Selection:
     )
     parallel_vms: int = _row(
         Kind.COUNT,
-        "VMs that are prepared while another one streams, and VMs that are cleaned up behind it",
+        "VMs that are prepared while another one streams, and VMs that are cleaned up behind it; a "
+        "restore makes and finishes so many things at a time",
         "4",
     )
     lock_wait: float = _row(
@@ -248,6 +249,11 @@ class RestoreOptions:
         str(phcbt01.OURS),
     )
     restore_powerstate: str = _row(Kind.TEXT, "state of the restored VM", "off", ("on", "off"))
+    restore_start: tuple[str, ...] = _row(
+        Kind.LIST,
+        "VMs to start when all are restored, in this order: name,... as they are called in the "
+        "backup, or their UUIDs there",
+    )
 
 
 @attrs.frozen(kw_only=True, slots=False)
