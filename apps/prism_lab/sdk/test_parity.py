@@ -20,7 +20,7 @@ from prism_client import (
     VolumeDiskRef,
 )
 
-from apps.prism_lab.sdk import parity
+from apps.prism_lab.sdk import full_vm, parity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +77,11 @@ class Run:
         self.do("clusters.list", "list_clusters", client.clusters.list)
         self.do("clusters.get", "get_cluster_by_id", lambda: client.clusters.get(cluster))
         self.do(
+            "clusters.gpus",
+            "list_physical_gpu_profiles + list_virtual_gpu_profiles",
+            lambda: client.clusters.gpus(cluster),
+        )
+        self.do(
             "storage_containers.list", "list_storage_containers", client.storage_containers.list
         )
         self.do("subnets.list", "list_subnets", client.subnets.list)
@@ -123,6 +128,30 @@ class Run:
             "etag for delete_vm_by_id + delete_vm_by_id",
             lambda: client.vms.delete(made.ext_id),
         )
+
+        self.full_vm()
+
+    def full_vm(self) -> None:
+        client, stage = self.client, self.stage
+        spec = VmSpec(
+            name="full",
+            cluster_ext_id=stage.lab.cluster_ext_id,
+            sockets=1,
+            cores_per_socket=1,
+            threads_per_core=1,
+            memory=1 << 30,
+            machine_type="Q35",
+            boot=Boot(firmware="uefi"),
+            disks=(),
+            nics=(NicSpec(stage.subnet, None, connected=True, settings=full_vm.CARD),),
+            settings=full_vm.SETTINGS,
+        )
+        made = self.do(
+            "vms.create, with every setting",
+            "create_vm with every setting",
+            lambda: client.vms.create(spec),
+        )
+        client.vms.delete(made.ext_id)
 
     def recovery_points(self) -> Any:
         client, stage = self.client, self.stage

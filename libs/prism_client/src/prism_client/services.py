@@ -13,7 +13,7 @@ from prism_client.model import BackupType
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
     from uuid import UUID
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Cluster,
         Consistency,
         DiskSnapshotRef,
+        GpuModel,
         Image,
         PointId,
         Project,
@@ -46,6 +47,10 @@ class Clusters(Protocol):
 
     def get(self, ext_id: str) -> Cluster:
         """Return one cluster. Raises NotFound."""
+        ...
+
+    def gpus(self, ext_id: str) -> builtins.list[GpuModel] | None:
+        """Return the graphics cards that a cluster can give to VMs; None when Prism cannot say."""
         ...
 
 
@@ -94,6 +99,10 @@ class Vms(Protocol):
 
         That the server then clones it is another question: only trying tells.
         """
+        ...
+
+    def not_taken(self, settings: Iterable[str]) -> tuple[str, ...]:
+        """Return those names of VmSpec.settings that this API has no words for."""
         ...
 
     def list(self) -> Iterator[Vm]:

@@ -204,6 +204,16 @@ RIGHTS = (
         backup_admin=False,
     ),
     Right(
+        "list the GPU profiles of a cluster (its operation is not documented)",
+        Need.COMFORT,
+        (
+            "GET clustermgmt/config/clusters/*/physical-gpu-profiles",
+            "GET clustermgmt/config/clusters/*/virtual-gpu-profiles",
+        ),
+        "gives a restored VM the graphics cards that the cluster has; without it there are none",
+        backup_admin=False,
+    ),
+    Right(
         "Create New Virtual Machine",
         Need.RESTORE,
         ("POST vmm/ahv/config/vms",),

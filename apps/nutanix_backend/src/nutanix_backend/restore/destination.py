@@ -18,7 +18,7 @@ from nutanix_backend.cluster.guards import FolderGuard
 from nutanix_backend.disks.targets import DiskTarget, ImageTarget, NoTarget, at_path
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.names import STAGING
-from nutanix_backend.restore import configuration
+from nutanix_backend.restore import configuration, firmware
 from nutanix_backend.restore.writer import DiskWriter, refuse_full_disk, refuse_unfit, write_whole
 
 if TYPE_CHECKING:
@@ -285,6 +285,8 @@ class NewVm(Destination):
             WrittenDisk(_new_disk(w.chain), w.target) for w in writers.values() if w.complete
         ]
         made = make_vm.create_vm(vm.creation, order, written)
+        if kept := firmware.kept_by(self._client, plan.manifest, machine):
+            self.job.warn(f"VM {name}: {kept}")
         self.job.say(
             f"{origin} is restored as {name} ({made.ext_id}) "
             f"with {len(written)} of {max(len(machine.disks), len(written))} disks"

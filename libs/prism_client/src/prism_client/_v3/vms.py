@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from prism_client import vm_settings
 from prism_client._v3 import wire
 from prism_client._v3.api import segment
 from prism_client.errors import BadRequest, Unsupported
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from uuid import UUID
 
     from prism_client._v3.api import Api
@@ -30,6 +31,9 @@ class Vms:
     @property
     def takes_volume_disks(self) -> bool:
         return False
+
+    def not_taken(self, settings: Iterable[str]) -> tuple[str, ...]:
+        return vm_settings.not_known(settings, None)
 
     def list(self) -> Iterator[Vm]:
         return self.api.records("VM", "vms", wire.vm)

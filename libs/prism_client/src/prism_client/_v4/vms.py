@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from prism_client import vm_settings
 from prism_client._v4 import wire
 from prism_client._v4.api import equals, segment
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from uuid import UUID
 
     from prism_client._v4.api import Api, Writes
@@ -31,6 +32,9 @@ class Vms:
     @property
     def takes_volume_disks(self) -> bool:
         return self.api.revision != "v4.0"  # its models have no reference to such a disk
+
+    def not_taken(self, settings: Iterable[str]) -> tuple[str, ...]:
+        return vm_settings.not_known(settings, self.api.revision)
 
     def list(self) -> Iterator[Vm]:
         return self.api.records("VM", _PATH, wire.vm)
