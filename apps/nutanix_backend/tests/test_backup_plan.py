@@ -8,7 +8,7 @@ import attrs
 import iscsi_attach
 import pytest
 from nutanix_backend.cluster import transport
-from nutanix_backend.disks.attach import _devices
+from nutanix_backend.disks.attach import open_luns
 from nutanix_backend.disks.plan import DiskPlan, plan_disks
 from nutanix_backend.disks.regions import Region
 from nutanix_backend.errors import SourceError
@@ -192,7 +192,7 @@ def offered(planner: Planner, *sizes: int) -> dict[int, object]:
     for name in ("a", "b"):
         planner.listed(name, [ChangedRegion(0, KIB)])
     plans = planner.plan(disk("a", 0, 512 * KIB), disk("b", 1))
-    return dict(_devices(cast("iscsi_attach.Attachment", Offered(sizes)), plans))
+    return dict(open_luns(cast("iscsi_attach.Attachment", Offered(sizes)), plans))
 
 
 def test_luns_come_in_the_order_of_the_disks(planner: Planner) -> None:

@@ -831,7 +831,21 @@ class Drive:
         label = "create_vm of a volume disk"
         made = self.write(label, "vmm", "VmApi", "create_vm", body, rel="vmm:ahv:config:vm")
         if made is not None:
+            self.disk_of_a_volume_disk(made, backing)
             self.clean_up("vmm", "VmApi", "vm_by_id", made)
+
+    def disk_of_a_volume_disk(self, vm, backing):
+        """A disk of a VM goes, and another comes: a restore in place."""
+        model, config = self.sdk.model, "vmm.v4.ahv.config"
+        old = self.call("a disk", "vmm", "VmApi", "list_disks_by_vm_id", vm).data[0].ext_id
+        etag = self.fresh("delete_disk_by_id", "vmm", "VmApi", "get_disk_by_id", vm, old)
+        label = "delete_disk_by_id"
+        self.write(label, "vmm", "VmApi", label, vm, old, if_match=etag)
+        address = model("vmm", f"{config}.DiskAddress", bus_type="SCSI", index=2)
+        body = model("vmm", f"{config}.Disk", disk_address=address, backing_info=backing)
+        label = "create_disk of a volume disk"
+        etag = self.fresh(label, "vmm", "VmApi", "get_vm_by_id", vm)
+        self.write(label, "vmm", "VmApi", "create_disk", vm, body, if_match=etag)
 
     def clean_up(self, namespace, api, entity, ext_id):
         etag = self.fresh("clean up", namespace, api, f"get_{entity}", ext_id)

@@ -266,6 +266,16 @@ class Run:
             "create_vm of a volume disk",
             lambda: client.vms.create(spec),
         )
+        self.do(
+            "vms.remove_disk",
+            "etag for delete_disk_by_id + delete_disk_by_id",
+            lambda: client.vms.remove_disk(made.ext_id, made.disks[0].ext_id),
+        )
+        self.do(
+            "vms.add_disk, of a volume disk",
+            "etag for create_disk of a volume disk + create_disk of a volume disk",
+            lambda: client.vms.add_disk(made.ext_id, DiskSpec(source, "SCSI", 2, stage.container)),
+        )
         client.vms.delete(made.ext_id)
         client.volume_groups.delete(group.ext_id)
 

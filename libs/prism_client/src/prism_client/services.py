@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Cluster,
         Consistency,
         DiskSnapshotRef,
+        DiskSpec,
         GpuModel,
         Image,
         PointId,
@@ -119,6 +120,14 @@ class Vms(Protocol):
 
     def create(self, spec: VmSpec, *, request_id: UUID | None = None) -> Vm:
         """Create a VM, powered off."""
+        ...
+
+    def add_disk(self, ext_id: str, disk: DiskSpec, *, request_id: UUID | None = None) -> None:
+        """Give a VM one more disk. Raises NotFound, and Unsupported on v3."""
+        ...
+
+    def remove_disk(self, ext_id: str, disk_ext_id: str) -> bool:
+        """Take a disk from a VM, and delete it. False: it was gone. Raises Unsupported on v3."""
         ...
 
     def power_on(self, ext_id: str) -> None:

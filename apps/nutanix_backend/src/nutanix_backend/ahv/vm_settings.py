@@ -64,11 +64,7 @@ class SourceSettings:
 
     def is_on_flash(self, disk_id: str) -> bool:
         """Whether a disk was pinned to the hot tier."""
-        for disk in self._raw.get("disks") or []:
-            backing = disk.get("backingInfo") or {}
-            if disk_id in {disk.get("extId"), backing.get("diskExtId")}:
-                return bool((backing.get("storageConfig") or {}).get("isFlashModeEnabled"))
-        return False
+        return is_on_flash(self._raw, disk_id)
 
     def _nic(self, nic: MachineNic) -> Mapping[str, Any]:
         for source in self._raw.get("nics") or []:
@@ -121,6 +117,15 @@ class SourceSettings:
         console = self._raw.get("isGpuConsoleEnabled")
         more = {"isGpuConsoleEnabled": console} if found and console is not None else {}
         return {"gpus": found, **more} if found else {}
+
+
+def is_on_flash(raw: Mapping[str, Any], disk_id: str) -> bool:
+    """Whether a disk of a VM, as v4 answers about it, is pinned to the hot tier."""
+    for disk in raw.get("disks") or []:
+        backing = disk.get("backingInfo") or {}
+        if disk_id in {disk.get("extId"), backing.get("diskExtId")}:
+            return bool((backing.get("storageConfig") or {}).get("isFlashModeEnabled"))
+    return False
 
 
 def _answer(machine: Machine) -> Mapping[str, Any]:

@@ -226,6 +226,16 @@ RIGHTS = (
         "removes the VM of a restore that failed",
     ),
     Right(
+        "create and delete the disks of a VM (their operations are not documented)",
+        Need.RESTORE,
+        (
+            "GET vmm/ahv/config/vms/*/disks/*",
+            "POST vmm/ahv/config/vms/*/disks",
+            "DELETE vmm/ahv/config/vms/*/disks/*",
+        ),
+        "restores a VM in place, with restore_to=inplace",
+    ),
+    Right(
         "Power On Virtual Machine",
         Need.RESTORE,
         ("POST vmm/ahv/config/vms/*/$actions/power-on",),

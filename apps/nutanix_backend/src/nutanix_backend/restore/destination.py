@@ -327,20 +327,3 @@ def staging_folder(
     path = job.settings.state_dir / "staging" / f"{STAGING}{job.info.job_id}{suffix}"
     durable.make_folder(path.parent)
     return stack.enter_context(FolderGuard(intents, path)).path
-
-
-def choose(job: JobContext, stack: ExitStack, first: SourceFile) -> Destination:
-    """The destination that the parameters and the place of the first file ask for."""
-    settings = job.settings
-    kind = settings.restore_to or ("disk" if settings.disk_path else "")
-    if not kind:
-        kind = "disk" if first.where.strip("/") else "ahv"
-    if kind == "ahv":
-        return NewVm(job, stack)
-    if kind == "verify":
-        return Proof(job, stack)
-    if settings.disk_path:
-        return Paths(job, settings.disk_path)
-    if not first.where.strip("/"):
-        raise RestoreRefused("restore_to=disk needs disk_path, or where=/a/folder")
-    return Folder(job)

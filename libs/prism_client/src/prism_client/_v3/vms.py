@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from prism_client._v3.api import Api
     from prism_client._v3.elements import Elements
-    from prism_client.model import Vm, VmSpec
+    from prism_client.model import DiskSpec, Vm, VmSpec
 
 
 @attrs.frozen
@@ -49,6 +49,12 @@ class Vms:
         if not all(isinstance(disk.source, str) for disk in spec.disks):
             raise Unsupported("v3 makes no disk of a VM from a disk of a volume group: use images")
         return self.get(self.api.create("vms", "vm", wire.vm_body(spec), request_id))
+
+    def add_disk(self, ext_id: str, disk: DiskSpec, *, request_id: UUID | None = None) -> None:  # noqa: ARG002 - nothing is asked
+        raise Unsupported("v3 gives a VM no disk from one of a volume group")
+
+    def remove_disk(self, ext_id: str, disk_ext_id: str) -> bool:  # noqa: ARG002 - nothing is asked
+        raise Unsupported("disks are taken from a VM over v4 only")
 
     def power_on(self, ext_id: str) -> None:
         self._power(ext_id, "ON")

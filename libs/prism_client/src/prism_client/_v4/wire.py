@@ -198,7 +198,7 @@ def vm_body(spec: VmSpec) -> dict[str, Any]:
         "memorySizeBytes": spec.memory,
         "machineType": spec.machine_type,
         "bootConfig": _boot_body(spec.boot),
-        "disks": [_disk_body(disk) for disk in spec.disks] or None,
+        "disks": [disk_body(disk) for disk in spec.disks] or None,
         "nics": [_nic_body(nic) for nic in spec.nics] or None,
         "categories": [{"extId": ext_id} for ext_id in spec.category_ext_ids] or None,
         "project": {"extId": spec.project_ext_id} if spec.project_ext_id else None,
@@ -224,7 +224,8 @@ def _boot_body(boot: Boot) -> dict[str, Any]:
     return body
 
 
-def _disk_body(disk: DiskSpec) -> dict[str, Any]:
+def disk_body(disk: DiskSpec) -> dict[str, Any]:
+    """Return the body of a disk of a VM."""
     backing: dict[str, Any] = {
         "$objectType": "vmm.v4.ahv.config.VmDisk",
         "dataSource": {"reference": _disk_source(disk.source)},
