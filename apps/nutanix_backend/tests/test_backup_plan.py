@@ -182,8 +182,9 @@ class Offered:
             for number, size in enumerate(self.sizes, 1)
         )
 
-    def open(self, lun: int) -> str:
-        """A device that is only told apart."""
+    def open(self, lun: int, *, writable: bool) -> str:
+        """A device that is only told apart, and only read."""
+        assert not writable
         return f"device of LUN {lun}"
 
 
