@@ -10,6 +10,7 @@ A part stands between two comments, `<!-- begin KIND WHAT -->` and `<!-- end -->
     begin parameters                         the table of the backend
     begin options                            the restore options that the shim offers
     begin rights                             the rights that an account needs in Prism
+    begin vm-fields                          what a restore makes of each field of a VM
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nutanix_backend.ahv.vm_fields import FIELDS
 from nutanix_backend.doctor.rights import RIGHTS
 from nutanix_backend.settings.table import TABLE
 
@@ -71,6 +73,8 @@ def _made(what: str) -> str:
         return "".join(_parameters(TABLE))
     if kind == "rights":
         return "".join(_rights())
+    if kind == "vm-fields":
+        return "".join(_vm_fields())
     if kind == "options":
         return "".join(_options())
     raise ValueError(f"nothing is known about {what}")
@@ -103,6 +107,13 @@ def _rights() -> Iterator[str]:
     for right in RIGHTS:
         has = "yes" if right.backup_admin else "**no**"
         yield f"| {right.operation} | {right.need.value} | {right.why} | {has} |\n"
+
+
+def _vm_fields() -> Iterator[str]:
+    yield "| field of a v4 VM | what a restore does | |\n|---|---|---|\n"
+    for field in FIELDS:
+        more = field.note or (f"job log: {field.line}" if field.line else "")
+        yield f"| `{field.path}` | {field.fate.value} | {more} |\n"
 
 
 def main() -> None:

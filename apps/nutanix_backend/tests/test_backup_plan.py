@@ -8,7 +8,7 @@ import attrs
 import iscsi_attach
 import pytest
 from nutanix_backend.cluster import transport
-from nutanix_backend.disks.attach import _devices
+from nutanix_backend.disks.attach import open_luns
 from nutanix_backend.disks.plan import DiskPlan, plan_disks
 from nutanix_backend.disks.regions import Region
 from nutanix_backend.errors import SourceError
@@ -182,8 +182,9 @@ class Offered:
             for number, size in enumerate(self.sizes, 1)
         )
 
-    def open(self, lun: int) -> str:
-        """A device that is only told apart."""
+    def open(self, lun: int, *, writable: bool) -> str:
+        """A device that is only told apart, and only read."""
+        assert not writable
         return f"device of LUN {lun}"
 
 
@@ -192,7 +193,7 @@ def offered(planner: Planner, *sizes: int) -> dict[int, object]:
     for name in ("a", "b"):
         planner.listed(name, [ChangedRegion(0, KIB)])
     plans = planner.plan(disk("a", 0, 512 * KIB), disk("b", 1))
-    return dict(_devices(cast("iscsi_attach.Attachment", Offered(sizes)), plans))
+    return dict(open_luns(cast("iscsi_attach.Attachment", Offered(sizes)), plans))
 
 
 def test_luns_come_in_the_order_of_the_disks(planner: Planner) -> None:

@@ -128,6 +128,9 @@ def test_options_for_our_own_backups(place: Place, number: int) -> None:
     result = product.good_backup(Level.INCREMENTAL, guest)
     if options.get("restore_identity") == "old":
         del product.lab._world.vms[guest.ext_id]
+    if options.get("restore_to") == "inplace":
+        product.lab._world.vms[guest.ext_id].power_state = "OFF"
+        guest.write(0, 0, 100)
     restored = jobs.restore(product.store, "job", product.settings(**options), where=where)
     assert restored.status is Status.GOOD, [message.text for message in restored.log]
     points = [point.read_bytes() for point in product.points(result, guest)]
@@ -135,7 +138,8 @@ def test_options_for_our_own_backups(place: Place, number: int) -> None:
         proven = [message.text for message in restored.log if message.text.endswith(" is proven")]
         assert len(proven) == len(points)
         return
-    if name := options.get("restore_vm_name"):
+    in_place = guest.name if options.get("restore_to") == "inplace" else ""
+    if name := in_place or options.get("restore_vm_name"):
         (vm,) = made(place, name)
         assert [disk.file.read_bytes() for disk in vm.disks] == points
         return

@@ -18,6 +18,8 @@ import time
 import traceback
 from pathlib import Path
 
+import full_vm
+
 NAMESPACES = (
     "clustermgmt", "datapolicies", "dataprotection", "networking", "prism", "vmm", "volumes",
 )  # fmt: skip
@@ -177,6 +179,11 @@ class Drive:
             about["cluster"],
             kind="Cluster",
         )
+        for kind in ("Physical", "Virtual"):
+            method = f"list_{kind.lower()}_gpu_profiles"
+            pages = {"_page": 0, "_limit": 100}
+            profile, cluster = f"{kind}GpuProfile", about["cluster"]
+            self.read(method, "clustermgmt", "ClustersApi", method, cluster, kind=profile, **pages)
         self.read(
             "list_storage_containers",
             "clustermgmt",
@@ -289,6 +296,7 @@ class Drive:
             self.sdk.model("vmm", "vmm.v4.ahv.config.CloneOverrideParams", name="sdk-clone"),
         )
         self.vm_write("delete_vm_by_id", made)
+        self.full_vm()
         if clone:
             etag = self.fresh("clean up", "vmm", "VmApi", "get_vm_by_id", clone)
             task = self.call("clean up", "vmm", "VmApi", "delete_vm_by_id", clone, if_match=etag)
@@ -304,6 +312,27 @@ class Drive:
             return task.entities_affected[0].ext_id
 
         return self.check(method, run)
+
+    def full_vm(self):
+        label = "create_vm with every setting"
+        body = full_vm.of_sdk(self.sdk, self.about)
+        made = self.write(label, "vmm", "VmApi", "create_vm", body, rel="vmm:ahv:config:vm")
+        if made is None:
+            return
+        answer = self.read(
+            "get_vm of every setting", "vmm", "VmApi", "get_vm_by_id", made, kind="Vm"
+        )
+        if answer is not None:
+            self.check("the VM has its parts", lambda: self.has_parts(answer.data))
+        self.clean_up("vmm", "VmApi", "vm_by_id", made)
+
+    def has_parts(self, vm):
+        self.expect(type(vm.gpus[0]).__name__, "Gpu")
+        self.expect(type(vm.serial_ports[0]).__name__, "SerialPort")
+        self.expect(vm.nics[0].network_info.trunked_vlans, [10, 20])
+        self.expect(vm.nics[0].backing_info.model, "E1000")
+        self.expect(vm.hardware_clock_timezone, "Europe/Vienna")
+        self.expect(vm.cd_roms[0].disk_address.index, 3)
 
     def vm_body(self):
         """The VM that our own client makes too: the two requests are compared."""
@@ -805,7 +834,21 @@ class Drive:
         label = "create_vm of a volume disk"
         made = self.write(label, "vmm", "VmApi", "create_vm", body, rel="vmm:ahv:config:vm")
         if made is not None:
+            self.disk_of_a_volume_disk(made, backing)
             self.clean_up("vmm", "VmApi", "vm_by_id", made)
+
+    def disk_of_a_volume_disk(self, vm, backing):
+        """A disk of a VM goes, and another comes: a restore in place."""
+        model, config = self.sdk.model, "vmm.v4.ahv.config"
+        old = self.call("a disk", "vmm", "VmApi", "list_disks_by_vm_id", vm).data[0].ext_id
+        etag = self.fresh("delete_disk_by_id", "vmm", "VmApi", "get_disk_by_id", vm, old)
+        label = "delete_disk_by_id"
+        self.write(label, "vmm", "VmApi", label, vm, old, if_match=etag)
+        address = model("vmm", f"{config}.DiskAddress", bus_type="SCSI", index=2)
+        body = model("vmm", f"{config}.Disk", disk_address=address, backing_info=backing)
+        label = "create_disk of a volume disk"
+        etag = self.fresh(label, "vmm", "VmApi", "get_vm_by_id", vm)
+        self.write(label, "vmm", "VmApi", "create_disk", vm, body, if_match=etag)
 
     def clean_up(self, namespace, api, entity, ext_id):
         etag = self.fresh("clean up", namespace, api, f"get_{entity}", ext_id)

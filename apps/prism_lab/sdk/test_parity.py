@@ -21,7 +21,7 @@ from prism_client import (
     VolumeDiskRef,
 )
 
-from apps.prism_lab.sdk import parity
+from apps.prism_lab.sdk import full_vm, parity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +78,11 @@ class Run:
         self.do("clusters.list", "list_clusters", client.clusters.list)
         self.do("clusters.get", "get_cluster_by_id", lambda: client.clusters.get(cluster))
         self.do(
+            "clusters.gpus",
+            "list_physical_gpu_profiles + list_virtual_gpu_profiles",
+            lambda: client.clusters.gpus(cluster),
+        )
+        self.do(
             "storage_containers.list", "list_storage_containers", client.storage_containers.list
         )
         self.do("subnets.list", "list_subnets", client.subnets.list)
@@ -124,6 +129,30 @@ class Run:
             "etag for delete_vm_by_id + delete_vm_by_id",
             lambda: client.vms.delete(made.ext_id),
         )
+
+        self.full_vm()
+
+    def full_vm(self) -> None:
+        client, stage = self.client, self.stage
+        spec = VmSpec(
+            name="full",
+            cluster_ext_id=stage.lab.cluster_ext_id,
+            sockets=1,
+            cores_per_socket=1,
+            threads_per_core=1,
+            memory=1 << 30,
+            machine_type="Q35",
+            boot=Boot(firmware="uefi"),
+            disks=(),
+            nics=(NicSpec(stage.subnet, None, connected=True, settings=full_vm.CARD),),
+            settings=full_vm.SETTINGS,
+        )
+        made = self.do(
+            "vms.create, with every setting",
+            "create_vm with every setting",
+            lambda: client.vms.create(spec),
+        )
+        client.vms.delete(made.ext_id)
 
     def recovery_points(self) -> Any:
         client, stage = self.client, self.stage
@@ -240,6 +269,16 @@ class Run:
             "vms.create, of a volume disk",
             "create_vm of a volume disk",
             lambda: client.vms.create(spec),
+        )
+        self.do(
+            "vms.remove_disk",
+            "etag for delete_disk_by_id + delete_disk_by_id",
+            lambda: client.vms.remove_disk(made.ext_id, made.disks[0].ext_id),
+        )
+        self.do(
+            "vms.add_disk, of a volume disk",
+            "etag for create_disk of a volume disk + create_disk of a volume disk",
+            lambda: client.vms.add_disk(made.ext_id, DiskSpec(source, "SCSI", 2, stage.container)),
         )
         client.vms.delete(made.ext_id)
         client.volume_groups.delete(group.ext_id)

@@ -85,6 +85,7 @@ class Disk:
     ext_id: str = attrs.field(factory=new_id)
     disk_ext_id: str = attrs.field(factory=new_id)
     container: str = ""
+    flash: bool = False
     blank: int | None = None
     external_volume: str | None = None
     """Its volume on an array of another maker, if it is there."""
@@ -113,15 +114,25 @@ class Nic:
     subnet: str | None
     connected: bool = True
     model: str = "VIRTIO"
+    queues: int = 1
+    network: dict[str, Any] = attrs.field(factory=dict)
+    """Its VLAN mode, trunked VLANs and fixed address, as v4 names them."""
     ext_id: str = attrs.field(factory=new_id)
+
+    @property
+    def fixed_address(self) -> str | None:
+        """The address that the cluster hands out to it."""
+        config = self.network.get("ipv4Config") or {}
+        return (config.get("ipAddress") or {}).get("value")
 
 
 @attrs.define
 class CdRom:
-    """An empty CD-ROM drive: snapshots list it too, without a diskExtId."""
+    """A CD-ROM drive: snapshots list it too, without a diskExtId. `image` is the medium in it."""
 
     bus: str = "IDE"
     index: int = 0
+    image: str | None = None
     ext_id: str = attrs.field(factory=new_id)
 
 

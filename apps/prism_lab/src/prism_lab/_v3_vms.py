@@ -34,6 +34,10 @@ _PLAIN = {
     "num_threads_per_core": "numThreadsPerCore",
     "machine_type": "machineType",
     "hardware_clock_timezone": "hardwareClockTimezone",
+    "enable_cpu_passthrough": "isCpuPassthroughEnabled",
+    "is_vcpu_hard_pinned": "isVcpuHardPinningEnabled",
+    "is_agent_vm": "isAgentVm",
+    "vga_console_enabled": "isVgaConsoleEnabled",
 }
 
 
@@ -106,12 +110,31 @@ def _to_v4(world: World, spec: Json, vm: Vm | None = None) -> Json:
         "description": spec.get("description") or "",
         **{v4: resources[v3] for v3, v4 in _PLAIN.items() if resources.get(v3) is not None},
         "memorySizeBytes": memory << 20,
+        **_parts_to_v4(resources),
         **_boot_to_v4(resources.get("boot_config")),
         "disks": [device for kind, device in devices if kind == "DISK"],
         "cdRoms": [device for kind, device in devices if kind == "CDROM"],
         "nics": [_nic_to_v4(world, nic) for nic in resources.get("nic_list") or []],
         "categories": _categories(world, vm.categories if vm else []),
     }
+
+
+def _parts_to_v4(resources: Json) -> Json:
+    parts: Json = {
+        "serialPorts": [
+            {"index": port["index"], "isConnected": port.get("is_connected", False)}
+            for port in resources.get("serial_port_list") or []
+        ],
+        "gpus": [
+            {"vendor": gpu["vendor"], "mode": gpu["mode"], "deviceId": gpu["device_id"]}
+            for gpu in resources.get("gpu_list") or []
+        ],
+    }
+    if resources.get("disable_branding") is not None:
+        parts["isBrandingEnabled"] = not resources["disable_branding"]
+    if nodes := (resources.get("vnuma_config") or {}).get("num_vnuma_nodes"):
+        parts["numNumaNodes"] = nodes
+    return {key: value for key, value in parts.items() if value != []}
 
 
 def _categories(world: World, current: list[str]) -> list[Json]:
@@ -187,9 +210,20 @@ def _nic_to_v4(world: World, nic: Json) -> Json:
             "macAddress": nic.get("mac_address"),
             "isConnected": nic.get("is_connected", True),
             "model": nic.get("model"),
+            "numQueues": nic.get("num_queues"),
         },
-        "networkInfo": {"subnet": {"extId": subnet}},
+        "networkInfo": {"subnet": {"extId": subnet}, **_connection_to_v4(nic)},
     }
+
+
+def _connection_to_v4(nic: Json) -> Json:
+    found: Json = {}
+    if nic.get("vlan_mode") == "TRUNKED":
+        found = {"vlanMode": "TRUNK", "trunkedVlans": nic.get("trunked_vlan_list")}
+    fixed = [e["ip"] for e in nic.get("ip_endpoint_list") or [] if e.get("type") != "LEARNED"]
+    if fixed:
+        found["ipv4Config"] = {"shouldAssignIp": True, "ipAddress": {"value": fixed[0]}}
+    return found
 
 
 def _show(world: World, vm: Vm, *, central: bool) -> Json:
@@ -247,9 +281,17 @@ def _resources(world: World, vm: Vm) -> Json:
             *(_show_cd_rom(cd_rom) for cd_rom in vm.cd_roms),
         ],
         "nic_list": [_show_nic(world, nic) for nic in vm.nics],
-        "gpu_list": [],
-        "serial_port_list": [],
-        "vga_console_enabled": True,
+        "vga_console_enabled": vm.hardware.get("isVgaConsoleEnabled", True),
+        "disable_branding": not vm.hardware.get("isBrandingEnabled", True),
+        "vnuma_config": {"num_vnuma_nodes": vm.hardware.get("numNumaNodes") or 0},
+        "gpu_list": [
+            {"vendor": gpu["vendor"], "mode": gpu["mode"], "device_id": gpu["deviceId"]}
+            for gpu in vm.hardware.get("gpus") or []
+        ],
+        "serial_port_list": [
+            {"index": port["index"], "is_connected": port.get("isConnected", False)}
+            for port in vm.hardware.get("serialPorts") or []
+        ],
     }
 
 
@@ -295,11 +337,15 @@ def _show_nic(world: World, nic: Nic) -> Json:
     shown: dict[str, Any] = {
         "uuid": nic.ext_id,
         "nic_type": "NORMAL_NIC",
-        "vlan_mode": "ACCESS",
+        "vlan_mode": "TRUNKED" if nic.network.get("vlanMode") == "TRUNK" else "ACCESS",
+        "trunked_vlan_list": nic.network.get("trunkedVlans") or [],
+        "num_queues": nic.queues,
         "mac_address": nic.mac,
         "is_connected": nic.connected,
         "model": nic.model,
-        "ip_endpoint_list": [],
+        "ip_endpoint_list": (
+            [{"ip": nic.fixed_address, "type": "ASSIGNED"}] if nic.fixed_address else []
+        ),
     }
     if nic.subnet:
         name = world.subnets[nic.subnet].name

@@ -55,6 +55,8 @@ def _register_clusters(api: V4Api) -> None:
             raise not_found("Cluster", cluster_id)
         return Entity(known[cluster_id](world), 1)
 
+    _register_gpus(api)
+
     @api.get(
         "clustermgmt", "config/storage-containers", f"{CLUSTER}.ListStorageContainersApiResponse"
     )
@@ -96,6 +98,28 @@ def _register_clusters(api: V4Api) -> None:
         version = obj("clustermgmt.v4.config.BuildInfo", version=world.settings.pc_version)
         config = obj(f"{PRISM}.DomainManagerClusterConfig", name="lab-pc", buildInfo=version)
         return Listing([obj(f"{PRISM}.DomainManager", extId=world.central_ext_id, config=config)])
+
+
+def _register_gpus(api: V4Api) -> None:
+    settings = api.world.settings
+    for kind, devices in (("Physical", settings.gpus), ("Virtual", settings.virtual_gpus)):
+
+        @api.get(
+            "clustermgmt",
+            f"config/clusters/<cluster_id>/{kind.lower()}-gpu-profiles",
+            f"{CLUSTER}.List{kind}GpuProfilesApiResponse",
+        )
+        def list_profiles(
+            cluster_id: str, kind: str = kind, devices: tuple[int, ...] = devices
+        ) -> Result:
+            if cluster_id != api.world.ext_id:
+                raise not_found("Cluster", cluster_id)
+            return Listing([_show_gpu(kind, device) for device in devices])
+
+
+def _show_gpu(kind: str, device: int) -> Json:
+    config = obj(f"{CLUSTER}.{kind}GpuConfig", deviceId=device, deviceName=f"GPU {device}")
+    return obj(f"{CLUSTER}.{kind}GpuProfile", **{f"{kind.lower()}GpuConfig": config})
 
 
 def _register_lists(api: V4Api) -> None:

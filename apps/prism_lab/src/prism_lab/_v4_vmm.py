@@ -416,6 +416,25 @@ def _check_vm(world: World, spec: Json) -> None:
             raise not_found("Subnet", subnet)
     for disk in spec.get("disks") or []:
         _check_disk(world, disk)
+    _check_settings(spec)
+
+
+_SINCE = {"customAttributes": 2}
+
+
+def _check_settings(spec: Json) -> None:
+    """Refuse what this revision does not know, and what the model does not allow."""
+    for field, since in _SINCE.items():
+        if spec.get(field) is not None and g.revision < since:
+            raise InvalidRequest(field, "this revision does not know it")
+    is_uefi = ((spec.get("bootConfig") or {}).get("$objectType") or "").endswith("UefiBoot")
+    if (spec.get("vtpmConfig") or {}).get("isVtpmEnabled") and not is_uefi:
+        raise InvalidRequest("vtpmConfig", "a vTPM needs UEFI")
+    for drive in spec.get("cdRoms") or []:
+        if need(need(drive, "diskAddress"), "busType") not in {"IDE", "SATA"}:
+            raise InvalidRequest("busType", "a CD-ROM drive is on IDE or SATA")
+    for port in spec.get("serialPorts") or []:
+        need(port, "index")
 
 
 def _check_disk(world: World, spec: Json) -> None:
@@ -466,7 +485,7 @@ def show_vm(world: World, vm: Vm) -> Json:
         name=vm.name,
         createTime=stamp(vm.created),
         updateTime=stamp(vm.created),
-        **{**vm.hardware, "bootConfig": _show_boot(vm)},
+        **_show_hardware(vm),
         generationUuid=vm.ext_id,
         cluster=ref(f"{AHV}.ClusterReference", world.ext_id),
         categories=[ref(f"{AHV}.CategoryReference", ext_id) for ext_id in vm.categories],
@@ -477,6 +496,18 @@ def show_vm(world: World, vm: Vm) -> Json:
         cdRoms=[_show_cd_rom(cd_rom) for cd_rom in vm.cd_roms],
         nics=[_show_nic(nic) for nic in vm.nics],
     )
+
+
+_PARTS = {"gpus": "Gpu", "serialPorts": "SerialPort", "pcieDevices": "PcieDevice"}
+
+
+def _show_hardware(vm: Vm) -> Json:
+    shown = {**vm.hardware, "bootConfig": _show_boot(vm)}
+    for field, kind in _PARTS.items():
+        if field in shown:
+            given = [{k: v for k, v in part.items() if k[0] != "$"} for part in shown[field]]
+            shown[field] = [obj(f"{AHV}.{kind}", **part) for part in given]
+    return {key: value for key, value in shown.items() if g.revision >= _SINCE.get(key, 0)}
 
 
 def _show_policy(vm: Vm) -> Json:
@@ -502,10 +533,16 @@ def _show_disk(disk: Disk) -> Json:
         diskExtId=disk.disk_ext_id,
         diskSizeBytes=disk.size,
         storageContainer=ref(f"{AHV}.VmDiskContainerReference", disk.container),
+        **_show_flash(disk),
         **_show_external(disk),
     )
     address = obj(f"{AHV}.DiskAddress", busType=disk.bus, index=disk.index)
     return obj(f"{AHV}.Disk", extId=disk.ext_id, diskAddress=address, backingInfo=backing)
+
+
+def _show_flash(disk: Disk) -> Json:
+    config = obj(f"{AHV}.VmDiskStorageConfig", isFlashModeEnabled=True)
+    return {"storageConfig": config} if disk.flash else {}
 
 
 def _show_external(disk: Disk) -> Json:
@@ -517,11 +554,16 @@ def _show_external(disk: Disk) -> Json:
 
 def _show_cd_rom(cd_rom: CdRom) -> Json:
     address = obj(f"{AHV}.CdRomAddress", busType=cd_rom.bus, index=cd_rom.index)
-    return obj(f"{AHV}.CdRom", extId=cd_rom.ext_id, diskAddress=address)
+    medium: Json = {}
+    if cd_rom.image:
+        reference = obj(f"{AHV}.ImageReference", imageExtId=cd_rom.image)
+        source = obj(f"{AHV}.DataSource", reference=reference)
+        medium = {"backingInfo": obj(f"{AHV}.VmDisk", dataSource=source)}
+    return obj(f"{AHV}.CdRom", extId=cd_rom.ext_id, diskAddress=address, **medium)
 
 
 def _show_nic(nic: Nic) -> Json:
-    network: dict[str, Any] = {"nicType": "NORMAL_NIC", "vlanMode": "ACCESS"}
+    network: dict[str, Any] = {"nicType": "NORMAL_NIC", "vlanMode": "ACCESS", **nic.network}
     if nic.subnet:
         network["subnet"] = ref(f"{AHV}.SubnetReference", nic.subnet)
     return obj(
@@ -532,7 +574,7 @@ def _show_nic(nic: Nic) -> Json:
             model=nic.model,
             macAddress=nic.mac,
             isConnected=nic.connected,
-            numQueues=1,
+            numQueues=nic.queues,
         ),
         networkInfo=obj(f"{AHV}.NicNetworkInfo", **network),
     )

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HARDWARE = (
-    "description", "numSockets", "numCoresPerSocket", "numThreadsPerCore", "memorySizeBytes",
-    "machineType", "hardwareClockTimezone", "isCpuPassthroughEnabled", "biosUuid",
-    "isVcpuHardPinningEnabled", "isMemoryOvercommitEnabled", "isVgaConsoleEnabled",
-    "isAgentVm", "isBrandingEnabled", "bootConfig", "vtpmConfig", "project", "customAttributes",
-    "guestTools",
+    "description", "numSockets", "numCoresPerSocket", "numThreadsPerCore", "numNumaNodes",
+    "memorySizeBytes", "machineType", "hardwareClockTimezone", "isCpuPassthroughEnabled",
+    "enabledCpuFeatures", "isCpuHotplugEnabled", "biosUuid", "isVcpuHardPinningEnabled",
+    "isMemoryOvercommitEnabled", "isVgaConsoleEnabled", "isGpuConsoleEnabled",
+    "isScsiControllerEnabled", "isAgentVm", "isBrandingEnabled", "bootConfig", "vtpmConfig",
+    "apcConfig", "storageConfig", "project", "customAttributes", "guestTools", "gpus",
+    "serialPorts", "pcieDevices",
 )  # fmt: skip
+CONNECTION = ("vlanMode", "trunkedVlans", "shouldAllowUnknownMacs", "ipv4Config")
 _DEFAULTS: dict[str, Any] = {
     "numSockets": 1,
     "numCoresPerSocket": 1,
@@ -75,9 +78,20 @@ def from_spec(world: World, spec: Mapping[str, Any]) -> Vm:
         name=spec["name"],
         hardware=hardware,
         nics=[nic_from_spec(world, nic) for nic in spec.get("nics") or []],
-        cd_roms=[CdRom(index=i) for i, _ in enumerate(spec.get("cdRoms") or [])],
+        cd_roms=[_drive(number, drive) for number, drive in enumerate(spec.get("cdRoms") or [])],
         categories=[category["extId"] for category in spec.get("categories") or []],
         nvram=new_id() if uefi else None,
+    )
+
+
+def _drive(number: int, spec: Mapping[str, Any]) -> CdRom:
+    address = spec.get("diskAddress") or {}
+    reference = ((spec.get("backingInfo") or {}).get("dataSource") or {}).get("reference") or {}
+    index = address.get("index")
+    return CdRom(
+        bus=address.get("busType") or "IDE",
+        index=number if index is None else index,
+        image=reference.get("imageExtId"),
     )
 
 
@@ -91,6 +105,8 @@ def nic_from_spec(world: World, spec: Mapping[str, Any]) -> Nic:
         subnet=subnet,
         connected=backing.get("isConnected", True),
         model=backing.get("model") or "VIRTIO",
+        queues=backing.get("numQueues") or 1,
+        network={key: network[key] for key in CONNECTION if network and network.get(key)},
     )
 
 
@@ -98,6 +114,7 @@ def create(world: World, spec: Mapping[str, Any], ext_id: str | None = None) -> 
     """Create the VM of a v4 create body with the bytes of its disks."""
     vm = from_spec(world, spec)
     vm.ext_id = ext_id or vm.ext_id
+    _refuse_missing_hardware(world, vm)
     try:
         for disk in spec.get("disks") or []:
             add_disk(world, vm, disk)
@@ -108,6 +125,18 @@ def create(world: World, spec: Mapping[str, Any], ext_id: str | None = None) -> 
     with world.lock:
         world.vms[vm.ext_id] = vm
     return vm
+
+
+def _refuse_missing_hardware(world: World, vm: Vm) -> None:
+    """Raise LabError for a graphics card that the cluster has not, or an address that is taken."""
+    for gpu in vm.hardware.get("gpus") or []:
+        if gpu.get("deviceId") not in {*world.settings.gpus, *world.settings.virtual_gpus}:
+            raise LabError(f"the cluster has no graphics card {gpu.get('deviceId')}")
+    with world.lock:
+        used = {nic.fixed_address for other in world.vms.values() for nic in other.nics} - {None}
+    for nic in vm.nics:
+        if nic.fixed_address in used:
+            raise LabError(f"address {nic.fixed_address} is in use")
 
 
 def _refuse_missing_boot_disk(vm: Vm) -> None:
@@ -133,6 +162,7 @@ def add_disk(world: World, vm: Vm, spec: Mapping[str, Any]) -> Disk:
         raise LabError(f"the VM has a disk at {bus}.{index} already")
     disk = new_disk(world, vm, bus, index)
     disk.container = (backing.get("storageContainer") or {}).get("extId") or disk.container
+    disk.flash = bool((backing.get("storageConfig") or {}).get("isFlashModeEnabled"))
     _fill(world, disk.path, backing)
     vm.disks.append(disk)
     return disk

@@ -46,6 +46,10 @@ class Settings:
     volume_disk_clones: bool = True
     """Does the cluster make a VM's disk from a disk of a volume group (v4.1 and newer can ask)?"""
     containers: tuple[str, ...] = ("default-container",)
+    gpus: tuple[int, ...] = (4318,)
+    """Device ids of the graphics cards that VMs may have."""
+    virtual_gpus: tuple[int, ...] = (470,)
+    """Device ids of the kinds of shares of a graphics card that VMs may have."""
     free_bytes: int = 1 << 44
     """How much each storage container says it can still take."""
     v3_lists_holes: bool = False

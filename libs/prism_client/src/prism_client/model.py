@@ -102,6 +102,15 @@ class Cluster:
 
 
 @attrs.frozen
+class GpuModel:
+    """A kind of graphics card that a cluster has; is_virtual for a share of one."""
+
+    device_id: int
+    is_virtual: bool
+    name: str
+
+
+@attrs.frozen
 class Subnet:
     """A network that a NIC can be connected to; vlan is None for overlays."""
 
@@ -374,21 +383,28 @@ class DiskSpec:
     source: the id of an image that it is cloned from; a disk of a volume group, where
     Vms.takes_volume_disks; or that it is empty.
     storage_container_ext_id: where it goes; None leaves the choice to Prism.
+    flash: whether it is pinned to the hot tier (v4).
     """
 
     source: str | VolumeDiskRef | EmptyDisk
     bus: str
     index: int
     storage_container_ext_id: str | None = None
+    flash: bool = False
 
 
 @attrs.frozen
 class NicSpec:
-    """A NIC to be made; without mac Prism picks one."""
+    """A NIC to be made; without mac Prism picks one.
+
+    settings: "model", "numQueues", "vlanMode", "trunkedVlans", "shouldAllowUnknownMacs" and
+    "ipv4Config", each as v4 says it.
+    """
 
     subnet_ext_id: str | None
     mac: str | None
     connected: bool
+    settings: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -396,6 +412,7 @@ class VmSpec:
     """A VM to be created; it starts powered off. machine_type None leaves the choice to Prism.
 
     bios_uuid: the UUID that the guest sees; None for a new one, and v3 gives no choice.
+    settings: further fields of a VM as v4 says them; Vms.not_taken() says which an API cannot take.
     """
 
     name: str
@@ -412,6 +429,7 @@ class VmSpec:
     category_ext_ids: tuple[str, ...] = ()
     project_ext_id: str | None = None
     bios_uuid: str | None = None
+    settings: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 @attrs.frozen

@@ -13,7 +13,7 @@ from prism_client.model import BackupType
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
     from uuid import UUID
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         Cluster,
         Consistency,
         DiskSnapshotRef,
+        DiskSpec,
+        GpuModel,
         Image,
         PointId,
         Project,
@@ -46,6 +48,10 @@ class Clusters(Protocol):
 
     def get(self, ext_id: str) -> Cluster:
         """Return one cluster. Raises NotFound."""
+        ...
+
+    def gpus(self, ext_id: str) -> builtins.list[GpuModel] | None:
+        """Return the graphics cards that a cluster can give to VMs; None when Prism cannot say."""
         ...
 
 
@@ -96,6 +102,10 @@ class Vms(Protocol):
         """
         ...
 
+    def not_taken(self, settings: Iterable[str]) -> tuple[str, ...]:
+        """Return those names of VmSpec.settings that this API has no words for."""
+        ...
+
     def list(self) -> Iterator[Vm]:
         """Yield all VMs of all clusters, page by page, each once."""
         ...
@@ -110,6 +120,14 @@ class Vms(Protocol):
 
     def create(self, spec: VmSpec, *, request_id: UUID | None = None) -> Vm:
         """Create a VM, powered off."""
+        ...
+
+    def add_disk(self, ext_id: str, disk: DiskSpec, *, request_id: UUID | None = None) -> None:
+        """Give a VM one more disk. Raises NotFound, and Unsupported on v3."""
+        ...
+
+    def remove_disk(self, ext_id: str, disk_ext_id: str) -> bool:
+        """Take a disk from a VM, and delete it. False: it was gone. Raises Unsupported on v3."""
         ...
 
     def power_on(self, ext_id: str) -> None:

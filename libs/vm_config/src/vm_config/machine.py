@@ -6,12 +6,12 @@ knows where a machine came from or where it goes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 @attrs.frozen
@@ -54,7 +54,7 @@ class Machine:
     Disks are in boot order as far as the source has one, else in the order of their buses.
     `boot_order` holds "DISK", "NETWORK" and "CDROM"; `boot_disk` is the key of the disk that the
     machine boots from, when the source names one. `left_out` has a line for each thing that cannot
-    be carried over, for the job log.
+    be carried over, for the job log. `prism` is what Prism answered about a VM of AHV, unread.
     """
 
     name: str
@@ -74,6 +74,7 @@ class Machine:
     bios_uuid: str = ""
     left_out: tuple[str, ...] = ()
     boot_disk: str = ""
+    prism: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 
 
 def match_disks(disks: Sequence[MachineDisk], stems: Sequence[str]) -> dict[str, MachineDisk]:

@@ -10,6 +10,7 @@ import prism_client
 from command_line.text import with_notes
 from vm_config.machine import match_disks
 
+from nutanix_backend.ahv.vm_settings import SourceSettings
 from nutanix_backend.cluster.guards import VmGuard
 from nutanix_backend.errors import RestoreRefused
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 80
 """Characters of the name of a VM."""
+LONGEST_DESCRIPTION = 800
+"""Characters of the old description that a new VM takes over; Prism holds about 1000."""
 PLACES = {"SCSI": 256, "SATA": 6, "PCI": 7, "IDE": 4}
 """How many disks AHV takes on each bus."""
 
@@ -93,10 +96,15 @@ def _specification(
 ) -> prism_client.VmSpec:
     site, machine = order.site, order.machine
     categories, project = _categories_and_project(creation, site, machine)
-    disks = _disks(site, machine, sources)
+    source = SourceSettings(site, machine, order.identity)
+    disks = _disks(site, machine, sources, source)
+    nics = tuple(_nic(creation, order, nic, source) for nic in machine.nics)
+    settings = source.of_vm()
+    for line in source.lines():
+        creation.report.warn(f"VM {order.name}: {line}")
     return prism_client.VmSpec(
         name=order.name,
-        description=creation.description,
+        description=_description(machine.description, creation.description),
         cluster_ext_id=site.cluster.ext_id,
         sockets=machine.sockets,
         cores_per_socket=machine.cores_per_socket,
@@ -105,11 +113,17 @@ def _specification(
         machine_type=machine.machine_type or ("Q35" if machine.secure_boot else None),
         boot=_boot(machine, disks),
         disks=tuple(disks.values()),
-        nics=tuple(_nic(creation, order, nic) for nic in machine.nics),
+        nics=nics,
         category_ext_ids=categories,
         project_ext_id=project,
         bios_uuid=machine.bios_uuid or None if order.identity.keeps else None,
+        settings=settings,
     )
+
+
+def _description(old: str, ours: str) -> str:
+    """The description of the source, and behind it which job made the VM."""
+    return "\n".join(filter(None, (old[:LONGEST_DESCRIPTION], ours)))
 
 
 def _boot(machine: Machine, disks: dict[str, prism_client.DiskSpec]) -> prism_client.Boot:
@@ -126,7 +140,7 @@ def _boot(machine: Machine, disks: dict[str, prism_client.DiskSpec]) -> prism_cl
 
 
 def _disks(
-    site: Site, machine: Machine, sources: dict[str, DiskSource]
+    site: Site, machine: Machine, sources: dict[str, DiskSource], settings: SourceSettings
 ) -> dict[str, prism_client.DiskSpec]:
     """The disks on their addresses; one that has none there goes behind the others."""
     known = match_disks(machine.disks, list(sources))
@@ -138,7 +152,8 @@ def _disks(
         taken.add((bus, index))
         is_empty = isinstance(source, prism_client.EmptyDisk)
         container = site.place().container_id if is_empty else chosen
-        found[key] = prism_client.DiskSpec(source, bus, index, container)
+        flash = settings.is_on_flash(key)
+        found[key] = prism_client.DiskSpec(source, bus, index, container, flash)
     return found
 
 
@@ -163,20 +178,23 @@ def _free(bus: str, taken: set[tuple[str, int]]) -> tuple[str, int]:
     )
 
 
-def _nic(creation: Creation, order: VmOrder, nic: MachineNic) -> prism_client.NicSpec:
+def _nic(
+    creation: Creation, order: VmOrder, nic: MachineNic, settings: SourceSettings
+) -> prism_client.NicSpec:
     """A card on its subnet; one without is created disconnected, on any subnet, with a warning."""
     networks = order.site.networks
     subnet = networks.subnet_of(nic)
     mac = nic.mac or None if order.identity.keeps else None
     if subnet is not None:
-        return prism_client.NicSpec(subnet.ext_id, mac, nic.connected)
+        more = settings.of_nic(nic, subnet)
+        return prism_client.NicSpec(subnet.ext_id, mac, nic.connected, more)
     source = nic.network or nic.network_id or nic.mac or "of a network card"
     creation.report.warn(
         f"VM {order.name}: network {source} has no subnet on cluster {order.site.cluster.name}; "
         "its network card is disconnected. Use network_map= to connect it."
     )
     first = networks.subnets[0].ext_id if networks.subnets else None
-    return prism_client.NicSpec(first, mac, connected=False)
+    return prism_client.NicSpec(first, mac, connected=False, settings=settings.of_nic(nic, None))
 
 
 def _categories_and_project(

@@ -45,6 +45,23 @@ class KnownCluster:
     refusal: str = ""
 
 
+def require_volume_groups(site: Site, creation: Creation, stack: ExitStack) -> None:
+    """Raise RestoreRefused unless the cluster makes disks of VMs from those of volume groups."""
+    try:
+        images = ImageUpload(site.client, creation, _no_images, [])
+        secret = new_secret(chap=creation.settings.chap)
+        VolumeGroupUpload(site, creation, stack, images, secret).try_out(site)
+    except REASONS as error:
+        raise RestoreRefused(
+            f"cluster {site.cluster.name} gives a VM no disk from a volume group: {error}: leave "
+            "restore_to=inplace out to make a new VM"
+        ) from error
+
+
+def _no_images() -> Path:
+    raise RestoreRefused("disks are not restored in place through images")
+
+
 def choose(
     site: Site,
     creation: Creation,

@@ -256,6 +256,21 @@ class SnapshotGuard(ClusterGuard):
         return self._kept or super()._undo()
 
 
+class SafetyGuard(SnapshotGuard):
+    """A recovery point of a VM before its own disks are changed; the user returns to it.
+
+    It goes with the guard unless it is kept, which it is from the first change on.
+    """
+
+    kind = ObjectKind.SAFETY
+
+    def __init__(
+        self, client: prism_client.PrismClient, journal: Journal, vm: prism_client.Vm, name: str
+    ) -> None:
+        """Prepare to snapshot `vm`, which is switched off, under our unique `name`."""
+        super().__init__(client, journal, vm, name, "crash")
+
+
 def new_secret(*, chap: bool) -> str | None:
     """A one-time CHAP secret; None where sessions go without."""
     return secrets.token_hex(8) if chap else None

@@ -43,6 +43,7 @@ class ObjectKind(Enum):
     SESSION = "iSCSI session"
     VOLUME_GROUP = "volume group"
     RECOVERY_POINT = "recovery point"
+    SAFETY = "safety snapshot"
     VM = "VM"
     IMAGE = "image"
     FOLDER = "folder"

@@ -53,6 +53,14 @@ class Object(ABC):
     def remove(self, client: PrismClient, intent: Intent, ext_id: str) -> None:
         """Remove one; raise PrismError, SourceError or OSError."""
 
+    def stays(self, intent: Intent) -> bool:  # noqa: ARG002 - most kinds do not
+        """Whether a sweep only reports it: it is of use to the user."""
+        return False
+
+    def advice(self, intent: Intent, ext_id: str) -> str:  # noqa: ARG002 - most kinds need none
+        """What to do about one that stays, behind the name of the job that was killed."""
+        return ""
+
     def ours(self, client: PrismClient) -> Iterator[Named]:  # noqa: ARG002 - some kinds are not on the cluster
         """Yield every object on the clusters of this Prism that is ours by its name."""
         yield from ()
@@ -125,6 +133,30 @@ class RecoveryPoints(PrismObject):
         return client.recovery_points.get(ext_id)
 
 
+class SafetySnapshots(RecoveryPoints):
+    """Recovery points from before a restore in place: they stay until they expire."""
+
+    def stays(self, intent: Intent) -> bool:  # noqa: ARG002 - always
+        """It is the way back."""
+        return True
+
+    def advice(self, intent: Intent, ext_id: str) -> str:
+        """How to return to it."""
+        return (
+            f" while it restored VM {intent.vm_id} in place: its disks may be incomplete: "
+            f"{way_back(ext_id)}"
+        )
+
+    def ours(self, client: PrismClient) -> Iterator[Named]:  # noqa: ARG002 - they are listed already
+        """None: they are among the recovery points."""
+        yield from ()
+
+
+def way_back(ext_id: str) -> str:
+    """How the administrator returns to a safety snapshot."""
+    return f"to return to it, revert the VM to recovery point {ext_id} in Prism"
+
+
 class Images(PrismObject):
     """Images that carry disks to new VMs."""
 
@@ -154,6 +186,10 @@ class Vms(Object):
     def remove(self, client: PrismClient, intent: Intent, ext_id: str) -> None:  # noqa: ARG002 - the id is enough
         """Delete."""
         client.vms.delete(ext_id)
+
+    def stays(self, intent: Intent) -> bool:
+        """A restored VM is whole once it is there, and may be in use by now."""
+        return not intent.name.startswith(OURS)
 
     def ours(self, client: PrismClient) -> Iterator[Named]:
         """Every trial VM; a restored VM belongs to the user."""
@@ -193,6 +229,7 @@ OBJECTS: Mapping[ObjectKind, Object] = {
     ObjectKind.SESSION: Sessions(),
     ObjectKind.VOLUME_GROUP: VolumeGroups(),
     ObjectKind.RECOVERY_POINT: RecoveryPoints(),
+    ObjectKind.SAFETY: SafetySnapshots(),
     ObjectKind.VM: Vms(),
     ObjectKind.IMAGE: Images(),
     ObjectKind.FOLDER: Folders(),

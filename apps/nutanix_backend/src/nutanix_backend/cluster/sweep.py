@@ -18,7 +18,6 @@ from nutanix_backend.cluster import journal
 from nutanix_backend.cluster.journal import ObjectKind
 from nutanix_backend.cluster.objects import OBJECTS
 from nutanix_backend.errors import BackendError
-from nutanix_backend.names import OURS
 from nutanix_backend.references import state
 from nutanix_backend.references.points import ReferencePoints
 from nutanix_backend.settings.parameters import prism_address
@@ -38,6 +37,9 @@ SETTLING = 3600
 """Seconds for which a create without an answer may still come true on the server."""
 
 
+KILLED = ", which was killed"
+
+
 @attrs.frozen
 class Removed:
     """A thing that a killed job left, and what was done about it."""
@@ -46,7 +48,7 @@ class Removed:
     kind: ObjectKind
     name: str
     done: str
-    why: str = ", which was killed"
+    why: str = KILLED
 
     def __str__(self) -> str:
         return f"{self.done}: {self.kind.value} {self.name} of job {self.job}{self.why}"
@@ -137,16 +139,16 @@ class Sweeper:
     def remove(self, job: str, pending: Pending) -> Iterator[Removed]:
         """Remove what there is of an intent: found by its id, or by its name if none is known.
 
-        A session in user space ended with its process, one of the kernel did not. A restored VM is
-        whole once it is there, and may be in use by now: it is only reported.
+        A session in user space ended with its process, one of the kernel did not. What stays for
+        the user is only reported.
         """
         intent, kind = pending.intent, OBJECTS[pending.intent.kind]
         for ext_id in kind.existing(self._client, pending):
             if ext_id in self._references:
                 continue
-            is_a_restored_vm = intent.kind is ObjectKind.VM and not intent.name.startswith(OURS)
-            if self._dry_run or is_a_restored_vm:
-                yield Removed(job, intent.kind, intent.name, "found")
+            if self._dry_run or kind.stays(intent):
+                why = f"{KILLED}{kind.advice(intent, ext_id)}"
+                yield Removed(job, intent.kind, intent.name, "found", why)
             else:
                 kind.remove(self._client, intent, ext_id)
                 yield Removed(job, intent.kind, intent.name, "removed")

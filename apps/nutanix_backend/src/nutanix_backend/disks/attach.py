@@ -58,11 +58,11 @@ def open_disks(
         VolumeGroupGuard(snapshot, disks, transport.initiator_name(), route.secret)
     )
     session = stack.enter_context(IscsiSessionGuard(group, portal, route.transport))
-    return dict(_devices(session.attachment, plans))
+    return dict(open_luns(session.attachment, plans))
 
 
-def _devices(
-    attachment: iscsi_attach.Attachment, plans: list[DiskPlan]
+def open_luns(
+    attachment: iscsi_attach.Attachment, plans: list[DiskPlan], *, writable: bool = False
 ) -> Iterator[tuple[int, iscsi_attach.BlockDevice]]:
     """Open the LUNs, which come in the order of the disks; the size of each must agree."""
     if len(attachment.luns) != len(plans):
@@ -75,7 +75,7 @@ def _devices(
                 f"disk {plan.disk.bus}.{plan.disk.index} has {plan.disk.size} bytes, its snapshot "
                 f"{lun.size}: it was probably resized just now: run the job again"
             )
-        yield plan.index, attachment.open(lun.lun)
+        yield plan.index, attachment.open(lun.lun, writable=writable)
 
 
 def reference(

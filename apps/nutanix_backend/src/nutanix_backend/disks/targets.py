@@ -243,13 +243,13 @@ class _Write:
 
 
 class LunDisk:
-    """A fresh LUN as a disk: it reads as zeros, so only data is written, in large pieces."""
+    """A LUN as a disk, written in large pieces; a blank one reads as zeros and needs none."""
 
-    def __init__(self, device: BlockDevice, size: int) -> None:
-        """Write a disk of `size` bytes to `device`, which nobody has written to."""
+    def __init__(self, device: BlockDevice, size: int, *, is_blank: bool = True) -> None:
+        """Write a disk of `size` bytes to `device`; it is blank when nobody has written to it."""
         self._device = device
         self._size = size
-        self._touched = bytearray(-(-device.size // ALLOCATION))
+        self._touched = bytearray(b"\0" if is_blank else b"\1") * -(-device.size // ALLOCATION)
         memory = memoryview(mmap.mmap(-1, GATHERED * (IN_FLIGHT + 1)))
         self._free = deque(memory[at : at + GATHERED] for at in range(0, len(memory), GATHERED))
         self._under_way: deque[_Write] = deque()

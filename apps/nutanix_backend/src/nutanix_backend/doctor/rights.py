@@ -204,6 +204,16 @@ RIGHTS = (
         backup_admin=False,
     ),
     Right(
+        "list the GPU profiles of a cluster (its operation is not documented)",
+        Need.COMFORT,
+        (
+            "GET clustermgmt/config/clusters/*/physical-gpu-profiles",
+            "GET clustermgmt/config/clusters/*/virtual-gpu-profiles",
+        ),
+        "gives a restored VM the graphics cards that the cluster has; without it there are none",
+        backup_admin=False,
+    ),
+    Right(
         "Create New Virtual Machine",
         Need.RESTORE,
         ("POST vmm/ahv/config/vms",),
@@ -214,6 +224,16 @@ RIGHTS = (
         Need.RESTORE,
         ("DELETE vmm/ahv/config/vms/*",),
         "removes the VM of a restore that failed",
+    ),
+    Right(
+        "create and delete the disks of a VM (their operations are not documented)",
+        Need.RESTORE,
+        (
+            "GET vmm/ahv/config/vms/*/disks/*",
+            "POST vmm/ahv/config/vms/*/disks",
+            "DELETE vmm/ahv/config/vms/*/disks/*",
+        ),
+        "restores a VM in place, with restore_to=inplace",
     ),
     Right(
         "Power On Virtual Machine",

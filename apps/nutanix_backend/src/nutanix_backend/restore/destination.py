@@ -21,7 +21,7 @@ from nutanix_backend.cluster.guards import FolderGuard, new_secret
 from nutanix_backend.disks.targets import DiskTarget, ImageTarget, NoTarget, at_path
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.names import STAGING
-from nutanix_backend.restore import configuration
+from nutanix_backend.restore import configuration, firmware
 from nutanix_backend.restore.plan import numbers
 from nutanix_backend.restore.writer import DiskWriter, refuse_full_disk, refuse_unfit, write_whole
 
@@ -344,6 +344,8 @@ class NewVm(Destination):
         empty = [NewDisk(d.disk_id, d.index, d.size) for d in plan.excluded]
         with vm.stack:
             made = make_vm.create_vm(vm.creation, order, written, empty)
+        if kept := firmware.kept_by(self._client, plan.manifest, machine):
+            self.job.warn(f"VM {name}: {kept}")
         self._made.append(_Made(origin, made.ext_id, name))
         extra = f" and {len(empty)} empty ones" if empty else ""
         self.job.say(
@@ -429,20 +431,3 @@ def staging_folder(
     path = job.settings.state_dir / "staging" / f"{STAGING}{job.info.job_id}{suffix}"
     durable.make_folder(path.parent)
     return stack.enter_context(FolderGuard(intents, path)).path
-
-
-def choose(job: JobContext, stack: ExitStack, first: SourceFile) -> Destination:
-    """The destination that the parameters and the place of the first file ask for."""
-    settings = job.settings
-    kind = settings.restore_to or ("disk" if settings.disk_path else "")
-    if not kind:
-        kind = "disk" if first.where.strip("/") else "ahv"
-    if kind == "ahv":
-        return NewVm(job, stack)
-    if kind == "verify":
-        return Proof(job, stack)
-    if settings.disk_path:
-        return Paths(job, settings.disk_path)
-    if not first.where.strip("/"):
-        raise RestoreRefused("restore_to=disk needs disk_path, or where=/a/folder")
-    return Folder(job)

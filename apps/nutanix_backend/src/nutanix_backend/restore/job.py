@@ -30,7 +30,7 @@ from ptcomm import (
 
 from nutanix_backend import manifest, names
 from nutanix_backend.errors import ManifestError, RestoreFailed, RestoreRefused
-from nutanix_backend.restore import destination, sources
+from nutanix_backend.restore import choice, destination, sources
 from nutanix_backend.restore.background import Background
 from nutanix_backend.restore.outcome import VM_ERRORS, RestoreOutcome
 from nutanix_backend.restore.sources import Role
@@ -179,7 +179,7 @@ class Restore:
     def _choose_destination(self, first: SourceFile) -> destination.Destination | None:
         """Find out where everything goes; what is wrong with that is wrong for all VMs."""
         try:
-            self._destination = destination.choose(self._job, self._stack, first)
+            self._destination = choice.choose(self._job, self._stack, first)
         except VM_ERRORS as error:
             self._outcome.job_failed(error)
         return self._destination

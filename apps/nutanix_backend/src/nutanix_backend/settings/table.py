@@ -206,9 +206,9 @@ class RestoreOptions:
 
     restore_to: str = _row(
         Kind.TEXT,
-        "make a VM (ahv), write raw images (disk), or only prove the backup (verify)",
+        "a new VM (ahv), the VM's own disks (inplace), raw images (disk), or only a proof (verify)",
         "",
-        ("ahv", "disk", "verify"),
+        ("ahv", "inplace", "disk", "verify"),
     )
     restore_via: str = _row(
         Kind.TEXT,

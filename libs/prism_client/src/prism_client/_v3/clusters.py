@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import builtins
 
     from prism_client._v3.api import Api
-    from prism_client.model import Cluster
+    from prism_client.model import Cluster, GpuModel
 
 KIND = "cluster"
 
@@ -33,3 +33,6 @@ class Clusters:
                 return cluster
         self.api.unreadable.refuse(KIND, ext_id)
         raise NotFound(f"no cluster has the id {ext_id}", status=404)
+
+    def gpus(self, ext_id: str) -> builtins.list[GpuModel] | None:  # noqa: ARG002 - v3 lists none
+        return None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from prism_client import vm_settings
 from prism_client._v3 import wire
 from prism_client._v3.api import segment
 from prism_client.errors import BadRequest, Unsupported
@@ -13,12 +14,12 @@ from prism_client.model import VolumeDiskRef
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from uuid import UUID
 
     from prism_client._v3.api import Api
     from prism_client._v3.elements import Elements
-    from prism_client.model import Vm, VmSpec
+    from prism_client.model import DiskSpec, Vm, VmSpec
 
 
 @attrs.frozen
@@ -31,6 +32,9 @@ class Vms:
     @property
     def takes_volume_disks(self) -> bool:
         return False
+
+    def not_taken(self, settings: Iterable[str]) -> tuple[str, ...]:
+        return vm_settings.not_known(settings, None)
 
     def list(self) -> Iterator[Vm]:
         return self.api.records("VM", "vms", wire.vm)
@@ -46,6 +50,12 @@ class Vms:
         if any(isinstance(disk.source, VolumeDiskRef) for disk in spec.disks):
             raise Unsupported("v3 makes no disk of a VM from a disk of a volume group: use images")
         return self.get(self.api.create("vms", "vm", wire.vm_body(spec), request_id))
+
+    def add_disk(self, ext_id: str, disk: DiskSpec, *, request_id: UUID | None = None) -> None:  # noqa: ARG002 - nothing is asked
+        raise Unsupported("v3 gives a VM no disk from one of a volume group")
+
+    def remove_disk(self, ext_id: str, disk_ext_id: str) -> bool:  # noqa: ARG002 - nothing is asked
+        raise Unsupported("disks are taken from a VM over v4 only")
 
     def power_on(self, ext_id: str) -> None:
         self._power(ext_id, "ON")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from prism_client import vm_settings
 from prism_client._text import one_line
 from prism_client.model import (
     Boot,
@@ -203,8 +204,12 @@ def vm_body(spec: VmSpec) -> dict[str, Any]:
         "memory_size_mib": -(-spec.memory // _MIB),
         "power_state": "OFF",
         "boot_config": _boot_body(spec.boot),
-        "disk_list": [_disk_body(disk) for disk in spec.disks],
+        "disk_list": [
+            *(_disk_body(disk) for disk in spec.disks),
+            *vm_settings.drives_in_v3(spec.settings),
+        ],
         "nic_list": [_nic_body(nic) for nic in spec.nics],
+        **vm_settings.in_v3(spec.settings),
     }
     if spec.machine_type is not None:
         resources["machine_type"] = spec.machine_type
@@ -244,7 +249,11 @@ def _disk_body(disk: DiskSpec) -> dict[str, Any]:
 
 
 def _nic_body(nic: NicSpec) -> dict[str, Any]:
-    body: dict[str, Any] = {"nic_type": "NORMAL_NIC", "is_connected": nic.connected}
+    body: dict[str, Any] = {
+        "nic_type": "NORMAL_NIC",
+        "is_connected": nic.connected,
+        **vm_settings.nic_in_v3(nic.settings),
+    }
     if nic.mac is not None:
         body["mac_address"] = nic.mac
     if nic.subnet_ext_id is not None:

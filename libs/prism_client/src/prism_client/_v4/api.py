@@ -190,6 +190,15 @@ class Writes:
             entity, lambda etag, rid: self._run("POST", path, body, etag, rid), request_id
         )
 
+    def add(
+        self, entity: str, part: str, body: Mapping[str, Any], request_id: uuid.UUID | None = None
+    ) -> Task:
+        """Create a part of an entity, naming the entity's current version. Raises NotFound."""
+        path = f"{entity}/{part}"
+        return self._fresh(
+            entity, lambda etag, rid: self._run("POST", path, body, etag, rid), request_id
+        )
+
     def delete(self, entity: str) -> bool:
         """Delete an entity; False when it was gone, which a second look has to confirm."""
         try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from prism_client._clock import Clock
     from prism_client._v4.api import Api
-    from prism_client.model import Category, Cluster, StorageContainer, Subnet
+    from prism_client.model import Category, Cluster, GpuModel, StorageContainer, Subnet
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,17 @@ class Clusters:
 
     def get(self, ext_id: str) -> Cluster:
         return wire.cluster(self.api.get(f"config/clusters/{segment(ext_id)}"))
+
+    def gpus(self, ext_id: str) -> builtins.list[GpuModel] | None:
+        found: builtins.list[GpuModel] = []
+        for kind in ("physical", "virtual"):
+            path = f"config/clusters/{segment(ext_id)}/{kind}-gpu-profiles"
+            try:
+                found += self.api.records("GPU profile", path, wire.gpu_model)
+            except ApiError as exc:
+                log.info("the graphics cards of cluster %s are not known: %s", ext_id, exc)
+                return None
+        return found
 
 
 @attrs.frozen

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from prism_client import vm_settings
 from prism_client._v4 import wire
 from prism_client._v4.api import equals, segment
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from uuid import UUID
 
     from prism_client._v4.api import Api, Writes
-    from prism_client.model import Vm, VmSpec
+    from prism_client.model import DiskSpec, Vm, VmSpec
 
 _PATH = "ahv/config/vms"
 _KIND = "vmm:ahv:config:vm"
@@ -32,6 +33,9 @@ class Vms:
     def takes_volume_disks(self) -> bool:
         return self.api.revision != "v4.0"  # its models have no reference to such a disk
 
+    def not_taken(self, settings: Iterable[str]) -> tuple[str, ...]:
+        return vm_settings.not_known(settings, self.api.revision)
+
     def list(self) -> Iterator[Vm]:
         return self.api.records("VM", _PATH, wire.vm)
 
@@ -45,6 +49,12 @@ class Vms:
 
     def create(self, spec: VmSpec, *, request_id: UUID | None = None) -> Vm:
         return self.get(self.writes.create(_PATH, wire.vm_body(spec), _KIND, request_id))
+
+    def add_disk(self, ext_id: str, disk: DiskSpec, *, request_id: UUID | None = None) -> None:
+        self.writes.add(_entity(ext_id), "disks", wire.disk_body(disk), request_id)
+
+    def remove_disk(self, ext_id: str, disk_ext_id: str) -> bool:
+        return self.writes.delete(f"{_entity(ext_id)}/disks/{segment(disk_ext_id)}")
 
     def power_on(self, ext_id: str) -> None:
         if self.get(ext_id).power_state != "ON":

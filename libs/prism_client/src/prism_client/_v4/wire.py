@@ -16,6 +16,7 @@ from prism_client.model import (
     DiskRecoveryPoint,
     DiskSpec,
     EmptyDisk,
+    GpuModel,
     GuestTools,
     Image,
     Nic,
@@ -43,6 +44,9 @@ _CONSISTENCY = {
 }
 
 
+_OF_THE_CARD = ("model", "numQueues")  # the other settings are those of its connection
+
+
 def cluster(data: Fields) -> Cluster:
     build = data.child("config", "buildInfo")
     return Cluster(
@@ -53,6 +57,16 @@ def cluster(data: Fields) -> Cluster:
         external_address=ip_address(data.child("network", "externalAddress")),
         data_services_ip=ip_address(data.child("network", "externalDataServiceIp")),
     )
+
+
+def gpu_model(data: Fields) -> GpuModel | None:
+    """Read a profile of a graphics card; None for one that names no device."""
+    is_virtual = "virtualGpuConfig" in data.value
+    config = data.child("virtualGpuConfig" if is_virtual else "physicalGpuConfig")
+    device = config.opt_integer("deviceId")
+    if device is None:
+        return None
+    return GpuModel(device, is_virtual, config.opt_text("deviceName") or "")
 
 
 def subnet(data: Fields) -> Subnet:
@@ -185,11 +199,12 @@ def vm_body(spec: VmSpec) -> dict[str, Any]:
         "memorySizeBytes": spec.memory,
         "machineType": spec.machine_type,
         "bootConfig": _boot_body(spec.boot),
-        "disks": [_disk_body(disk) for disk in spec.disks],
+        "disks": [disk_body(disk) for disk in spec.disks] or None,
         "nics": [_nic_body(nic) for nic in spec.nics] or None,
         "categories": [{"extId": ext_id} for ext_id in spec.category_ext_ids] or None,
         "project": {"extId": spec.project_ext_id} if spec.project_ext_id else None,
         "biosUuid": spec.bios_uuid,
+        **spec.settings,
     }
     return {name: value for name, value in body.items() if value not in (None, "")}
 
@@ -210,7 +225,8 @@ def _boot_body(boot: Boot) -> dict[str, Any]:
     return body
 
 
-def _disk_body(disk: DiskSpec) -> dict[str, Any]:
+def disk_body(disk: DiskSpec) -> dict[str, Any]:
+    """Return the body of a disk of a VM."""
     backing: dict[str, Any] = {"$objectType": "vmm.v4.ahv.config.VmDisk"}
     if isinstance(disk.source, EmptyDisk):
         backing["diskSizeBytes"] = disk.source.size
@@ -218,6 +234,8 @@ def _disk_body(disk: DiskSpec) -> dict[str, Any]:
         backing["dataSource"] = {"reference": _disk_source(disk.source)}
     if disk.storage_container_ext_id is not None:
         backing["storageContainer"] = {"extId": disk.storage_container_ext_id}
+    if disk.flash:
+        backing["storageConfig"] = {"isFlashModeEnabled": True}
     return {
         "$objectType": "vmm.v4.ahv.config.Disk",
         "diskAddress": {"busType": disk.bus, "index": disk.index},
@@ -242,9 +260,14 @@ def _nic_body(nic: NicSpec) -> dict[str, Any]:
     }
     if nic.mac is not None:
         backing["macAddress"] = nic.mac
+    backing |= {name: nic.settings[name] for name in _OF_THE_CARD if name in nic.settings}
     body: dict[str, Any] = {"$objectType": "vmm.v4.ahv.config.Nic", "backingInfo": backing}
     if nic.subnet_ext_id is not None:
-        body["networkInfo"] = {"nicType": "NORMAL_NIC", "subnet": {"extId": nic.subnet_ext_id}}
+        body["networkInfo"] = {
+            "nicType": "NORMAL_NIC",
+            "subnet": {"extId": nic.subnet_ext_id},
+            **{name: value for name, value in nic.settings.items() if name not in _OF_THE_CARD},
+        }
     return body
 
 

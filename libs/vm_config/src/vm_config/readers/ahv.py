@@ -33,6 +33,7 @@ def machine_of(config: ahv_record.VmConfig) -> Machine:
         project=config.project,
         bios_uuid=str(config.prism.get("biosUuid") or ""),
         boot_disk=_boot_disk(config),
+        prism=config.prism,
     )
 
 

@@ -1,0 +1,152 @@
+"""Restore in place against a whole restore: bytes written and seconds, in one run.
+
+    in_place_speed.py [GIB]
+
+One disk, 10 GiB unless said otherwise, a tenth of it data. After its backup 1 % of it changes, in
+pieces of 64 KiB all over it. Then a whole restore to a new VM over iSCSI, and a restore in place,
+each from the start of the backend to the end of the job, and compared bit for bit.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prism_lab import Lab
+from ptcomm import Level
+from ptcomm_runner import jobs
+from ptcomm_runner.catalog import Status, Store
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ptcomm import Message
+    from ptcomm_runner.jobs import Result
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+PIECE = 64 * KIB
+UNITS = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}
+
+
+class Silent:
+    """Nobody watches."""
+
+    def message(self, message: Message) -> None:
+        """Nothing."""
+
+    def file(self, name: str, size: int) -> None:
+        """Nothing."""
+
+    def data(self, count: int) -> None:
+        """Nothing."""
+
+
+class Site:
+    """A lab with one VM that is switched off, and its backup."""
+
+    def __init__(self, folder: Path, size: int, stack: ExitStack) -> None:
+        self.folder, self.size = folder, size
+        self.lab = stack.enter_context(Lab.start(folder / "lab", task_seconds=0.0))
+        self.vm = self.lab.create_vm("bench", [size])
+        with self.disk().open("r+b") as disk:
+            for start in range(0, size, 10 * MIB):
+                disk.seek(start)
+                disk.write(os.urandom(MIB))
+        config = folder / "prism.conf"
+        config.touch(mode=0o600)
+        config.write_text(
+            f"prism = {self.lab.pc_host}\nuser = {self.lab.user}\npassword = {self.lab.password}\n"
+            f"ca = {self.lab.ca_file}\nstate_dir = {folder / 'state'}\ntransport = userspace\n"
+            "proxy_mode = in_cluster\n"
+        )
+        self.config = config
+        self.store = Store(folder / "store")
+        good(jobs.backup(self.store, "bench", Level.FULL, self.run(("vm", "bench"))))
+        self.lab._vm("bench").power_state = "OFF"  # noqa: SLF001 - the lab has no word for it
+        self.image = self.lab.recovery_point_file(
+            self.lab.state()["recovery_points"][0]["ext_id"],
+            self.lab._vm("bench").disks[0].disk_ext_id,  # noqa: SLF001
+        )
+
+    def disk(self) -> Path:
+        """The VM's disk as it is now."""
+        return self.lab.disk_file("bench", 0)
+
+    def spoil(self) -> None:
+        """Change 1 % of the disk."""
+        places = random.Random(1).sample(range(self.size // PIECE), self.size // PIECE // 100)
+        with self.disk().open("r+b") as disk:
+            for place in places:
+                disk.seek(place * PIECE)
+                disk.write(os.urandom(PIECE))
+
+    def run(self, *parameters: tuple[str, str]) -> jobs.Settings:
+        """What a job of the runner needs."""
+        started = ("env", "PODHEITOR_STARTED_BY=command-line")
+        command = (*started, sys.executable, "-m", "nutanix_backend")
+        given = (("config_file", str(self.config)), *parameters)
+        return jobs.Settings(command, given, self.folder / "working", Silent(), 3600.0)
+
+    def restore(self, *parameters: tuple[str, str]) -> tuple[float, Result]:
+        """The seconds of a whole job."""
+        began = time.perf_counter()
+        result = good(jobs.restore(self.store, "bench", self.run(*parameters)))
+        return time.perf_counter() - began, result
+
+    def compare(self, other: Path) -> None:
+        """Bit for bit."""
+        if subprocess.run(["cmp", "--quiet", self.image, other], check=False).returncode:
+            sys.exit(f"{other} is not what was backed up")
+
+
+def good(result: Result) -> Result:
+    """The result of a job that ended well."""
+    if result.status is not Status.GOOD:
+        sys.exit("\n".join(message.text for message in result.log))
+    return result
+
+
+def written_in_place(result: Result) -> int:
+    """The bytes that the job says it wrote."""
+    log = "\n".join(message.text for message in result.log)
+    found = re.search(r"proven; ([0-9.]+) (\w+) were written", log)
+    if found is None:
+        sys.exit(log)
+    return int(float(found[1]) * UNITS[found[2]])
+
+
+def main() -> None:
+    """Run both, and compare."""
+    size = int(sys.argv[1] if len(sys.argv) > 1 else 10) * GIB
+    with tempfile.TemporaryDirectory(prefix="podheitor-bench-") as name, ExitStack() as stack:
+        site = Site(Path(name), size, stack)
+        site.spoil()
+        seconds, _ = site.restore(("restore_vm_name", "whole"), ("restore_via", "volume_group"))
+        whole = site.lab.disk_file("whole", 0)
+        written = whole.stat().st_blocks * 512
+        site.compare(whole)
+        in_place, result = site.restore(("restore_to", "inplace"))
+        site.compare(site.disk())
+        few = written_in_place(result)
+    load = os.getloadavg()[0]
+    ratios = f"{few / written:.3f} of the bytes, {in_place / seconds:.2f} of the time"
+    table = Table(
+        "", "bytes written", "seconds",
+        title=f"{size // GIB} GiB, a tenth of it data, 1 % changed",
+        caption=f"in place: {ratios}; load {load:.0f}",
+    )  # fmt: skip
+    table.add_row("whole restore", f"{written:,}", f"{seconds:.1f}")
+    table.add_row("restore in place", f"{few:,}", f"{in_place:.1f}")
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()

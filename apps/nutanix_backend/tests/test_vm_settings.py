@@ -1,0 +1,205 @@
+"""Every setting of a VM comes back, or the job log says that it does not."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from nutanix_backend.ahv import vm_fields
+from nutanix_backend.ahv.vm_fields import Fate
+from nutanix_backend.cluster import inventory
+from nutanix_backend.settings.parameters import parse
+from prism_lab import Lab
+from prism_lab._model import CdRom
+from ptcomm import Level, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from ptcomm_runner.jobs import Result
+
+    from apps.nutanix_backend.tests.conftest import Guest, Product
+
+MIB = 1 << 20
+AHV = "vmm.v4.ahv.config"
+GPU = {"mode": "PASSTHROUGH_COMPUTE", "deviceId": 4318, "vendor": "NVIDIA", "name": "A30"}
+PLAIN: dict[str, Any] = {
+    "description": "the books of the firm",
+    "hardwareClockTimezone": "Europe/Vienna",
+    "isCpuPassthroughEnabled": True,
+    "isVcpuHardPinningEnabled": True,
+    "isVgaConsoleEnabled": False,
+    "isBrandingEnabled": False,
+    "isAgentVm": True,
+    "numNumaNodes": 2,
+}
+V4_ONLY: dict[str, Any] = {
+    "isCpuHotplugEnabled": True,
+    "isScsiControllerEnabled": True,
+    "isMemoryOvercommitEnabled": True,
+    "isGpuConsoleEnabled": True,
+    "enabledCpuFeatures": ["HARDWARE_VIRTUALIZATION"],
+    "customAttributes": ["owner:ana"],
+    "storageConfig": {"isFlashModeEnabled": True, "qosConfig": {"throttledIops": 300}},
+    "apcConfig": {"isApcEnabled": True, "cpuModel": {"extId": "5c9c2f4e-0000-4000-8000-1"}},
+}
+DEVICES: dict[str, Any] = {
+    "serialPorts": [{"index": 0, "isConnected": True}, {"index": 1, "isConnected": False}],
+    "gpus": [GPU],
+    "vtpmConfig": {"isVtpmEnabled": True},
+    "bootConfig": {"$objectType": f"{AHV}.UefiBoot", "isSecureBootEnabled": True},
+    "machineType": "Q35",
+    "pcieDevices": [{"extId": "a"}],
+    "guestTools": {"isEnabled": True},
+}
+CARD: dict[str, Any] = {
+    "vlanMode": "TRUNK",
+    "trunkedVlans": [10, 20],
+    "shouldAllowUnknownMacs": True,
+    "ipv4Config": {"shouldAssignIp": True, "ipAddress": {"value": "10.0.0.7"}},
+}
+
+
+@pytest.fixture
+def newest(tmp_path: Path) -> Iterator[Lab]:
+    """A cluster of the newest revisions."""
+    with Lab.start(tmp_path / "newest", personality="newest") as lab:
+        yield lab
+
+
+def said(result: Result, severity: Severity = Severity.WARNING) -> str:
+    return "\n".join(m.text for m in result.log if m.severity is severity)
+
+
+def vm_of(lab: Lab, name: str) -> Any:
+    (found,) = (vm for vm in lab._world.vms.values() if vm.name == name)
+    return found
+
+
+def full_house(lab: Lab, guest: Guest) -> Any:
+    """Let a VM use every setting that there is."""
+    vm = vm_of(lab, guest.name)
+    vm.hardware |= copy.deepcopy(PLAIN | V4_ONLY | DEVICES)
+    vm.nvram = "4d1e0ab8-6d6f-4a5e-9d3c-0d9c7c1f2a3b"
+    vm.cd_roms = [CdRom(bus="SATA", index=3, image="an-image"), CdRom(bus="SATA", index=4)]
+    vm.nics[0].model, vm.nics[0].queues = "E1000", 4
+    vm.nics[0].network = copy.deepcopy(CARD)
+    vm.disks[0].flash = True
+    return vm
+
+
+def shown(lab: Lab, product: Product, name: str) -> Any:
+    """What Prism answers about a VM."""
+    with inventory.connect(parse(product.parameters())) as client:
+        return client.vms.get(vm_of(lab, name).ext_id).raw
+
+
+def without_marks(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_marks(v) for name, v in value.items() if name[0] != "$"}
+    return [without_marks(v) for v in value] if isinstance(value, list) else value
+
+
+def test_every_copied_field_comes_back(
+    newest: Lab, make_product: Callable[..., Product], tmp_path: Path
+) -> None:
+    product = make_product(newest, tmp_path / "host")
+    guest = product.guest(2 * MIB)
+    source = full_house(newest, guest)
+    product.good_backup(Level.FULL, guest)
+    before = without_marks(shown(newest, product, guest.name))
+    newest._world.vms.pop(source.ext_id)
+    result = product.restore(restore_vm_name="again", restore_identity="old")
+    after = without_marks(shown(newest, product, "again"))
+    checked = [field.path for field in vm_fields.FIELDS if field.copied]
+    for path in [*checked, "serialPorts", "isGpuConsoleEnabled", "apcConfig", "vtpmConfig"]:
+        was = list(vm_fields.values_at(before, path))
+        assert was, f"{path}: the VM of this test has it"
+        assert list(vm_fields.values_at(after, path)) == was, path
+    assert [drive["diskAddress"] for drive in after["cdRoms"]] == [
+        {"busType": "SATA", "index": 3},
+        {"busType": "SATA", "index": 4},
+    ]
+    assert [gpu["deviceId"] for gpu in after["gpus"]] == [4318]
+    card = after["nics"][0]
+    assert card["networkInfo"] == before["nics"][0]["networkInfo"]
+    assert card["backingInfo"] == before["nics"][0]["backingInfo"]
+    assert after["disks"][0]["backingInfo"]["storageConfig"] == {"isFlashModeEnabled": True}
+    assert after["description"].startswith("the books of the firm\nrestored by job ")
+    warned = said(result)
+    for words in (
+        "its UEFI variables are new",
+        "its vTPM is new and empty",
+        "its PCIe devices are not restored",
+        "its CD-ROM drives are empty",
+        "Guest Tools are not enabled",
+    ):
+        assert words in warned, words
+    assert warned.count("VM again") == 5 + warned.count("still has the old ones")
+
+
+def test_what_the_source_still_uses_is_not_taken_from_it(
+    newest: Lab, make_product: Callable[..., Product], tmp_path: Path
+) -> None:
+    product = make_product(newest, tmp_path / "host")
+    guest = product.guest(MIB)
+    full_house(newest, guest)
+    product.backup(Level.FULL, guest)
+    result = product.restore(restore_vm_name="copy")
+    assert "ipv4Config" not in vm_of(newest, "copy").nics[0].network
+    assert "address 10.0.0.7 is not assigned to it: the source VM still exists" in said(result)
+    assert "still has the old ones" in said(result), "the recovery point is named"
+
+
+@pytest.mark.parametrize("personality", ["2024.3", "2023.4"])
+def test_another_cluster_that_lacks_the_half(
+    newest: Lab, make_product: Callable[..., Product], tmp_path: Path, personality: str
+) -> None:
+    product = make_product(newest, tmp_path / "host")
+    guest = product.guest(2 * MIB)
+    full_house(newest, guest)
+    backup = product.backup(Level.FULL, guest)
+    with Lab.start(tmp_path / "poor", personality=personality, gpus=()) as poor:
+        config = tmp_path / "poor.conf"
+        config.write_text(
+            f"prism={poor.pc_host}\nuser={poor.user}\npassword={poor.password}\n"
+            f"ca={poor.ca_file}\ntransport=userspace\n"
+        )
+        config.chmod(0o600)
+        result = product.restore(
+            restore_vm_name="moved", target_config_file=config, network_map="*:lab-net"
+        )
+        vm = vm_of(poor, "moved")
+        points = product.points(backup, guest)
+        assert vm.disks[0].file.read_bytes() == points[0].read_bytes()
+    kept = {name: vm.hardware.get(name) for name in PLAIN if name != "description"}
+    assert kept == {name: value for name, value in PLAIN.items() if name != "description"}
+    assert vm.hardware["serialPorts"] == DEVICES["serialPorts"]
+    assert "gpus" not in vm.hardware
+    assert len(vm.cd_roms) == 2
+    assert vm.nics[0].network["trunkedVlans"] == [10, 20]
+    warned = said(result)
+    for words in (
+        "graphics card A30 is not restored: cluster lab-cluster",
+        "customAttributes is not restored: the API of that Prism does not know it",
+        "its CPU model is not restored: it is one of the cluster it was on",
+    ):
+        assert words in warned, words
+    is_v3 = personality == "2023.4"
+    assert ("vtpmConfig is not restored" in warned) is is_v3
+    assert ("isCpuHotplugEnabled is not restored" in warned) is is_v3
+    assert "still has the old ones" not in warned, "that Prism has no such recovery point"
+
+
+def test_the_table_has_each_path_once_and_says_what_is_lost() -> None:
+    paths = [field.path for field in vm_fields.FIELDS]
+    assert len(paths) == len(set(paths))
+    for field in vm_fields.FIELDS:
+        assert bool(field.line) >= (field.fate is Fate.NOT_RESTORED), field.path
+        assert not (field.copied and field.line), field.path
+    covered = vm_fields.covering("nics[].networkInfo.ipv4Config.ipAddress.value")
+    assert covered is not None
+    assert covered.fate is Fate.IDENTITY
+    assert vm_fields.covering("somethingNew.below") is None
