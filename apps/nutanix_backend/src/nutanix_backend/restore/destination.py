@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,15 +10,17 @@ from typing import TYPE_CHECKING
 import attrs
 import durable
 from command_line.text import size
+from vm_replica.evidence import Evidence, TrialKind, trial
 
-from nutanix_backend.ahv import identity, make_vm, method
+from nutanix_backend.ahv import identity, make_vm, method, watch
 from nutanix_backend.ahv.creation import Creation, NewDisk, WrittenDisk
 from nutanix_backend.ahv.site import inspect_target
 from nutanix_backend.cluster import inventory, journal, sweep
 from nutanix_backend.cluster.guards import FolderGuard
 from nutanix_backend.disks.targets import DiskTarget, ImageTarget, NoTarget, at_path
-from nutanix_backend.errors import RestoreFailed, RestoreRefused
-from nutanix_backend.names import STAGING
+from nutanix_backend.errors import DrillFailed, RestoreFailed, RestoreRefused
+from nutanix_backend.names import OURS, STAGING
+from nutanix_backend.references import evidence
 from nutanix_backend.restore import configuration
 from nutanix_backend.restore.writer import DiskWriter, refuse_full_disk, refuse_unfit, write_whole
 
@@ -233,7 +236,7 @@ class NewVm(Destination):
         )
         if origin.cluster_id or settings.restore_vm_name:
             self._refuse_taken(site, origin.vm_name)
-        chosen = identity.choose(settings.restore_identity, site, origin, self._source)
+        chosen = identity.choose(self._wanted_identity(), site, origin, self._source)
         if settings.check_space:
             site.refuse_full(sum(chain.data_bytes for chain in plan.disks))
         if plan.manifest and plan.manifest.configuration:
@@ -261,6 +264,19 @@ class NewVm(Destination):
 
     def finish(self, plan: VmPlan, writers: Mapping[str, DiskWriter]) -> None:
         """Create the VM."""
+        origin, order = plan.origin, self._order(plan)
+        has = "the old" if order.identity.keeps else "a new"
+        self.job.say(f"VM {order.name} gets {has} UUID and MAC addresses: {order.identity.reason}")
+        order = attrs.evolve(order, power_on=self.job.settings.restore_powerstate == "on")
+        written = _written(writers)
+        made = make_vm.create_vm(self._vms[origin.folder].creation, order, written)
+        self.job.say(
+            f"{origin} is restored as {order.name} ({made.ext_id}) "
+            f"with {len(written)} of {max(len(order.machine.disks), len(written))} disks"
+        )
+
+    def _order(self, plan: VmPlan) -> make_vm.VmOrder:
+        """What VM is created; raise RestoreRefused when that is not possible."""
         origin = plan.origin
         content = self._configurations.get(origin.folder)
         if content is None:
@@ -277,18 +293,10 @@ class NewVm(Destination):
         if not origin.cluster_id and not self.job.settings.restore_vm_name:
             self._refuse_taken(vm.site, machine.name)
         chosen = vm.identity.refuse_conflict(vm.site, machine)
-        has = "the old" if chosen.keeps else "a new"
-        self.job.say(f"VM {name} gets {has} UUID and MAC addresses: {chosen.reason}")
-        power_on = self.job.settings.restore_powerstate == "on"
-        order = make_vm.VmOrder(vm.site, machine, name, chosen, vm.upload, power_on)
-        written = [
-            WrittenDisk(_new_disk(w.chain), w.target) for w in writers.values() if w.complete
-        ]
-        made = make_vm.create_vm(vm.creation, order, written)
-        self.job.say(
-            f"{origin} is restored as {name} ({made.ext_id}) "
-            f"with {len(written)} of {max(len(machine.disks), len(written))} disks"
-        )
+        return make_vm.VmOrder(vm.site, machine, name, chosen, vm.upload)
+
+    def _wanted_identity(self) -> str:
+        return self.job.settings.restore_identity
 
     def _creation(self, origin: Origin) -> Creation:
         info = self.job.info
@@ -314,6 +322,56 @@ class NewVm(Destination):
         return self._folder
 
 
+class Drill(NewVm):
+    """A new VM that reaches nobody, is started and watched, and goes again."""
+
+    def __init__(self, job: JobContext, stack: ExitStack) -> None:
+        """Refuse what cannot be seen, then connect."""
+        watch.check_options(job.settings)
+        super().__init__(job, stack)
+
+    def finish(self, plan: VmPlan, writers: Mapping[str, DiskWriter]) -> None:
+        """Create the VM, watch it, remove it; raise DrillFailed when it does not live."""
+        origin, order = plan.origin, self._order(plan)
+        subnet = watch.subnet_for(self.job.settings, order.site.networks.subnets)
+        order = attrs.evolve(order, isolation=make_vm.Isolation(subnet))
+        whose = Evidence(cluster=origin.cluster, vm_id=origin.vm_id, vm_name=origin.vm_name)
+        with make_vm.temporary_vm(
+            self._vms[origin.folder].creation, order, _written(writers)
+        ) as made:
+            self.job.say(f"{origin} is made as {order.name} ({made.ext_id}) and switched on")
+            try:
+                verdict = self._watch(made.ext_id)
+            except DrillFailed as error:
+                self._record(whose, origin.job, str(error))
+                raise DrillFailed(f"the drill of {origin} failed: {error}") from error
+            self._record(whose, origin.job, seen=str(verdict))
+        self.job.say(f"{origin} lives: {verdict}; the VM of the drill is removed")
+
+    def _watch(self, vm_id: str) -> watch.DrillVerdict:
+        job = self.job
+        return watch.Watch(self._client, vm_id, job.settings, job.check_cancelled).run()
+
+    def _record(self, whose: Evidence, point: str, fault: str = "", seen: str = "") -> None:
+        ended = trial(TrialKind.DRILL, point, fault, seen)
+        if problem := evidence.record(self.job.settings.state_dir, whose, ended):
+            self.job.warn(problem)
+
+    def _wanted_identity(self) -> str:
+        return "new"
+
+    def _name(self, old_name: str) -> str:
+        """A name that nobody else has, and by which a sweep knows whose it is."""
+        return f"{OURS}drill {secrets.token_hex(4)} {old_name}"[: make_vm.LONGEST_NAME]
+
+    def _refuse_taken(self, site: Site, old_name: str) -> None:
+        """No name can be taken."""
+
+
+def _written(writers: Mapping[str, DiskWriter]) -> list[WrittenDisk]:
+    return [WrittenDisk(_new_disk(w.chain), w.target) for w in writers.values() if w.complete]
+
+
 def _new_disk(chain: DiskChain) -> NewDisk:
     return NewDisk(chain.disk_id, chain.index, chain.size)
 
@@ -330,6 +388,12 @@ def staging_folder(
 def choose(job: JobContext, stack: ExitStack, first: SourceFile) -> Destination:
     """The destination that the parameters and the place of the first file ask for."""
     settings = job.settings
+    if settings.restore_drill:
+        if settings.disk_path or settings.restore_to not in {"", "ahv"}:
+            raise RestoreRefused(
+                "restore_drill=yes makes a VM and removes it: leave restore_to and disk_path out"
+            )
+        return Drill(job, stack)
     kind = settings.restore_to or ("disk" if settings.disk_path else "")
     if not kind:
         kind = "disk" if first.where.strip("/") else "ahv"
