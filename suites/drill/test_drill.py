@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from suites.drill.conftest import Drills
 
 UEFI = {"bootConfig": {"$objectType": "vmm.v4.ahv.config.UefiBoot"}}
-SHORT = 8
-"""Seconds that a guest is watched which shows nothing; much more would show no more."""
+SHORT, LONG = 5, 40
+"""Seconds that a guest is watched which shows nothing, and one that has to say its last words."""
+PANIC = "Kernel panic - not syncing: VFS: Unable to mount root fs"
 
 
 def lives(result: Result) -> str:
@@ -66,25 +67,21 @@ def test_guest_tools_that_do_not_answer(drills: Drills, saved: Guest) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sector", "hardware", "why"),
+    ("sector", "hardware", "wait", "why"),
     [
-        (
-            guests.PANICS,
-            {},
-            "console is 'Kernel panic - not syncing: VFS: Unable to mount root fs'",
-        ),
-        (guests.NOTHING, {}, "its serial console is empty"),
-        (guests.HANGS, {}, "its serial console is empty"),
-        (guests.RESETS, {}, "the last line of its serial console is 'about to reset'"),
-        (guests.BOOTS, UEFI, "no line of its serial console has 'BOOTED'"),
+        (guests.PANICS, {}, LONG, f"the last line of its serial console is {PANIC!r}"),
+        (guests.NOTHING, {}, SHORT, "its serial console is empty"),
+        (guests.HANGS, {}, SHORT, "its serial console is empty"),
+        (guests.RESETS, {}, LONG, "the last line of its serial console is 'about to reset'"),
+        (guests.BOOTS, UEFI, SHORT, "no line of its serial console has 'BOOTED'"),
     ],
     ids=["kernel panic", "no boot disk", "hang", "reset", "wrong firmware"],
 )
 def test_guests_that_do_not_live(
-    drills: Drills, sector: bytes, hardware: dict[str, Any], why: str
+    drills: Drills, sector: bytes, hardware: dict[str, Any], wait: int, why: str
 ) -> None:
     guest = drills.guest(sector, **hardware)
-    line = fails(drills.drill(guest.name, drill_wait=SHORT))
+    line = fails(drills.drill(guest.name, drill_wait=wait))
     assert why in line
     assert "it was on for" in line
     assert not drills.last(guest).good

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from suites.drill.conftest import Drills
 
-SHORT = 8
+LONG = 40
+"""Seconds in which a guest says its last words."""
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_an_older_point(drills: Drills, site: Site) -> None:
     site.cycle(boot_sector=guests.BOOTS)
     site.cycle(boot_sector=guests.PANICS)
     before = drills.lab.state()
-    status, said = site.run("drill", *words(drills, drill_wait=SHORT))
+    status, said = site.run("drill", *words(drills, drill_wait=LONG))
     assert status == 1
     assert "the drill of generation 2 failed: it was on for" in said
     assert "Kernel panic" in said

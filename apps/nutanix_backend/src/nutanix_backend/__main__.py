@@ -50,7 +50,7 @@ def command_line() -> argparse.ArgumentParser:
     from ptcomm_runner import command as job  # noqa: PLC0415
     from vm_replica import pairing  # noqa: PLC0415
 
-    from nutanix_backend.cli import coverage, import_machine, upkeep, verify  # noqa: PLC0415
+    from nutanix_backend.cli import coverage, import_machine, report, upkeep, verify  # noqa: PLC0415
     from nutanix_backend.doctor import command as doctor  # noqa: PLC0415
     from nutanix_backend.qualify import command as qualify  # noqa: PLC0415
     from nutanix_backend.replicate import command as replicate  # noqa: PLC0415
@@ -65,7 +65,7 @@ def command_line() -> argparse.ArgumentParser:
     job.add_parser(commands, own)
     import_machine.add_parser(commands, own)
     qualify.add_parser(commands, own)
-    for command in (doctor, upkeep, coverage, verify, replicate):
+    for command in (doctor, upkeep, coverage, verify, report, replicate):
         command.add_parser(commands)
     state = BY_NAME["state_dir"].default
     pairing.add_parser(commands, Path(state, "identity"))

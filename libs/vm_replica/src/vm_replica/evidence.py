@@ -47,7 +47,7 @@ class Trial:
 
 @attrs.frozen
 class Evidence:
-    """The trials of a VM: of each kind the last one, and the last good one."""
+    """The trials of a VM, the newest first: of each kind the last one, and the last good one."""
 
     schema: int = SCHEMA
     cluster: str = ""
@@ -57,19 +57,13 @@ class Evidence:
 
     def last(self, kind: TrialKind, *, good: bool = False) -> Trial | None:
         """The last trial of a kind, or the last good one; None when there was none."""
-        found = [t for t in self.trials if t.kind is kind and (t.good or not good)]
-        return max(found, key=lambda trial: trial.when, default=None)
+        return next((t for t in self.trials if t.kind is kind and (t.good or not good)), None)
 
     def with_trial(self, trial: Trial) -> Evidence:
         """The evidence after a trial."""
         every = attrs.evolve(self, trials=(trial, *self.trials))
-        kept = {
-            found
-            for kind in TrialKind
-            for good in (True, False)
-            if (found := every.last(kind, good=good))
-        }
-        return attrs.evolve(self, trials=tuple(sorted(kept, key=lambda trial: -trial.when)))
+        wanted = [every.last(kind, good=good) for kind in TrialKind for good in (True, False)]
+        return attrs.evolve(self, trials=tuple(t for t in every.trials if t in wanted))
 
 
 def read(path: Path) -> Evidence:

@@ -10,6 +10,7 @@ import re
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import attrs
 
@@ -50,6 +51,8 @@ class CoverageRow:
 class Known:
     """What this host has recorded of a VM: its jobs, oldest first, and when it did so last."""
 
+    file: state.StateFile
+    cluster: str
     jobs: tuple[state.JobRecord, ...]
     changed: int
 
@@ -67,13 +70,13 @@ def report(client: PrismClient, settings: Settings) -> Iterator[CoverageRow]:
 
     Raises PrismError and SelectionError.
     """
-    saved, replicated = (_known(settings.state_dir / k) for k in (state.BACKUP, state.REPLICATION))
+    saved, replicated = (known(settings.state_dir / k) for k in (state.BACKUP, state.REPLICATION))
     points = ReferencePoints(client, str)
     there = {point.ext_id for point in client.recovery_points.list()}
     for source in inventory.every_vm(client, settings.cluster):
         vm = source.vm
         jobs, copies = saved.get(vm.ext_id), replicated.get(vm.ext_id)
-        problems = _problems(jobs, copies, settings.coverage_days)
+        problems = problems_of(jobs, copies, settings.coverage_days)
         if jobs and not _has_base(jobs, points, there):
             problems.append("chain broken: its reference is gone, the next job is a full")
         yield _of_vm(vm, source.cluster.name, jobs, copies, "; ".join(problems))
@@ -96,7 +99,7 @@ def _of_vm(
     )
 
 
-def _problems(jobs: Known | None, copies: Known | None, days: int) -> list[str]:
+def problems_of(jobs: Known | None, copies: Known | None, days: int) -> list[str]:
     """What is wrong with the jobs of a VM; one that is only replicated is protected too."""
     if jobs is None or not jobs.saved:
         if copies is None:
@@ -122,15 +125,16 @@ def _has_base(jobs: Known, points: ReferencePoints, there: set[str]) -> bool:
     return points.understands(references[-1]) and references[-1].point in there
 
 
-def _known(folder: Path) -> Mapping[str, Known]:
+def known(folder: Path) -> Mapping[str, Known]:
     """What is recorded of each VM; of one whose cluster was renamed, the newest."""
     found: dict[str, Known] = {}
     for path in folder.glob("*/*.json"):
-        recorded, _ = state.StateFile(path, path.stem).load()
-        known = Known(recorded.jobs, int(path.stat().st_mtime))
+        file = state.StateFile(path, path.stem)
+        recorded, _ = file.load()
+        changed = int(path.stat().st_mtime)
         older = found.get(path.stem)
-        if recorded.jobs and (older is None or older.changed < known.changed):
-            found[path.stem] = known
+        if recorded.jobs and (older is None or older.changed < changed):
+            found[path.stem] = Known(file, unquote(path.parent.name), recorded.jobs, changed)
     return found
 
 

@@ -19,7 +19,7 @@ from nutanix_backend.cluster import inventory, journal, sweep
 from nutanix_backend.cluster.guards import FolderGuard
 from nutanix_backend.disks.targets import DiskTarget, ImageTarget, NoTarget, at_path
 from nutanix_backend.errors import DrillFailed, RestoreFailed, RestoreRefused
-from nutanix_backend.names import OURS, STAGING
+from nutanix_backend.names import DRILL, STAGING
 from nutanix_backend.references import evidence
 from nutanix_backend.restore import configuration
 from nutanix_backend.restore.writer import DiskWriter, refuse_full_disk, refuse_unfit, write_whole
@@ -78,6 +78,9 @@ class Destination(ABC):
         self, file: SourceFile, content: bytes
     ) -> None:
         """Take the VM's configuration; raise RestoreRefused when no VM can be made from it."""
+
+    def failed(self, plan: VmPlan, error: Exception) -> None:  # noqa: B027 - most keep no record
+        """The VM is given up."""
 
     def finish(self, plan: VmPlan, writers: Mapping[str, DiskWriter]) -> None:
         """All disks of the VM are complete."""
@@ -193,6 +196,15 @@ class Proof(Destination):
                 )
                 if isinstance(writer.target, ImageTarget):
                     writer.target.path.unlink()
+        proven = [w for w in writers.values() if w.complete and w.chain.image_root]
+        if plan.manifest and len(proven) == len(plan.manifest.disks):
+            seen = f"{len(proven)} disks put together and compared"
+            record_trial(self.job, plan.origin, TrialKind.PROOF, seen=seen)
+
+    def failed(self, plan: VmPlan, error: Exception) -> None:
+        """Record that it is not what was backed up."""
+        if isinstance(error, RestoreFailed):
+            record_trial(self.job, plan.origin, TrialKind.PROOF, fault=str(error))
 
 
 @attrs.frozen
@@ -335,7 +347,6 @@ class Drill(NewVm):
         origin, order = plan.origin, self._order(plan)
         subnet = watch.subnet_for(self.job.settings, order.site.networks.subnets)
         order = attrs.evolve(order, isolation=make_vm.Isolation(subnet))
-        whose = Evidence(cluster=origin.cluster, vm_id=origin.vm_id, vm_name=origin.vm_name)
         with make_vm.temporary_vm(
             self._vms[origin.folder].creation, order, _written(writers)
         ) as made:
@@ -343,29 +354,34 @@ class Drill(NewVm):
             try:
                 verdict = self._watch(made.ext_id)
             except DrillFailed as error:
-                self._record(whose, origin.job, str(error))
+                record_trial(self.job, origin, TrialKind.DRILL, fault=str(error))
                 raise DrillFailed(f"the drill of {origin} failed: {error}") from error
-            self._record(whose, origin.job, seen=str(verdict))
+            record_trial(self.job, origin, TrialKind.DRILL, seen=str(verdict))
         self.job.say(f"{origin} lives: {verdict}; the VM of the drill is removed")
 
     def _watch(self, vm_id: str) -> watch.DrillVerdict:
         job = self.job
         return watch.Watch(self._client, vm_id, job.settings, job.check_cancelled).run()
 
-    def _record(self, whose: Evidence, point: str, fault: str = "", seen: str = "") -> None:
-        ended = trial(TrialKind.DRILL, point, fault, seen)
-        if problem := evidence.record(self.job.settings.state_dir, whose, ended):
-            self.job.warn(problem)
-
     def _wanted_identity(self) -> str:
         return "new"
 
     def _name(self, old_name: str) -> str:
         """A name that nobody else has, and by which a sweep knows whose it is."""
-        return f"{OURS}drill {secrets.token_hex(4)} {old_name}"[: make_vm.LONGEST_NAME]
+        return f"{DRILL}{secrets.token_hex(4)} {old_name}"[: make_vm.LONGEST_NAME]
 
     def _refuse_taken(self, site: Site, old_name: str) -> None:
         """No name can be taken."""
+
+
+def record_trial(
+    job: JobContext, origin: Origin, kind: TrialKind, *, fault: str = "", seen: str = ""
+) -> None:
+    """Record how a trial ended: what is wrong, or what was seen."""
+    whose = Evidence(cluster=origin.cluster, vm_id=origin.vm_id, vm_name=origin.vm_name)
+    ended = trial(kind, origin.job, fault, seen)
+    if problem := evidence.record(job.settings.state_dir, whose, ended):
+        job.warn(problem)
 
 
 def _written(writers: Mapping[str, DiskWriter]) -> list[WrittenDisk]:
