@@ -81,6 +81,7 @@ class Ahv:
     def refuse_unfit(self, name: str, point: Point, *, test: bool) -> None:
         """Raise FailoverRefused for a name that is taken, unknown networks or too little space."""
         try:
+            watch.check_options(self.settings)
             site = self._site(point, test=test)
             make_vm.refuse_taken(site, name)
             site.refuse_full(point.allocated)
