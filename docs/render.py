@@ -39,6 +39,7 @@ SECTIONS = {
     "fallback_to_full": "Chain",
     "mode": "Replication",
     "restore_to": "Restore",
+    "restore_drill": "Restore drill",
     "listing": "What every plugin of Bacula has",
 }
 """The first parameter of each section of the table, and how the section is called."""

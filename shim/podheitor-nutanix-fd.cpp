@@ -55,6 +55,9 @@ struct ini_items plugin_items_dump[] = {
    {"storage_container", ini_store_str, "storage container of the restored VM", 0, "*Prism chooses*"},
    {"verify", ini_store_bool, "read back what was written, and compare", 0, "no"},
    {"layout", ini_store_str, "layout of the deltas in the backup of another maker's plugin", 0, "little-header64-region64-magic8"},
+   {"restore_drill", ini_store_bool, "make the VM without network, start it, see whether it lives, remove it", 0, "no"},
+   {"drill_sign", ini_store_str, "what the VM has to show: its guest tools answer, a line on its serial console, an open port, or at least that it stays on", 0, "on"},
+   {"drill_wait", ini_store_int64, "how long the VM may take to show it, and how long it has to stay on", 0, "300"},
    {"check_space", ini_store_bool, "refuse a restore for which there is too little space", 0, "yes"},
    {NULL, NULL, NULL, 0, NULL},
 };
@@ -78,6 +81,9 @@ const char *valid_params[] = {
    "restore_to", "restore_via", "disk", "disk_path", "target_cluster", "target_config_file",
    "restore_vm_name", "restore_identity", "network_map", "storage_container", "overwrite", "verify",
    "check_space", "layout", "restore_powerstate", "restore_start",
+   // drill
+   "restore_drill", "drill_sign", "drill_wait", "drill_console", "drill_line", "drill_subnet",
+   "drill_port",
    // what every metaplugin has
    "listing", "query", "coverage_days", "abort_on_error", "debug",
    NULL,

@@ -53,6 +53,21 @@ def test_restore_options(site: Site) -> None:
     assert same(target, guest.disks[1])
 
 
+def test_a_restore_drill(site: Site) -> None:
+    """A VM is made, watched and gone; its verdict is in the job log, good or not."""
+    guest = site.guest(4 * MIB)
+    site.define(f"vm={guest.name}")
+    full = site.good("Full")
+    before = site.lab.state()["vms"]
+    drill = site.restore(full, "/", restore_drill="yes", drill_wait="2")
+    assert drill.status == "T", drill.words
+    assert drill.said("lives: it stayed on, and nothing more is known of it")
+    failed = site.restore(full, "/", restore_drill="yes", drill_wait="2", drill_sign="tools")
+    assert failed.status == "f", failed.words
+    assert failed.said("but its guest tools did not answer")
+    assert site.lab.state()["vms"] == before
+
+
 def test_estimate_listing_and_query(site: Site) -> None:
     """What an administrator can ask before there is a backup."""
     guest = site.guest(4 * MIB, 2 * MIB)

@@ -51,14 +51,19 @@ class Site:
     def replica(self) -> Replica:
         return Store(self.store, Limits(reserve=0)).replica("lab", self.vm_id)
 
-    def cycle(self, *, taken: int = 0) -> int:
-        """The guest writes, and the source sends what changed, or all of it at first."""
+    def cycle(self, *, taken: int = 0, boot_sector: bytes = b"") -> int:
+        """The guest writes, and the source sends what changed, or all of it at first.
+
+        With a boot sector, that is written to the first disk.
+        """
         changes = {}
         self.taken = taken or self.taken + 60
         for disk_id, size in SIZES.items():
             image = self.images.setdefault(disk_id, bytearray(size))
             offset = self.chance.randrange(size // (64 * KIB)) * 64 * KIB
             data = self.chance.randbytes(64 * KIB)
+            if boot_sector and disk_id == "disk-a":
+                offset, data = 0, boot_sector + data[len(boot_sector) :]
             image[offset : offset + len(data)] = data
             changes[disk_id] = [(offset, data)]
         state = self.replica.state()

@@ -113,7 +113,7 @@ def test_the_audit_log(site: Site) -> None:
         (("test", "web01", "--folder", "/nowhere"), "is not a folder"),
         (("test", "web01", "--folder", "{}", "--point", "9"), "there are 1, 2, 3"),
         (("planned", "web01", "--folder", "{}"), "give --source"),
-        (("recover", "web01"), "possible: test or planned or unplanned"),
+        (("recover", "web01"), "possible: test or drill or planned or unplanned"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(site: Site, words: tuple[str, ...], says: str) -> None:

@@ -125,6 +125,9 @@ class World:
     def refuse_unfit(self, *, test: bool = False) -> None:
         """Everything fits."""
 
+    def refuse_unwatched(self) -> None:
+        """Everything can be watched."""
+
     def refuse_foreign(self, copy: Copy) -> None:
         """Everything is here."""
 
@@ -138,6 +141,15 @@ class World:
         with self.call():
             self.copies[copy.key] = "whole"
         return "made"
+
+    def watch(self, copy: Copy) -> str:
+        assert self.copies[copy.key] == "whole"
+        with self.call():
+            return "it lives"
+
+    def note_drill(self, generation: int, *, fault: str = "", seen: str = "") -> None:
+        assert bool(fault) != bool(seen)
+        assert generation <= self.generation
 
     def remove(self, copy: Copy) -> None:
         with self.call():
@@ -193,7 +205,7 @@ AFTER = {
     Event.PERMANENT: State.PERMANENT,
     Event.REVERSE: State.PERMANENT,
 }
-TAKEN_BACK = {Event.TEST, Event.PLANNED, Event.UNPLANNED}
+TAKEN_BACK = {Event.TEST, Event.DRILL, Event.PLANNED, Event.UNPLANNED}
 ASKED = [event for event in Event if event is not Event.RECOVER]
 
 
@@ -202,7 +214,7 @@ def legal(record: Record) -> set[Event]:
     if record.doing:
         return {Event.RECOVER}
     events = {
-        State.REPLICATING: {Event.TEST, Event.PLANNED, Event.UNPLANNED},
+        State.REPLICATING: {Event.TEST, Event.DRILL, Event.PLANNED, Event.UNPLANNED},
         State.TESTING: {Event.UNPLANNED},
         State.FAILED_OVER: {Event.UNDO, Event.PERMANENT},
         State.PERMANENT: set() if record.reversed else {Event.REVERSE},
@@ -297,7 +309,7 @@ class Failovers(RuleBasedStateMachine):
         if ended:
             return
         if event in TAKEN_BACK:
-            had_test = event is not Event.TEST and before.test is not None
+            had_test = event not in {Event.TEST, Event.DRILL} and before.test is not None
             assert after.state is (State.TESTING if had_test else State.REPLICATING)
         else:
             assert (after.state, after.test is not None) == at_rest_after(before, event)

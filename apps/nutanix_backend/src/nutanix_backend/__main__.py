@@ -50,7 +50,14 @@ def command_line() -> argparse.ArgumentParser:
     from ptcomm_runner import command as job  # noqa: PLC0415
     from vm_replica import pairing  # noqa: PLC0415
 
-    from nutanix_backend.cli import coverage, import_machine, state, upkeep, verify  # noqa: PLC0415
+    from nutanix_backend.cli import (  # noqa: PLC0415
+        coverage,
+        import_machine,
+        report,
+        state,
+        upkeep,
+        verify,
+    )
     from nutanix_backend.doctor import command as doctor  # noqa: PLC0415
     from nutanix_backend.files import command as files  # noqa: PLC0415
     from nutanix_backend.qualify import command as qualify  # noqa: PLC0415
@@ -66,7 +73,7 @@ def command_line() -> argparse.ArgumentParser:
     job.add_parser(commands, own)
     import_machine.add_parser(commands, own)
     qualify.add_parser(commands, own)
-    for command in (doctor, upkeep, coverage, verify, files, state, replicate):
+    for command in (doctor, upkeep, coverage, verify, report, files, state, replicate):
         command.add_parser(commands)
     state_dir = BY_NAME["state_dir"].default
     pairing.add_parser(commands, Path(state_dir, "identity"))

@@ -9,6 +9,7 @@ BackendError
 ├── SourceError         the cluster cannot give us the disks of a VM
 ├── RestoreRefused      the restore plan cannot work; nothing was written
 ├── RestoreFailed       data arrived damaged, incomplete or could not be stored
+│   └── DrillFailed     a restored VM did not show that it lives
 └── ToolFailed          a program we start (qemu-img) failed
 """
 
@@ -64,6 +65,10 @@ class RestoreRefused(BackendError):
 
 class RestoreFailed(BackendError):
     """Data arrived damaged or incomplete, or could not be stored."""
+
+
+class DrillFailed(RestoreFailed):
+    """A VM that was restored for a drill did not show that it lives."""
 
 
 def as_line(error: Exception) -> str:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 OURS = "podheitor "
 """With this begins the name of everything that a job makes on a cluster."""
+DRILL = f"{OURS}drill "
+"""With this begins the name of a VM that a drill makes: no job saves it."""
 STAGING = "podheitor-nutanix-"
 """With this begins the name of a folder for what is only on its way."""
 NAMESPACE = "@nutanix"

@@ -1,25 +1,29 @@
 """VMs that really run: a virtual machine in qemu (TCG) for each VM that is powered on.
 
 Without them (`Settings.run_guests` is off) power is a word in the record of a VM.
+
+A guest has two serial ports. The first is its console. The second stands for the channel of the
+guest tools: they are reachable from the first byte that the guest writes there.
 """
 
 from __future__ import annotations
 
 import shutil
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prism_lab._process import Daemon
-from prism_lab.errors import StartFailed
+from prism_lab.errors import NotInLab, StartFailed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from prism_lab._model import Vm
 
 PROGRAM = "qemu-system-x86_64"
 MEMORY = 256
 """MiB of memory of a guest, whatever the record of its VM says."""
+UEFI = Path("/usr/share/ovmf/OVMF.fd")
+"""The firmware of VMs that boot by UEFI."""
 
 
 class Guests:
@@ -43,10 +47,13 @@ class Guests:
                 self._running[vm.ext_id] = guest
                 threading.Thread(target=self._wait, args=(vm, guest), daemon=True).start()
 
-    def console(self, vm: Vm) -> str:
-        """Return what the serial console of a VM has printed."""
-        path = self._folder / f"{vm.ext_id}.console"
-        return path.read_text(errors="replace") if path.exists() else ""
+    def has_tools(self, vm: Vm) -> bool:
+        """Return whether guest tools answer in a VM."""
+        with self._lock:
+            if vm.ext_id not in self._running:
+                return False
+        path = self._folder / f"{vm.ext_id}.tools"
+        return path.exists() and path.stat().st_size > 0
 
     def stop(self) -> None:
         """End all guests."""
@@ -63,12 +70,22 @@ class Guests:
                 vm.power_state = "OFF"
 
     def _command(self, vm: Vm) -> list[str]:
-        console = self._folder / f"{vm.ext_id}.console"
         argv = [PROGRAM, "-accel", "tcg", "-machine", "pc", "-m", str(MEMORY), "-nodefaults"]
-        argv += ["-display", "none", "-no-reboot", "-serial", f"file:{console}"]
+        argv += ["-display", "none", *_firmware(vm)]
+        for port in ("console", "tools"):
+            argv += ["-serial", f"file:{self._folder / vm.ext_id}.{port}"]
         argv += ["-device", "virtio-scsi-pci,id=scsi"]
         for number, disk in enumerate(vm.disks):
             file = str(disk.file).replace(",", ",,")
             argv += ["-drive", f"if=none,id=d{number},format=raw,cache=unsafe,file={file}"]
             argv += ["-device", f"scsi-hd,bus=scsi.0,drive=d{number},bootindex={number + 1}"]
         return argv
+
+
+def _firmware(vm: Vm) -> list[str]:
+    """Return how qemu is told to boot by UEFI; nothing for a VM that does not."""
+    if not vm.hardware["bootConfig"].get("$objectType", "").endswith("UefiBoot"):
+        return []
+    if not UEFI.exists():
+        raise NotInLab(f"{UEFI} is missing: install ovmf")
+    return ["-bios", str(UEFI)]

@@ -184,6 +184,10 @@ class VmRunner(Protocol):
         """Power a VM on ("ON") or off ("OFF")."""
         ...
 
+    def has_tools(self, vm: Vm) -> bool:
+        """Return whether guest tools answer in a VM."""
+        ...
+
 
 @attrs.define
 class RecoveryPoint:

@@ -495,6 +495,7 @@ def show_vm(world: World, vm: Vm) -> Json:
         disks=[_show_disk(disk) for disk in vm.disks],
         cdRoms=[_show_cd_rom(cd_rom) for cd_rom in vm.cd_roms],
         nics=[_show_nic(nic) for nic in vm.nics],
+        **_show_tools(world, vm),
     )
 
 
@@ -508,6 +509,15 @@ def _show_hardware(vm: Vm) -> Json:
             given = [{k: v for k, v in part.items() if k[0] != "$"} for part in shown[field]]
             shown[field] = [obj(f"{AHV}.{kind}", **part) for part in given]
     return {key: value for key, value in shown.items() if g.revision >= _SINCE.get(key, 0)}
+
+
+def _show_tools(world: World, vm: Vm) -> Json:
+    """Show the guest tools of a VM that runs, once they have answered."""
+    if world.guests is None or not world.guests.has_tools(vm):
+        return {}
+    known = vm.hardware.get("guestTools") or {}
+    told = {"isInstalled": True, "isEnabled": True, "isReachable": True}
+    return {"guestTools": obj(f"{AHV}.GuestTools", **{**known, **told})}
 
 
 def _show_policy(vm: Vm) -> Json:

@@ -151,6 +151,11 @@ class Lab:
         return self._addresses.pe
 
     @property
+    def consoles(self) -> Path:
+        """Folder where the VMs that run write their serial consoles, ID.console each."""
+        return self.run_dir
+
+    @property
     def data_services_ip(self) -> str:
         """Address of the iSCSI portal."""
         return self._addresses.data_services

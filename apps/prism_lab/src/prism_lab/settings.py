@@ -66,7 +66,7 @@ class Settings:
     latency: Latency = attrs.field(factory=Latency)
     """How long calls and tasks take besides that: `Latency.parse("prism")` is as on a cluster."""
     run_guests: bool = False
-    """Does a VM that is powered on run, in qemu? Needs qemu-system-x86_64."""
+    """Does a VM that is powered on run, in qemu? Needs qemu-system-x86, and ovmf for UEFI."""
     pc_version: str = "pc.7.6"
     aos_version: str = "7.6"
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 MAKING = {
     Event.TEST: "make an isolated copy; replication goes on",
+    Event.DRILL: "make an isolated copy, start it, see whether it lives, remove it",
     Event.PLANNED: "shut the source down, wait for its last cycle, make the copy",
     Event.UNPLANNED: "refuse the source from now on, make the copy",
 }
@@ -158,7 +159,8 @@ def _carry_out(args: argparse.Namespace, reading: Reading) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             stack.callback(signal.signal, number, signal.signal(number, _cancel))
         held = stack.enter_context(ledger.opened(replica.folder))
-        if event in possible(held.record):
+        is_left = event is Event.DRILL and held.record.doing == event.value
+        if event in possible(held.record) or is_left:
             with reading():
                 activator, source = _activator(args, stack), _source(args, stack, replica)
         else:  # it will be refused: nothing needs to be reached for that
@@ -168,6 +170,8 @@ def _carry_out(args: argparse.Namespace, reading: Reading) -> int:
             getattr(args, "point", None), getattr(args, "name", ""),
         )  # fmt: skip
         conductor = Conductor(held, replica, source, copies, _say)
+        if is_left:  # a drill that was killed
+            conductor.handle(Event.RECOVER)
         record = conductor.handle(event, abandon=getattr(args, "abandon", False))
     if event is Event.REVERSE:
         _say(_how_to_reverse(replica, record))

@@ -67,6 +67,11 @@ class Host:
         return KIND
 
     @property
+    def starts(self) -> bool:
+        """Whoever defines the domain starts it."""
+        return False
+
+    @property
     def place(self) -> str:
         """The folder."""
         return str(self.folder)
@@ -110,6 +115,10 @@ class Host:
         define = shlex.join(["virsh", "define", str(final / "domain.xml")])
         start = shlex.join(["virsh", "start", libvirt.name_of(copy.name)])
         return f"{copy.name} is ready: {define} && {start}"
+
+    def watch(self, copy: Copy) -> str:
+        """Raise FailoverRefused: nothing is started here."""
+        raise FailoverRefused(f"{copy.name} at {self.place} is not started by this program")
 
     def remove(self, copy: Copy) -> None:
         """Remove the folder; raise FailoverFailed while a guest uses the images."""

@@ -166,13 +166,17 @@ class VmDisk:
 
 @attrs.frozen
 class Nic:
-    """A network card; subnet_ext_id is None when Prism names none."""
+    """A network card; subnet_ext_id is None when Prism names none.
+
+    addresses: IP addresses that Prism gave it, or learned from what it sent.
+    """
 
     ext_id: str
     mac: str
     subnet_ext_id: str | None
     connected: bool
     model: str
+    addresses: tuple[str, ...] = ()
 
 
 @attrs.frozen

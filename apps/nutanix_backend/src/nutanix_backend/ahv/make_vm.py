@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import attrs
@@ -15,7 +15,7 @@ from nutanix_backend.cluster.guards import VmGuard
 from nutanix_backend.errors import RestoreRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from vm_config.machine import Machine, MachineDisk, MachineNic
 
@@ -41,6 +41,16 @@ def refuse_taken(site: Site, name: str) -> None:
 
 
 @attrs.frozen
+class Isolation:
+    """A VM that reaches nobody: its network cards are disconnected, and it has no categories.
+
+    With a `subnet`, its id, the first card is connected there.
+    """
+
+    subnet: str | None = None
+
+
+@attrs.frozen
 class VmOrder:
     """A VM to create: where, from which machine, under which name, and how its disks get there.
 
@@ -52,7 +62,8 @@ class VmOrder:
     name: str
     identity: Identity
     upload: UploadMethod | None
-    power_on: bool
+    power_on: bool = False
+    isolation: Isolation | None = None
 
 
 DiskSource = str | prism_client.VolumeDiskRef | prism_client.EmptyDisk
@@ -70,14 +81,7 @@ def create_vm(
     guard = None
     try:
         with ExitStack() as stack:
-            sources: dict[str, DiskSource] = {
-                written.disk.disk_id: order.upload.source(stack, written)
-                for written in disks
-                if order.upload
-            }
-            sources |= {disk.disk_id: prism_client.EmptyDisk(disk.size) for disk in empty}
-            spec = _specification(creation, order, sources)
-            guard = stack.enter_context(VmGuard(order.site.client, creation.journal, spec))
+            guard = _open_guard(stack, creation, order, disks, empty)
             guard.keep()
         if order.power_on:
             order.site.client.vms.power_on(guard.vm.ext_id)
@@ -91,14 +95,41 @@ def create_vm(
     return guard.vm
 
 
+@contextmanager
+def temporary_vm(
+    creation: Creation, order: VmOrder, disks: Iterable[WrittenDisk], empty: Sequence[NewDisk] = ()
+) -> Iterator[prism_client.Vm]:
+    """Create the VM for the time of the context; raise PrismError, RestoreFailed."""
+    with ExitStack() as stack:
+        yield _open_guard(stack, creation, order, disks, empty).vm
+
+
+def _open_guard(
+    stack: ExitStack,
+    creation: Creation,
+    order: VmOrder,
+    disks: Iterable[WrittenDisk],
+    empty: Iterable[NewDisk],
+) -> VmGuard:
+    """Create the VM; `stack` removes it, and what its disks were cloned from."""
+    sources: dict[str, DiskSource] = {
+        written.disk.disk_id: order.upload.source(stack, written)
+        for written in disks
+        if order.upload
+    }
+    sources |= {disk.disk_id: prism_client.EmptyDisk(disk.size) for disk in empty}
+    spec = _specification(creation, order, sources)
+    return stack.enter_context(VmGuard(order.site.client, creation.journal, spec))
+
+
 def _specification(
     creation: Creation, order: VmOrder, sources: dict[str, DiskSource]
 ) -> prism_client.VmSpec:
     site, machine = order.site, order.machine
-    categories, project = _categories_and_project(creation, site, machine)
+    categories, project = _categories_and_project(creation, order)
     source = SourceSettings(site, machine, order.identity)
     disks = _disks(site, machine, sources, source)
-    nics = tuple(_nic(creation, order, nic, source) for nic in machine.nics)
+    nics = tuple(_nics(creation, order, source))
     settings = source.of_vm()
     for line in source.lines():
         creation.report.warn(f"VM {order.name}: {line}")
@@ -178,6 +209,23 @@ def _free(bus: str, taken: set[tuple[str, int]]) -> tuple[str, int]:
     )
 
 
+def _nics(
+    creation: Creation, order: VmOrder, settings: SourceSettings
+) -> Iterator[prism_client.NicSpec]:
+    for number, nic in enumerate(order.machine.nics):
+        if order.isolation is None:
+            yield _nic(creation, order, nic, settings)
+        elif order.isolation.subnet and number == 0:
+            yield prism_client.NicSpec(order.isolation.subnet, None, connected=True)
+        else:
+            yield prism_client.NicSpec(_any_subnet(order.site), None, connected=False)
+
+
+def _any_subnet(site: Site) -> str | None:
+    """Where a card is named that is disconnected."""
+    return site.networks.subnets[0].ext_id if site.networks.subnets else None
+
+
 def _nic(
     creation: Creation, order: VmOrder, nic: MachineNic, settings: SourceSettings
 ) -> prism_client.NicSpec:
@@ -193,14 +241,17 @@ def _nic(
         f"VM {order.name}: network {source} has no subnet on cluster {order.site.cluster.name}; "
         "its network card is disconnected. Use network_map= to connect it."
     )
-    first = networks.subnets[0].ext_id if networks.subnets else None
-    return prism_client.NicSpec(first, mac, connected=False, settings=settings.of_nic(nic, None))
+    anywhere = _any_subnet(order.site)
+    return prism_client.NicSpec(anywhere, mac, connected=False, settings=settings.of_nic(nic, None))
 
 
 def _categories_and_project(
-    creation: Creation, site: Site, machine: Machine
+    creation: Creation, order: VmOrder
 ) -> tuple[tuple[str, ...], str | None]:
     """The categories and the project that exist there; the others are reported."""
+    site, machine = order.site, order.machine
+    if order.isolation:  # by its categories it would be protected, or saved
+        return (), machine.project or None if site.has_project(machine.project) else None
     categories, unknown = site.categories_of(machine)
     if unknown:
         creation.report.say(f"categories that do not exist there: {', '.join(unknown)}")

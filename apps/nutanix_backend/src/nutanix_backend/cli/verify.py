@@ -2,7 +2,8 @@
 
 Each disk of each job is put together block by block, from the whole image and the deltas of its
 chain, and compared with the root of its digest list. Nothing is written, and one block is held in
-memory. A job on a base that is proven needs to read only what it changed.
+memory. A job on a base that is proven needs to read only what it changed. The results are recorded
+in the state of this host, for reports.
 
 The points of replicas in a receiver's store are proven by what the receiver knows of them; images
 in a folder that a restore wrote, by the roots of the backups in the store.
@@ -21,21 +22,27 @@ from digests import ImageDigests, StreamDigest
 from ptcomm_runner import catalog
 from ptcomm_runner.errors import RunnerError
 from vm_replica.errors import ReplicationError
+from vm_replica.evidence import Evidence, TrialKind, trial
 from vm_replica.store.access import open_store
 
 from nutanix_backend.errors import BackendError, RestoreFailed
 from nutanix_backend.files.stored import manifests_of, vms_of
+from nutanix_backend.references import evidence
+from nutanix_backend.settings.table import BY_NAME
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from command_line.arguments import Subparsers
+    from vm_replica.evidence import Trial
 
     from nutanix_backend.files.stored import StoredVm
+    from nutanix_backend.manifest import Manifest
     from nutanix_backend.restore.plan import DiskChain, PlannedFile
 
 CHUNK = 1 << 20
+PROVEN = "proven"
 WITHOUT_LIST = "undamaged; it was saved without a digest list"
 ERRORS = (BackendError, ChainError, RunnerError, phcbt01.PhcbtError, OSError)
 """What makes a point one that cannot be restored."""
@@ -52,6 +59,13 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--name", help="only the jobs of this name")
     parser.add_argument(
         "--restored", type=Path, metavar="FOLDER", help="prove the images that a restore wrote here"
+    )
+    parser.add_argument(
+        "--state-dir",
+        type=Path,
+        metavar="FOLDER",
+        default=Path(BY_NAME["state_dir"].default),
+        help="where the results are recorded for `report`, if it exists; default: %(default)s",
     )
     parser.set_defaults(run=run)
 
@@ -72,7 +86,18 @@ def _verdicts(args: argparse.Namespace) -> Iterator[Verdict]:
     if (args.store / "replicas").is_dir():
         return replicas(args.store)
     proof = StoreProof(catalog.Store(args.store))
-    return proof.restored(args.restored) if args.restored else proof.verdicts(args.name)
+    return proof.restored(args.restored) if args.restored else _recorded(args, proof)
+
+
+def _recorded(args: argparse.Namespace, proof: StoreProof) -> Iterator[Verdict]:
+    """Prove, and record what became of each VM: what failed comes last, so that it is seen."""
+    yield from proof.verdicts(args.name)
+    if not args.state_dir.is_dir():
+        return
+    for whose, trials in proof.trials.values():
+        for one in sorted(trials, key=lambda one: not one.good):
+            if problem := evidence.record(args.state_dir, whose, one):
+                terminal.complain(problem)
 
 
 @attrs.frozen
@@ -81,7 +106,7 @@ class Verdict:
 
     what: str
     fault: str = ""
-    proof: str = "proven"
+    proof: str = PROVEN
 
     def __str__(self) -> str:
         """A line for the terminal."""
@@ -108,6 +133,8 @@ class StoreProof:
         """Read from `store`, and write nothing."""
         self._store = store
         self._undamaged: set[Path] = set()
+        self.trials: dict[str, tuple[Evidence, list[Trial]]] = {}
+        """By the folder of a VM: what became of its points. One without a list is not proven."""
         self._proven: dict[Path, ImageDigests] = {}
         """By the newest file of a chain: the list of a disk that was put together and compared."""
 
@@ -126,7 +153,19 @@ class StoreProof:
             yield Verdict(f"job {job.job_id}, all VMs", str(error))
             return
         for vm in vms:
-            yield from self._vm(vm)
+            verdicts = list(self._vm(vm))
+            yield from verdicts
+            self._note(vm.manifests[-1], verdicts)
+
+    def _note(self, newest: Manifest, verdicts: Sequence[Verdict]) -> None:
+        """Remember whether a point of a VM is proven as a whole."""
+        fault = next((str(verdict) for verdict in verdicts if verdict.fault), "")
+        if not fault and any(verdict.proof != PROVEN for verdict in verdicts):
+            return
+        whose = Evidence(cluster=newest.cluster, vm_id=newest.vm_id, vm_name=newest.vm_name)
+        _, trials = self.trials.setdefault(newest.folder.path, (whose, []))
+        seen = f"{len(verdicts)} disks put together and compared"
+        trials.append(trial(TrialKind.PROOF, newest.job, fault, seen))
 
     def _vm(self, vm: StoredVm) -> Iterator[Verdict]:
         what = f"job {vm.job.job_id}, VM {vm.name}"
@@ -145,7 +184,7 @@ class StoreProof:
             except ERRORS as error:
                 yield Verdict(disk, str(error))
             else:
-                yield Verdict(disk, proof="proven" if chain.image_root else WITHOUT_LIST)
+                yield Verdict(disk, proof=PROVEN if chain.image_root else WITHOUT_LIST)
 
     def restored(self, folder: Path) -> Iterator[Verdict]:
         """Find for each image that a restore wrote below `folder` the job whose disk it is."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
-from prism_client import NotFound
+from prism_client import NotFound, PrismError
 
 from nutanix_backend.cluster import transport
 from nutanix_backend.cluster.journal import ObjectKind
@@ -184,8 +185,8 @@ class Vms(Object):
         return [vm.ext_id for vm in client.vms.find(intent.name) if intent.key in vm.description]
 
     def remove(self, client: PrismClient, intent: Intent, ext_id: str) -> None:  # noqa: ARG002 - the id is enough
-        """Delete."""
-        client.vms.delete(ext_id)
+        """Switch off, for a drill's may run, and delete."""
+        remove_vm(client, ext_id)
 
     def stays(self, intent: Intent) -> bool:
         """A restored VM is whole once it is there, and may be in use by now."""
@@ -223,6 +224,13 @@ class Folders(Object):
     def remove(self, client: PrismClient, intent: Intent, ext_id: str) -> None:  # noqa: ARG002 - folders are on this host
         """Remove it with its content."""
         shutil.rmtree(ext_id)
+
+
+def remove_vm(client: PrismClient, ext_id: str) -> None:
+    """Switch a VM off and delete it; raise PrismError when it cannot be deleted."""
+    with suppress(PrismError):  # it may be off, or be gone: deleting it says the rest
+        client.vms.power_off(ext_id)
+    client.vms.delete(ext_id)
 
 
 OBJECTS: Mapping[ObjectKind, Object] = {

@@ -223,7 +223,7 @@ RIGHTS = (
         "Delete Existing Virtual Machine",
         Need.RESTORE,
         ("DELETE vmm/ahv/config/vms/*",),
-        "removes the VM of a restore that failed",
+        "removes the VM of a restore that failed, or of a drill",
     ),
     Right(
         "create and delete the disks of a VM (their operations are not documented)",
@@ -239,7 +239,7 @@ RIGHTS = (
         "Power On Virtual Machine",
         Need.RESTORE,
         ("POST vmm/ahv/config/vms/*/$actions/power-on",),
-        "starts the restored VM, with restore_powerstate=on",
+        "starts the restored VM, with restore_powerstate=on or restore_drill=yes",
     ),
     Right(
         "View Image",
@@ -276,7 +276,7 @@ RIGHTS = (
         "Power Off Virtual Machine",
         Need.FAILOVER,
         ("POST vmm/ahv/config/vms/*/$actions/power-off",),
-        "stops a test copy before it is removed",
+        "stops a test copy, or the VM of a drill, before it is removed",
     ),
     Right(
         "ACPI Shutdown Virtual Machine",

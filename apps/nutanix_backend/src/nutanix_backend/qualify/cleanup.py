@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 from typing import TYPE_CHECKING
 
 import attrs
-import prism_client
 
 from nutanix_backend.cluster import sweep
+from nutanix_backend.cluster.objects import remove_vm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from prism_client import PrismClient
+    from prism_client import PrismClient, Vm
 
     from nutanix_backend.settings.parameters import Settings
 
@@ -60,11 +59,9 @@ def leftovers(client: PrismClient, settings: Settings, run: str) -> Iterator[str
             yield f"VM {vm.ext_id} {vm.name}"
 
 
-def _remove_vm(client: PrismClient, vm: prism_client.Vm) -> Iterator[str]:
+def _remove_vm(client: PrismClient, vm: Vm) -> Iterator[str]:
     for point in client.recovery_points.list(vm_ext_id=vm.ext_id):
         client.recovery_points.delete(point.ext_id)
         yield f"removed: recovery point {point.name} of VM {vm.name}"
-    with contextlib.suppress(prism_client.PrismError):  # it may be off; delete says the rest
-        client.vms.power_off(vm.ext_id)
-    client.vms.delete(vm.ext_id)
+    remove_vm(client, vm.ext_id)
     yield f"removed: VM {vm.name}"

@@ -54,7 +54,7 @@ def report(client: PrismClient, settings: Settings) -> Iterator[CoverageRow]:
     for source in inventory.every_vm(client, settings.cluster):
         vm = source.vm
         jobs, copies = saved.get(vm.ext_id), replicated.get(vm.ext_id)
-        problems = _problems(jobs, copies, settings.coverage_days)
+        problems = problems_of(jobs, copies, settings.coverage_days)
         if jobs and not _has_base(jobs, points, there):
             problems.append("chain broken: its reference is gone, the next job is a full")
         yield _of_vm(vm, source.cluster.name, jobs, copies, "; ".join(problems))
@@ -77,7 +77,7 @@ def _of_vm(
     )
 
 
-def _problems(jobs: Known | None, copies: Known | None, days: int) -> list[str]:
+def problems_of(jobs: Known | None, copies: Known | None, days: int) -> list[str]:
     """What is wrong with the jobs of a VM; one that is only replicated is protected too."""
     if jobs is None or not jobs.saved:
         if copies is None:

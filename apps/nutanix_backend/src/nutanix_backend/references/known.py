@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import attrs
 
@@ -22,6 +23,8 @@ _RUN = re.compile(r"\.([0-9]{4}(?:-[0-9]{2}){2}_[0-9]{2}(?:\.[0-9]{2}){2})_[0-9]
 class Known:
     """What this host has recorded of a VM: its jobs, oldest first, and when it did so last."""
 
+    file: state.StateFile
+    cluster: str
     jobs: tuple[state.JobRecord, ...]
     changed: int
 
@@ -43,8 +46,10 @@ def known(folder: Path) -> Mapping[str, Known]:
     """What is recorded of each VM; of one whose cluster was renamed, the newest."""
     found: dict[str, Known] = {}
     for path in folder.glob("*/*.json"):
-        recorded, _ = state.StateFile(path, path.stem).load()
-        one = Known(recorded.jobs, int(path.stat().st_mtime))
+        file = state.StateFile(path, path.stem)
+        recorded, _ = file.load()
+        changed = int(path.stat().st_mtime)
+        one = Known(file, unquote(path.parent.name), recorded.jobs, changed)
         older = found.get(path.stem)
         if recorded.jobs and (older is None or older.changed < one.changed):
             found[path.stem] = one

@@ -52,6 +52,18 @@ class ProvenTimes:
         """When the block at `offset` was proven."""
         return self._times[offset // BLOCK]
 
+    def __len__(self) -> int:
+        """How many blocks the disk has."""
+        return len(self._times)
+
+    def never(self) -> int:
+        """How many blocks were never proven."""
+        return self._times.count(NEVER)
+
+    def oldest(self) -> int:
+        """The oldest time of a block that was proven; NEVER where none was."""
+        return min(filter(None, self._times), default=NEVER)
+
     def choose(self, candidates: bytearray, count: int) -> bytearray:
         """Choose `count` of the blocks whose byte in `candidates` is 1: a 1 for each of them.
 

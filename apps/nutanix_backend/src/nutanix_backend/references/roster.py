@@ -17,7 +17,7 @@ from durable.names import component
 from nutanix_backend.references.state import series_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     import prism_client
@@ -97,6 +97,14 @@ class RosterFile:
             durable.replace(self._path, records.dump(roster))
         except OSError as error:
             log.warning("%s cannot be written: %s", self._path, error)
+
+
+def rosters(state_dir: Path) -> Iterator[Roster]:
+    """Those of the last job of every name, the oldest first."""
+    paths = (state_dir / FOLDER).glob("*.json")
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime):
+        if found := RosterFile(path).load():
+            yield found
 
 
 def listed(names: Sequence[str]) -> str:

@@ -17,14 +17,16 @@ from phcbt01 import PhcbtError
 from prism_client import PrismError
 from qemu_img import ToolFailed
 from vm_config import ahv_record
+from vm_replica.failover import errors as failover
 from vm_replica.failover.errors import FailoverFailed, FailoverRefused
 
-from nutanix_backend.ahv import identity, make_vm, method
+from nutanix_backend.ahv import identity, make_vm, method, watch
 from nutanix_backend.ahv.creation import Creation, NewDisk, Origin, WrittenDisk
 from nutanix_backend.ahv.site import Site, inspect_target
 from nutanix_backend.cluster import journal, sweep
 from nutanix_backend.cluster.guards import FolderGuard
-from nutanix_backend.errors import BackendError
+from nutanix_backend.cluster.objects import remove_vm
+from nutanix_backend.errors import BackendError, DrillFailed
 from nutanix_backend.names import NAMESPACE, STAGING
 from nutanix_backend.settings.parameters import prism_address
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from prism_client import PrismClient
+    from prism_client import PrismClient, Vm
     from vm_config.machine import Machine
     from vm_replica.failover.point import Point
     from vm_replica.failover.transitions import Copy
@@ -67,6 +69,11 @@ class Ahv:
         return KIND
 
     @property
+    def starts(self) -> bool:
+        """A cluster runs its VMs."""
+        return True
+
+    @property
     def place(self) -> str:
         """The address of its Prism."""
         return prism_address(self.settings)
@@ -74,6 +81,7 @@ class Ahv:
     def refuse_unfit(self, name: str, point: Point, *, test: bool) -> None:
         """Raise FailoverRefused for a name that is taken, unknown networks or too little space."""
         try:
+            watch.check_options(self.settings)
             site = self._site(point, test=test)
             make_vm.refuse_taken(site, name)
             site.refuse_full(point.allocated)
@@ -98,20 +106,31 @@ class Ahv:
                 chosen.refuse_conflict(site, machine),
                 upload,
                 self.power_on,
+                self._isolation(site, test=test),
             )
             made = make_vm.create_vm(creation, order, _written(point, upload))
         state = self.client.vms.get(made.ext_id).power_state.lower()
         return f"VM {copy.name} ({made.ext_id}) is on cluster {site.cluster.name}, power {state}"
 
+    def watch(self, copy: Copy) -> str:
+        """Start a copy and watch it, as `drill_sign` and the other parameters of a drill say."""
+        with _as_failure():
+            (vm,) = self._ours(copy)
+            try:
+                return str(watch.Watch(self.client, vm.ext_id, self.settings, _never).run())
+            except DrillFailed as error:
+                text = f"the drill of generation {copy.generation} failed: {error}"
+                raise failover.DrillFailed(text) from error
+
     def remove(self, copy: Copy) -> None:
         """Switch the VM off and delete it, with what a killed process left behind."""
         for removed in sweep.sweep(self.client, self.settings):
             self.report.say(str(removed))
-        vms = self.client.vms
-        for vm in vms.find(copy.name):
-            if copy.key in vm.description:
-                vms.power_off(vm.ext_id)
-                vms.delete(vm.ext_id)
+        for vm in self._ours(copy):
+            remove_vm(self.client, vm.ext_id)
+
+    def _ours(self, copy: Copy) -> list[Vm]:
+        return [vm for vm in self.client.vms.find(copy.name) if copy.key in vm.description]
 
     def _journal(self, copy: Copy) -> AbstractContextManager[Journal]:
         return journal.opened(self.settings.state_dir, f"failover {copy.key}", self.place)
@@ -133,11 +152,22 @@ class Ahv:
         return inspect_target(self.client, settings, _origin(point), named_by_user=True)
 
     def _machine(self, point: Point, *, test: bool) -> Machine:
-        return attrs.evolve(point.machine, nics=()) if test else point.machine
+        """A test copy has no network cards, unless a drill looks for a port."""
+        needs_none = test and not self.settings.drill_subnet
+        return attrs.evolve(point.machine, nics=()) if needs_none else point.machine
+
+    def _isolation(self, site: Site, *, test: bool) -> make_vm.Isolation | None:
+        if not test:
+            return None
+        return make_vm.Isolation(watch.subnet_for(self.settings, site.networks.subnets))
 
     def _identity(self, site: Site, point: Point, *, test: bool) -> identity.Identity:
         wanted = "new" if test else self.settings.restore_identity
         return identity.choose(wanted, site, _origin(point), None)
+
+
+def _never() -> None:
+    """A failover is cancelled by a signal."""
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.restore.destination import Folder, NewVm, Paths, Proof
+from nutanix_backend.restore.drill import Drill
 from nutanix_backend.restore.in_place import InPlace
 
 if TYPE_CHECKING:
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 def choose(job: JobContext, stack: ExitStack, first: SourceFile) -> Destination:
     """The destination that the parameters and the place of the first file ask for."""
     settings = job.settings
+    if settings.restore_drill:
+        if settings.disk_path or settings.restore_to not in {"", "ahv"}:
+            raise RestoreRefused(
+                "restore_drill=yes makes a VM and removes it: leave restore_to and disk_path out"
+            )
+        return Drill(job, stack)
     kind = settings.restore_to or ("disk" if settings.disk_path else "")
     if not kind:
         kind = "disk" if first.where.strip("/") else "ahv"

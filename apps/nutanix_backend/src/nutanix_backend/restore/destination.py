@@ -12,6 +12,7 @@ import attrs
 import durable
 import prism_client
 from command_line.text import size
+from vm_replica.evidence import Evidence, TrialKind, trial
 
 from nutanix_backend.ahv import identity, make_vm, method
 from nutanix_backend.ahv.creation import Creation, NewDisk, WrittenDisk
@@ -21,6 +22,7 @@ from nutanix_backend.cluster.guards import FolderGuard, new_secret
 from nutanix_backend.disks.targets import DiskTarget, ImageTarget, NoTarget, at_path
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
 from nutanix_backend.names import STAGING
+from nutanix_backend.references import evidence
 from nutanix_backend.restore import configuration, firmware
 from nutanix_backend.restore.plan import numbers
 from nutanix_backend.restore.writer import DiskWriter, refuse_full_disk, refuse_unfit, write_whole
@@ -91,6 +93,9 @@ class Destination(ABC):
         self, file: SourceFile, content: bytes
     ) -> None:
         """Take the VM's configuration; raise RestoreRefused when no VM can be made from it."""
+
+    def failed(self, plan: VmPlan, error: Exception) -> None:  # noqa: B027 - most keep no record
+        """The VM is given up."""
 
     def finish(self, plan: VmPlan, writers: Mapping[str, DiskWriter]) -> None:
         """All disks of the VM are complete."""
@@ -206,6 +211,15 @@ class Proof(Destination):
                 )
                 if isinstance(writer.target, ImageTarget):
                     writer.target.path.unlink()
+        proven = [w for w in writers.values() if w.complete and w.chain.image_root]
+        if plan.manifest and len(proven) == len(plan.manifest.disks):
+            seen = f"{len(proven)} disks put together and compared"
+            record_trial(self.job, plan.origin, TrialKind.PROOF, seen=seen)
+
+    def failed(self, plan: VmPlan, error: Exception) -> None:
+        """Record that it is not what was backed up."""
+        if isinstance(error, RestoreFailed):
+            record_trial(self.job, plan.origin, TrialKind.PROOF, fault=str(error))
 
 
 @attrs.frozen
@@ -262,7 +276,7 @@ class NewVm(Destination):
         site = self._site(origin)
         if origin.cluster_id or settings.restore_vm_name:
             make_vm.refuse_taken(site, self._name(origin.vm_name))
-        chosen = identity.choose(settings.restore_identity, site, origin, self._source)
+        chosen = identity.choose(self._wanted_identity(), site, origin, self._source)
         if plan.excluded:
             site.place()
         if settings.check_space:
@@ -318,6 +332,25 @@ class NewVm(Destination):
 
     def finish(self, plan: VmPlan, writers: Mapping[str, DiskWriter]) -> None:
         """Create the VM."""
+        origin, order, vm = plan.origin, self._specified(plan), self._vms[plan.origin.folder]
+        has = "the old" if order.identity.keeps else "a new"
+        self.job.say(f"VM {order.name} gets {has} UUID and MAC addresses: {order.identity.reason}")
+        power_on = self.job.settings.restore_powerstate == "on" and not self._has_turn(origin)
+        order = attrs.evolve(order, power_on=power_on)
+        written, empty = written_disks(writers), empty_disks(plan)
+        with vm.stack:
+            made = make_vm.create_vm(vm.creation, order, written, empty)
+        if kept := firmware.kept_by(self._client, plan.manifest, order.machine):
+            self.job.warn(f"VM {order.name}: {kept}")
+        self._made.append(_Made(origin, made.ext_id, order.name))
+        extra = f" and {len(empty)} empty ones" if empty else ""
+        self.job.say(
+            f"{origin} is restored as {order.name} ({made.ext_id}) "
+            f"with {len(written)} of {max(len(order.machine.disks), len(written))} disks{extra}"
+        )
+
+    def _specified(self, plan: VmPlan) -> make_vm.VmOrder:
+        """What VM is created; raise RestoreRefused when that is not possible."""
         origin = plan.origin
         content = self._configurations.get(origin.folder)
         if content is None:
@@ -334,24 +367,10 @@ class NewVm(Destination):
         if not origin.cluster_id and not self.job.settings.restore_vm_name:
             self._take_name(vm.site, machine.name)
         chosen = vm.identity.refuse_conflict(vm.site, machine)
-        has = "the old" if chosen.keeps else "a new"
-        self.job.say(f"VM {name} gets {has} UUID and MAC addresses: {chosen.reason}")
-        power_on = self.job.settings.restore_powerstate == "on" and not self._has_turn(origin)
-        order = make_vm.VmOrder(vm.site, machine, name, chosen, vm.upload, power_on)
-        written = [
-            WrittenDisk(_new_disk(w.chain), w.target) for w in writers.values() if w.complete
-        ]
-        empty = [NewDisk(d.disk_id, d.index, d.size) for d in plan.excluded]
-        with vm.stack:
-            made = make_vm.create_vm(vm.creation, order, written, empty)
-        if kept := firmware.kept_by(self._client, plan.manifest, machine):
-            self.job.warn(f"VM {name}: {kept}")
-        self._made.append(_Made(origin, made.ext_id, name))
-        extra = f" and {len(empty)} empty ones" if empty else ""
-        self.job.say(
-            f"{origin} is restored as {name} ({made.ext_id}) "
-            f"with {len(written)} of {max(len(machine.disks), len(written))} disks{extra}"
-        )
+        return make_vm.VmOrder(vm.site, machine, name, chosen, vm.upload)
+
+    def _wanted_identity(self) -> str:
+        return self.job.settings.restore_identity
 
     def start(self) -> None:
         """Start the VMs in the order of `restore_start`; an error stays with its VM.
@@ -418,6 +437,26 @@ class NewVm(Destination):
 def _names_of(origin: Origin) -> set[str]:
     """How `restore_start` may call a VM: by the name or the id that it has in the backup."""
     return {origin.vm_name, origin.vm_id}
+
+
+def record_trial(
+    job: JobContext, origin: Origin, kind: TrialKind, *, fault: str = "", seen: str = ""
+) -> None:
+    """Record how a trial ended: what is wrong, or what was seen."""
+    whose = Evidence(cluster=origin.cluster, vm_id=origin.vm_id, vm_name=origin.vm_name)
+    ended = trial(kind, origin.job, fault, seen)
+    if problem := evidence.record(job.settings.state_dir, whose, ended):
+        job.warn(problem)
+
+
+def written_disks(writers: Mapping[str, DiskWriter]) -> list[WrittenDisk]:
+    """Return the disks that are complete, where they were written."""
+    return [WrittenDisk(_new_disk(w.chain), w.target) for w in writers.values() if w.complete]
+
+
+def empty_disks(plan: VmPlan) -> list[NewDisk]:
+    """Return those that the backup has left out."""
+    return [NewDisk(disk.disk_id, disk.index, disk.size) for disk in plan.excluded]
 
 
 def _new_disk(chain: DiskChain) -> NewDisk:

@@ -163,7 +163,7 @@ class Restore:
         else:
             self._outcome.vm_failed(folder, name, error)
         if folder in self._vms:
-            self._vms[folder].abandon()
+            self._vms[folder].failed(error)
 
     def _name(self, file: SourceFile) -> str:
         """The name of a file's VM, as far as it is known."""

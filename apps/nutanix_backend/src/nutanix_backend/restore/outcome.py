@@ -11,7 +11,7 @@ import phcbt01
 import prism_client
 import qemu_img
 
-from nutanix_backend.errors import BackendError, RestoreFailed, as_line
+from nutanix_backend.errors import BackendError, DrillFailed, RestoreFailed, as_line
 from nutanix_backend.restore.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -96,5 +96,9 @@ class RestoreOutcome:
     def _tell(self, *, all_of_them: bool = False) -> None:
         if len(self._folders) > 1 or all_of_them:
             for name, error in self._untold:
-                self._report.report(f"{name} is not restored: {as_line(error)}")
+                text = as_line(error)
+                if isinstance(error, DrillFailed):
+                    self._report.report(f"{name} fails its drill: {text}")
+                else:
+                    self._report.report(f"{name} is not restored: {text}")
             self._untold.clear()

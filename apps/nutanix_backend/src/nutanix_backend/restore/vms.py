@@ -112,6 +112,11 @@ class Vm(ABC):
         for writer in self.writers.values():
             writer.abandon()
 
+    def failed(self, error: Exception) -> None:
+        """Give it up because of an error."""
+        self.abandon()
+        self._destination.failed(self.plan, error)
+
 
 def _did_not_arrive(vm_name: str, late: Mapping[int, str]) -> str:
     """That disks are missing, by their numbers; a file or the name of a disk for each."""

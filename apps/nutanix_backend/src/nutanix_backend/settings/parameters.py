@@ -17,6 +17,7 @@ from nutanix_backend.settings.table import (
     Access,
     ChainRules,
     Connection,
+    DrillOptions,
     Host,
     JobOptions,
     Kind,
@@ -35,8 +36,9 @@ SENT_BY_THE_DAEMON = {"Accurate"}
 
 @attrs.frozen(kw_only=True, slots=False)
 class Settings(
-    Connection, Access, Host, Selection, ChainRules, ReplicationOptions, RestoreOptions, JobOptions
-):
+    Connection, Access, Host, Selection, ChainRules, ReplicationOptions, RestoreOptions,
+    DrillOptions, JobOptions,
+):  # fmt: skip
     """The parameters of a job, read and checked: all topics in one.
 
     A function that needs one topic asks for that class, and is given these. All files that they
@@ -62,7 +64,7 @@ def parse(items: Iterable[tuple[str, str]], place: SettingPlace = places.HOST) -
     given = _collect(items, place)
     _add_config_file(given)
     _add_password(given)
-    for name in (*places.FILES, *places.FOLDERS):
+    for name in (*places.FILES, *places.FOLDERS, "drill_console"):
         _check_path(given, name)
     read: dict[str, Any] = {
         row.name: values.value(row, [one.text for one in given.get(row.name, ())]) for row in TABLE

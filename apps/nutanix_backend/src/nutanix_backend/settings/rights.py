@@ -58,6 +58,8 @@ def reason_for_root(settings: Settings, job: Job | None = None) -> str:
 
 
 def _restores_to_this_host(settings: Settings, job: Job) -> bool:
+    if settings.restore_drill:
+        return False
     if settings.restore_to:
         return settings.restore_to == "disk"
     return bool(settings.disk_path or job.regex_where or (job.where or "").strip("/"))

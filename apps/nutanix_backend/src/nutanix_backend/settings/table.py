@@ -27,6 +27,7 @@ class Kind(Enum):
     FLAG = "yes or no"
     SECONDS = "seconds"
     COUNT = "number"
+    PORT = "number of a TCP port"
     RATE = "MiB per second"
     SHARE = "percent, or all"
     PATH = "path"
@@ -257,6 +258,36 @@ class RestoreOptions:
 
 
 @attrs.frozen(kw_only=True, slots=False)
+class DrillOptions:
+    """A restore that only proves that the VM starts. `drill_wait` is in seconds.
+
+    `drill_port` is 0 for none.
+    """
+
+    restore_drill: bool = _row(
+        Kind.FLAG, "make the VM without network, start it, see whether it lives, remove it", "no"
+    )
+    drill_sign: str = _row(
+        Kind.TEXT,
+        "what the VM has to show: its guest tools answer, a line on its serial console, an open "
+        "port, or at least that it stays on",
+        "on",
+        ("on", "tools", "console", "port"),
+    )
+    drill_wait: float = _row(
+        Kind.SECONDS, "how long the VM may take to show it, and how long it has to stay on", "300"
+    )
+    drill_console: Path | None = _row(
+        Kind.PATH, "folder where something writes the serial consoles of VMs, UUID.console each"
+    )
+    drill_line: str = _row(Kind.TEXT, "text that a line of the serial console has", "login:")
+    drill_subnet: str = _row(
+        Kind.TEXT, "isolated subnet for the first network card, where the port is looked for"
+    )
+    drill_port: int = _row(Kind.PORT, "TCP port that has to be open, such as 22")
+
+
+@attrs.frozen(kw_only=True, slots=False)
 class JobOptions:
     """What every metaplugin of Bacula has."""
 
@@ -284,7 +315,8 @@ class JobOptions:
 
 
 TOPICS = (
-    Connection, Access, Host, Selection, ChainRules, ReplicationOptions, RestoreOptions, JobOptions,
+    Connection, Access, Host, Selection, ChainRules, ReplicationOptions, RestoreOptions,
+    DrillOptions, JobOptions,
 )  # fmt: skip
 
 

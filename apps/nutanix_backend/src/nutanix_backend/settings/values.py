@@ -65,6 +65,14 @@ def _count(name: str, text: str) -> int:
     return int(text)
 
 
+def _port(name: str, text: str) -> int:
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= 65535):
+        raise ParameterError(f"{name}={text} is not a number from 1 to 65535")
+    return int(text)
+
+
 def _rate(name: str, text: str) -> float:
     if not text:
         return 0.0
@@ -131,6 +139,7 @@ READERS: Mapping[Kind, Callable[[str, str], object]] = {
     Kind.FLAG: _flag,
     Kind.SECONDS: _seconds,
     Kind.COUNT: _count,
+    Kind.PORT: _port,
     Kind.RATE: _rate,
     Kind.SHARE: _share,
     Kind.PATH: _path,

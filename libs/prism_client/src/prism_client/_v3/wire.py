@@ -168,6 +168,11 @@ def _nic(data: Fields) -> Nic:
         subnet_ext_id=data.child("subnet_reference").opt_text("uuid"),
         connected=data.flag("is_connected", default=True),
         model=data.opt_text("model") or "",
+        addresses=tuple(
+            address
+            for endpoint in data.items("ip_endpoint_list")
+            if (address := endpoint.opt_text("ip"))
+        ),
     )
 
 

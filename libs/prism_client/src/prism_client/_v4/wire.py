@@ -34,7 +34,7 @@ from prism_client.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from prism_client._fields import Fields
 
@@ -183,7 +183,15 @@ def _nic(data: Fields) -> Nic:
         subnet_ext_id=network.child("subnet").opt_text("extId"),
         connected=backing.flag("isConnected", default=True),
         model=backing.opt_text("model") or "",
+        addresses=tuple(_addresses(network)),
     )
+
+
+def _addresses(network: Fields) -> Iterator[str]:
+    given = network.child("ipv4Config").child("ipAddress")
+    for address in (given, *network.child("ipv4Info").items("learnedIpAddresses")):
+        if text := address.opt_text("value"):
+            yield text
 
 
 def vm_body(spec: VmSpec) -> dict[str, Any]:

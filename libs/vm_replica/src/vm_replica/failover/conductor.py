@@ -9,7 +9,7 @@ import attrs
 from command_line.text import with_notes
 
 from vm_replica.failover import transitions
-from vm_replica.failover.errors import FailoverRefused
+from vm_replica.failover.errors import DrillFailed, FailoverRefused
 from vm_replica.failover.transitions import Event, Step
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 OUTSIDE = {Step.REMOVE_COPY, Step.REMOVE_TEST_COPY, Step.POWER_ON}
 """Steps that need a host which may be gone for good; they can be abandoned."""
-_OF_TESTS = {Step.MAKE_TEST_COPY, Step.REMOVE_TEST_COPY}
+_OF_TESTS = {Step.MAKE_TEST_COPY, Step.WATCH_TEST_COPY, Step.REMOVE_TEST_COPY}
 
 
 class FailoverReplica(Protocol):
@@ -38,6 +38,10 @@ class FailoverReplica(Protocol):
 
     def close(self) -> None:
         """End the relation to the source for good."""
+        ...
+
+    def note_drill(self, generation: int, *, fault: str = "", seen: str = "") -> None:
+        """Record how a drill of a generation ended: what is wrong, or what was seen."""
         ...
 
 
@@ -72,6 +76,10 @@ class Copies(Protocol):
         """Raise FailoverRefused when no copy can be made; makes nothing."""
         ...
 
+    def refuse_unwatched(self) -> None:
+        """Raise FailoverRefused when a copy cannot be watched there."""
+        ...
+
     def refuse_foreign(self, copy: Copy) -> None:
         """Raise FailoverRefused when this one cannot be removed from here; removes nothing."""
         ...
@@ -82,6 +90,10 @@ class Copies(Protocol):
 
     def make(self, copy: Copy, *, test: bool) -> str:
         """Make it, independent of the replica; a test copy reaches no network. Say what it is."""
+        ...
+
+    def watch(self, copy: Copy) -> str:
+        """Start it and say what shows that it lives; raise DrillFailed when nothing does."""
         ...
 
     def remove(self, copy: Copy) -> None:
@@ -129,6 +141,8 @@ class Conductor:
             match step:
                 case Step.MAKE_COPY | Step.MAKE_TEST_COPY:
                     self.copies.refuse_unfit(test=step in _OF_TESTS)
+                case Step.WATCH_TEST_COPY:
+                    self.copies.refuse_unwatched()
                 case Step.REMOVE_COPY | Step.REMOVE_TEST_COPY if copy:
                     self.copies.refuse_foreign(copy)
                 case Step.SHUT_DOWN | Step.POWER_ON:
@@ -170,10 +184,22 @@ class Conductor:
         match step:
             case Step.MAKE_COPY | Step.MAKE_TEST_COPY if copy:
                 self.say(self.copies.make(copy, test=step in _OF_TESTS))
+            case Step.WATCH_TEST_COPY if copy:
+                self._watch(copy)
             case Step.REMOVE_COPY | Step.REMOVE_TEST_COPY if copy:
                 self.copies.remove(copy)
             case _:
                 self._plain(step)()
+
+    def _watch(self, copy: Copy) -> None:
+        """A copy that does not live is removed as after any step that failed."""
+        try:
+            seen = self.copies.watch(copy)
+        except DrillFailed as error:
+            self.replica.note_drill(copy.generation, fault=str(error))
+            raise
+        self.replica.note_drill(copy.generation, seen=seen)
+        self._note(Event.DRILL, "step", f"generation {copy.generation} lives: {seen}")
 
     def _plain(self, step: Step) -> Callable[[], None]:
         match step:

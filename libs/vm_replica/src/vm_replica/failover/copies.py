@@ -45,6 +45,14 @@ class PointCopies:
         point = self.replica.point(self.generation)
         self.activator.refuse_unfit(self._name(test=test), point, test=test)
 
+    def refuse_unwatched(self) -> None:
+        """Raise FailoverRefused when the target starts nothing."""
+        if self.activator is not None and not self.activator.starts:
+            raise FailoverRefused(
+                f"a copy at {self.activator.place} is not started, so no drill is possible: give "
+                "--target KEY=VALUE of a cluster"
+            )
+
     def refuse_foreign(self, copy: Copy) -> None:
         """Raise FailoverRefused when the copy is on a target that was not given."""
         if self._remover(copy) is None:
@@ -61,6 +69,10 @@ class PointCopies:
     def make(self, copy: Copy, *, test: bool) -> str:
         """Make it."""
         return self._require().make(copy, self.replica.point(copy.generation), test=test)
+
+    def watch(self, copy: Copy) -> str:
+        """Start it and watch it."""
+        return self._require().watch(copy)
 
     def remove(self, copy: Copy) -> None:
         """Remove what there is of it."""

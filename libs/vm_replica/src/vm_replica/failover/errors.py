@@ -4,6 +4,7 @@ BackendError
 └── ReplicationError
     ├── FailoverRefused    it is not possible now; nothing was done
     └── FailoverFailed     a step failed; it was taken back, or `failover recover` goes on with it
+        └── DrillFailed    the copy of a drill did not show that it lives
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ class FailoverRefused(ReplicationError):
 
 class FailoverFailed(ReplicationError):
     """A step of a failover failed."""
+
+
+class DrillFailed(FailoverFailed):
+    """A copy that was made for a drill did not show that it lives."""
 
 
 class LedgerError(ReplicationError):

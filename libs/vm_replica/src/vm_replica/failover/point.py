@@ -64,12 +64,21 @@ class Activator(Protocol):
         """Where, so that the copy is found again from it."""
         ...
 
+    @property
+    def starts(self) -> bool:
+        """Whether it can start copies and watch them."""
+        ...
+
     def refuse_unfit(self, name: str, point: Point, *, test: bool) -> None:
         """Raise FailoverRefused when a copy called `name` cannot be made; makes nothing."""
         ...
 
     def make(self, copy: Copy, point: Point, *, test: bool) -> str:
         """Make the copy, and say where it is. A test copy reaches no network."""
+        ...
+
+    def watch(self, copy: Copy) -> str:
+        """Start a copy and say what shows that it lives; raise DrillFailed when nothing does."""
         ...
 
     def remove(self, copy: Copy) -> None:

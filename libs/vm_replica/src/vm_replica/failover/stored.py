@@ -11,6 +11,7 @@ from command_line.text import printable
 from vm_config.errors import ConfigurationError
 
 from vm_replica.errors import StoreError
+from vm_replica.evidence import TrialKind
 from vm_replica.failover.errors import FailoverRefused
 from vm_replica.failover.point import Point, PointDisk
 from vm_replica.store import access
@@ -96,6 +97,10 @@ class StoredReplica:
     def close(self) -> None:
         """End the relation to the source for good."""
         self._replica.close()
+
+    def note_drill(self, generation: int, *, fault: str = "", seen: str = "") -> None:
+        """Record how a drill of a generation ended."""
+        self._replica.note_trial(TrialKind.DRILL, generation, fault=fault, seen=seen)
 
     def _newest(self) -> Generation:
         current = self._replica.files.existing().current

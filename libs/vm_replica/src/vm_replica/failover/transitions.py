@@ -37,6 +37,7 @@ class Event(Enum):
 
     TEST = "test"
     END_TEST = "end-test"
+    DRILL = "drill"
     PLANNED = "planned"
     UNPLANNED = "unplanned"
     UNDO = "undo"
@@ -53,6 +54,7 @@ class Step(Enum):
     FENCE = "refuse the source"
     MAKE_COPY = "make the copy"
     MAKE_TEST_COPY = "make the test copy"
+    WATCH_TEST_COPY = "watch whether the test copy lives"
     REMOVE_COPY = "remove the copy"
     REMOVE_TEST_COPY = "remove the test copy"
     UNFENCE = "accept the source again"
@@ -79,6 +81,12 @@ _TEST = Rule(
     State.TESTING,
     back=(Step.REMOVE_TEST_COPY,),
 )
+_DRILL = Rule(
+    State.TESTING,
+    (Step.MAKE_TEST_COPY, Step.WATCH_TEST_COPY, Step.REMOVE_TEST_COPY),
+    State.REPLICATING,
+    back=(Step.REMOVE_TEST_COPY,),
+)
 _UNPLANNED = Rule(
     State.FAILING_OVER,
     (Step.FENCE, Step.MAKE_COPY),
@@ -99,6 +107,7 @@ _UNDO = Rule(
 
 RULES: Mapping[tuple[State, Event], Rule] = {
     (State.REPLICATING, Event.TEST): _TEST,
+    (State.REPLICATING, Event.DRILL): _DRILL,
     (State.REPLICATING, Event.PLANNED): _PLANNED,
     (State.REPLICATING, Event.UNPLANNED): _UNPLANNED,
     (State.TESTING, Event.UNPLANNED): _UNPLANNED,
@@ -203,8 +212,9 @@ def _is_left(record: Record, step: Step) -> bool:
     match step:
         case Step.REMOVE_COPY:
             return record.copy is not None
-        case Step.REMOVE_TEST_COPY:
-            return record.test is not None
+        case Step.REMOVE_TEST_COPY:  # a drill makes it first
+            is_drill = record.doing == Event.DRILL.value and not record.backwards
+            return is_drill or record.test is not None
         case Step.UNFENCE:
             return record.fenced
         case Step.POWER_ON:

@@ -14,6 +14,7 @@ which older ones are kept.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import tempfile
@@ -27,7 +28,9 @@ import durable
 from durable.closable import Closable
 from durable.names import component
 
+from vm_replica import evidence
 from vm_replica.errors import Code, CycleRefused, ReplicaDamaged, StoreError
+from vm_replica.evidence import Evidence, TrialKind
 from vm_replica.protocol import manifest as manifests
 from vm_replica.store import admission, commit, rollback, spool, thinning, trouble, undo
 from vm_replica.store.accounts import Accounts
@@ -50,6 +53,9 @@ if TYPE_CHECKING:
     from vm_replica.store.catalog import Generation, Trouble, Undo
     from vm_replica.store.retention import Retention
     from vm_replica.store.spool import DiskSpool
+
+
+log = logging.getLogger(__name__)
 
 
 class Store:
@@ -129,8 +135,16 @@ class Replica:
     def verify(self, generation: int, tick: Callable[[], None] = nothing) -> None:
         """Read a generation again and compare it with what was committed; raise ReplicaDamaged.
 
-        Of an older one also what leads back to it, byte by byte.
+        Of an older one also what leads back to it, byte by byte. The result is recorded.
         """
+        try:
+            self._verify(generation, tick)
+        except ReplicaDamaged as error:
+            self.note_trial(TrialKind.PROOF, generation, fault=str(error))
+            raise
+        self.note_trial(TrialKind.PROOF, generation)
+
+    def _verify(self, generation: int, tick: Callable[[], None]) -> None:
         state = self.files.existing()
         if generation < state.number:
             for made in self.files.point(generation).undo:
@@ -147,6 +161,26 @@ class Replica:
                 f"the way back to generation {generation} of {self.name} is damaged: disk "
                 f"{made.disk_id} was damaged on the receiver's storage"
             )
+
+    # --- what is known of it
+
+    def note_trial(
+        self, kind: TrialKind, generation: int, *, fault: str = "", seen: str = ""
+    ) -> None:
+        """Record how a trial of a generation ended: what is wrong, or what was seen; best effort.
+
+        Raises StoreError when there is no such generation.
+        """
+        files = self.files
+        name = files.generation(generation).manifest.vm_name
+        whose = Evidence(cluster=files.cluster, vm_id=files.vm_id, vm_name=name)
+        trial = evidence.trial(kind, f"generation {generation}", fault, seen)
+        if problem := evidence.add(files.path / evidence.FILE, whose, trial):
+            log.warning("%s", problem)
+
+    def trials(self) -> Evidence:
+        """What is recorded of trials."""
+        return evidence.read(self.files.path / evidence.FILE)
 
     # --- what went wrong last
 
