@@ -60,6 +60,7 @@ def test_a_job_tells_what_it_did(product: Product, folder: Path) -> None:
     of_vm = {"vm": guest.name, "uuid": guest.ext_id}
     assert value(found["vm_last_success_timestamp_seconds"], **of_vm) >= int(began)
     assert value(found["vm_references"], **of_vm) == 1
+    assert began - 1 <= value(found["vm_oldest_proof_timestamp_seconds"], **of_vm) <= time.time()
     assert value(found["vm_bytes"], direction="sent", **of_vm) == 3 * MIB
     for stage in ("prepare", "stream", "clean_up"):
         assert value(found["vm_duration_seconds"], stage=stage, **of_vm) >= 0

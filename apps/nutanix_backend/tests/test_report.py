@@ -13,8 +13,9 @@ import attrs
 from command_line import program
 from nutanix_backend.__main__ import command_line
 from nutanix_backend.cli import page
-from nutanix_backend.queries.protection import Blocks, Protection, Tried
+from nutanix_backend.queries.protection import Protection, Tried
 from nutanix_backend.references import evidence
+from nutanix_backend.references.known import Blocks
 from prism_lab import tracking
 from ptcomm import Level
 from vm_replica.evidence import Evidence, Trial, TrialKind, trial

@@ -50,11 +50,16 @@ class Page:
         """Add what is said of each VM."""
         success = self._gauge("vm_last_success_timestamp_seconds", "0: never saved", _VM)
         references = self._gauge("vm_references", "recovery points kept for later jobs", _VM)
+        proof = self._gauge(
+            "vm_oldest_proof_timestamp_seconds", "when the longest unproven block was proven", _VM
+        )
         for vm in roster.vms if roster else ():
             labels = (*self._job, vm.name, vm.ext_id)
             of_vm = recorded.get(vm.ext_id)
             success.labels(*labels).set(of_vm.saved if of_vm else 0)
             references.labels(*labels).set(of_vm.references if of_vm else 0)
+            if of_vm and (blocks := of_vm.blocks()):
+                proof.labels(*labels).set(blocks.oldest)
         self._saved(outcome)
 
     def _saved(self, outcome: Outcome) -> None:

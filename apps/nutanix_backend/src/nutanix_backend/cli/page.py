@@ -10,7 +10,8 @@ from command_line.text import duration, utc
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nutanix_backend.queries.protection import Blocks, Protection, Tried
+    from nutanix_backend.queries.protection import Protection, Tried
+    from nutanix_backend.references.known import Blocks
 
 NEVER = "never"
 _STYLE = """

@@ -26,19 +26,7 @@ if TYPE_CHECKING:
     from vm_replica.evidence import Trial
     from vm_replica.store.replica import Replica
 
-    from nutanix_backend.references.known import Known
-
-
-@attrs.frozen
-class Blocks:
-    """The blocks of the disks of a VM: how many, how many never read, and the oldest proof.
-
-    `oldest` is in seconds of the epoch, 0 where none was ever read.
-    """
-
-    total: int
-    never: int
-    oldest: int
+    from nutanix_backend.references.known import Blocks, Known
 
 
 @attrs.frozen
@@ -106,20 +94,9 @@ def _of_vm(row: Protection, jobs: Known | None, days: int) -> Protection:
         point=good[-1].job if good else "",
         taken=jobs.saved,
         age=_age(jobs.saved),
-        blocks=_blocks(jobs),
+        blocks=jobs.blocks(),
         problems=tuple(coverage.problems_of(jobs, None, days)),
     )
-
-
-def _blocks(jobs: Known) -> Blocks | None:
-    """The times of the lists that the newest reference names."""
-    references = [record.reference for record in jobs.jobs if record.reference]
-    disks = [disk for disk in references[-1].disks if disk.image_root] if references else []
-    if not disks:
-        return None
-    times = [jobs.file.lists.proven_times(disk.image_root, disk.size) for disk in disks]
-    read = [found.oldest() for found in times if found.oldest()]
-    return Blocks(sum(map(len, times)), sum(found.never() for found in times), min(read, default=0))
 
 
 def replicas(root: Path) -> Iterator[Protection]:

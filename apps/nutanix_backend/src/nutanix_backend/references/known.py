@@ -20,6 +20,18 @@ _RUN = re.compile(r"\.([0-9]{4}(?:-[0-9]{2}){2}_[0-9]{2}(?:\.[0-9]{2}){2})_[0-9]
 
 
 @attrs.frozen
+class Blocks:
+    """The blocks of the disks of a VM: how many, how many never read, and the oldest proof.
+
+    `oldest` is in seconds of the epoch, 0 where none was ever read.
+    """
+
+    total: int
+    never: int
+    oldest: int
+
+
+@attrs.frozen
 class Known:
     """What this host has recorded of a VM: its jobs, oldest first, and when it did so last."""
 
@@ -40,6 +52,17 @@ class Known:
         if not good:
             return 0
         return self.changed if good[-1] is self.jobs[-1] else _started(good[-1].job)
+
+    def blocks(self) -> Blocks | None:
+        """Return when the blocks of the newest reference were proven; None without digest lists."""
+        newest = next((r.reference for r in reversed(self.jobs) if r.reference), None)
+        disks = [disk for disk in newest.disks if disk.image_root] if newest else []
+        if not disks:
+            return None
+        times = [self.file.lists.proven_times(disk.image_root, disk.size) for disk in disks]
+        read = [found.oldest() for found in times if found.oldest()]
+        never = sum(found.never() for found in times)
+        return Blocks(sum(map(len, times)), never, min(read, default=0))
 
 
 def known(folder: Path) -> Mapping[str, Known]:

@@ -1,7 +1,7 @@
 """Moving the chains of a client to another host: its state as one archive.
 
-What moves are the records of backups and replications with their digest lists, and the rosters of
-jobs. Journals, logs and the key of this host stay.
+What moves are the records of backups and replications with their digest lists, the rosters of jobs,
+and how trials ended. Journals, logs and the key of this host stay.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import durable
 from durable import records
+from vm_replica.evidence import SCHEMA, Evidence
 
 from nutanix_backend.errors import StateError
-from nutanix_backend.references import roster, state
+from nutanix_backend.references import evidence, roster, state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +30,7 @@ _LIST = re.compile(
     rf"({state.BACKUP}|{state.REPLICATION})/[^/]+/[^/]+\.lists/[^/]+\.(digests|proven)"
 )
 _ROSTER = re.compile(rf"{roster.FOLDER}/[^/]+\.json")
+_TRIALS = re.compile(rf"{evidence.FOLDER}/[^/]+/[^/]+\.json")
 
 
 def export(state_dir: Path, file: Path) -> int:
@@ -55,7 +57,8 @@ def _add_all(archive: tarfile.TarFile, state_dir: Path) -> int:
                 for part in (*sorted(path.with_suffix(".lists").glob("*")), path):
                     archive.add(part, str(part.relative_to(state_dir)), recursive=False)
             count += 1
-    for path in sorted((state_dir / roster.FOLDER).glob("*.json")):
+    others = ((roster.FOLDER, "*.json"), (evidence.FOLDER, "*/*.json"))
+    for path in (path for kind, which in others for path in sorted((state_dir / kind).glob(which))):
         archive.add(path, str(path.relative_to(state_dir)), recursive=False)
     return count
 
@@ -88,7 +91,7 @@ def _members(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, bytes]
     """Yield the files of an archive with their content; raise StateError for any other."""
     for member in archive:
         name = PurePosixPath(member.name)
-        known = any(kind.fullmatch(member.name) for kind in (_VM, _LIST, _ROSTER))
+        known = any(kind.fullmatch(member.name) for kind in (_VM, _LIST, _ROSTER, _TRIALS))
         stream = archive.extractfile(member) if member.isreg() else None
         if not known or ".." in name.parts or stream is None or member.size > LARGEST:
             raise StateError(f"the archive holds {member.name!r}, which is no part of a state")
@@ -104,9 +107,12 @@ def _check(path: Path, name: str, content: bytes) -> None:
                 raise StateError(f"{name} is the state of another VM, {found.vm_id}")
         elif _ROSTER.fullmatch(name):
             records.load(content, roster.Roster, schema=roster.SCHEMA)
+        elif _TRIALS.fullmatch(name):
+            records.load(content, Evidence, schema=SCHEMA)
     except records.RecordError as error:
         raise StateError(f"{name} cannot be used by this version: {error}") from error
-    if path.exists() and path.read_bytes() != content and not _ROSTER.fullmatch(name):
+    is_of_chain = bool(_VM.fullmatch(name) or _LIST.fullmatch(name))
+    if is_of_chain and path.exists() and path.read_bytes() != content:
         raise StateError(
             f"this host has a chain of VM {path.stem} already: {path} is another one; nothing is "
             "imported"
@@ -118,4 +124,4 @@ def _put(path: Path, content: bytes, changed: float) -> bool:
     durable.make_folder(path.parent)
     durable.replace(path, content)
     os.utime(path, (changed, changed))
-    return path.suffix == ".json" and path.parent.name != roster.FOLDER
+    return path.suffix == ".json" and path.parent.parent.name in {state.BACKUP, state.REPLICATION}
