@@ -144,6 +144,14 @@ def test_the_command_prints_a_table_or_json(
     assert "web01" in capsys.readouterr().out
 
 
+def test_what_is_left_as_json(host: Product, capsys: pytest.CaptureFixture[str]) -> None:
+    host.good_backup(Level.FULL, host.guest(MIB))
+    given = [f"{name}={value}" for name, value in host.parameters()]
+    assert program.run(command_line(), ["leftovers", "--json", *given]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["kind"], row["is_in_use"]) == ("recovery point", True)
+
+
 def test_queries_give_the_same(host: Product) -> None:
     guest = host.guest(MIB, name="web01")
     host.good_backup(Level.FULL, guest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import socket
 import subprocess
@@ -138,6 +139,16 @@ def test_the_doctor_says_why_the_kernel_is_not_used(
 
 
 # --- the daemon ----------------------------------------------------------------------------------
+
+
+def test_the_findings_as_json(well: Host) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_parser(parser.add_subparsers())
+    words = ["doctor", "--json", "--fd", str(well.program), "--fd-config", str(well.config)]
+    given = [f"{name}={value}" for name, value in well.product.parameters()]
+    assert command.run(parser.parse_args([*words, *given])) == 0
+    found = {row["topic"]: row["state"] for row in json.loads(well.capture.readouterr().out)}
+    assert (found["daemon"], found["prism"]) == ("note", "ok")
 
 
 def test_a_host_without_bacula(well: Host, monkeypatch: pytest.MonkeyPatch) -> None:

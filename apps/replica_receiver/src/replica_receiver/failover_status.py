@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import attrs
@@ -12,7 +11,7 @@ from vm_replica.failover.stored import StoredReplica, Unreadable
 from vm_replica.failover.transitions import possible
 from vm_replica.store.access import open_store
 
-from replica_receiver.places import add_json, add_store
+from replica_receiver.places import add_store
 from replica_receiver.points import REPLICA
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def add_parsers(actions: Subparsers) -> None:
     status.set_defaults(show=show_status)
     for action in (history, status):
         add_store(action)
-        add_json(action)
+        arguments.add_json(action)
 
 
 @attrs.frozen
@@ -80,7 +79,7 @@ def show_status(args: argparse.Namespace) -> int:
     rows = [_row(replica) for replica in found if isinstance(replica, StoredReplica)]
     unreadable = [replica for replica in found if isinstance(replica, Unreadable)]
     if args.json:
-        terminal.say(json.dumps([row.plain() for row in rows], indent=1))
+        terminal.show_json(row.plain() for row in rows)
     else:
         terminal.show_table(HEADINGS, (row.cells() for row in rows))
     for replica in unreadable:
@@ -101,7 +100,7 @@ def show_history(args: argparse.Namespace) -> int:
     """Show the audit log. Raises ReplicationError."""
     lines = ledger.history(stored.find(open_store(args.store), args.replica).folder)
     if args.json:
-        terminal.say(json.dumps([attrs.asdict(line) for line in lines], indent=1))
+        terminal.show_json(attrs.asdict(line) for line in lines)
         return 0
     for line in lines:
         text = f"{line.at}  {line.who}  {line.event} {line.what}  {line.detail}"

@@ -19,8 +19,3 @@ def add_store(parser: argparse.ArgumentParser) -> None:
         "--store", type=Path, default=STORE, metavar="DIR",
         help="folder of the replicas; default: %(default)s",
     )  # fmt: skip
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add --json."""
-    parser.add_argument("--json", action="store_true", help="print JSON, for programs")

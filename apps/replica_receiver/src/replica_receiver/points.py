@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from vm_replica.errors import ReplicaDamaged, StoreError
 from vm_replica.status import Level
 from vm_replica.store.access import find, open_store
 
-from replica_receiver.places import add_json, add_store
+from replica_receiver.places import add_store
 
 if TYPE_CHECKING:
     import argparse
@@ -36,7 +35,7 @@ def add_parser(commands: Subparsers) -> None:
     """Add the commands to the subparsers of the program."""
     points = commands.add_parser("points", help="list the restore points of a replica")
     points.add_argument("replica", type=arguments.typed, help=REPLICA)
-    add_json(points)
+    arguments.add_json(points)
     points.set_defaults(run=list_points)
     verify = commands.add_parser("verify", help="read restore points again and prove them")
     verify.add_argument("replica", nargs="?", type=arguments.typed, help=f"{REPLICA}; default: all")
@@ -61,7 +60,7 @@ def list_points(args: argparse.Namespace) -> int:
     """Show the restore points of a replica. Raises ReplicationError."""
     points = find(open_store(args.store), args.replica).points()
     if args.json:
-        terminal.say(json.dumps([_plain(point) for point in points], indent=1))
+        terminal.show_json(_plain(point) for point in points)
     else:
         terminal.show_table(HEADINGS, (_row(point) for point in points))
     return 0

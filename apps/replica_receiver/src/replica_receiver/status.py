@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from command_line.text import duration, size
 from vm_replica.status import statuses
 from vm_replica.store.access import open_store
 
-from replica_receiver.places import add_json, add_store
+from replica_receiver.places import add_store
 
 if TYPE_CHECKING:
     import argparse
@@ -28,7 +27,7 @@ def add_parser(commands: Subparsers) -> None:
         "status", help="show each replica and its lag; exit code 0 OK, 1 warning, 2 critical"
     )
     add_store(parser)
-    add_json(parser)
+    arguments.add_json(parser)
     parser.add_argument(
         "--rpo", type=arguments.seconds(), default=0, metavar="TIME",
         help="lag that is allowed where the source has promised none: 15m, 24h; default: any",
@@ -40,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Show the replicas; return the worst level. Raises StoreError, WrongUser."""
     found = list(statuses(open_store(args.store), time.time(), int(args.rpo)))
     if args.json:
-        terminal.say(json.dumps([status.plain() for status in found], indent=1))
+        terminal.show_json(status.plain() for status in found)
     else:
         terminal.show_table(HEADINGS, (_row(status) for status in found))
     return max((status.level.value for status in found), default=0)

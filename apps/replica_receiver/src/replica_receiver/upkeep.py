@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import attrs
@@ -13,7 +12,7 @@ from vm_replica.failover import ledger
 from vm_replica.failover.transitions import State
 from vm_replica.store.access import find, open_store
 
-from replica_receiver.places import add_json, add_store
+from replica_receiver.places import add_store
 from replica_receiver.points import REPLICA
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def add_parser(commands: Subparsers) -> None:
     shown.add_argument(
         "--verify", action="store_true", help="only check that no line was changed or removed"
     )
-    add_json(shown)
+    arguments.add_json(shown)
     shown.set_defaults(run=show_audit)
     for parser in (rollback, drop, shown):
         add_store(parser)
@@ -92,7 +91,7 @@ def show_audit(args: argparse.Namespace) -> int:
         terminal.say(f"{len(entries)} lines, none was changed or removed; the last is {last}")
         terminal.say("compare this hash with the last audit line in syslog")
     elif args.json:
-        terminal.say(json.dumps([attrs.asdict(entry) for entry in entries], indent=1))
+        terminal.show_json(attrs.asdict(entry) for entry in entries)
     else:
         terminal.show_table(
             HEADINGS, ((e.at, e.who, e.event, e.replica, e.peer, e.detail) for e in entries)

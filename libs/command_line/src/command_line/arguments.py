@@ -37,6 +37,11 @@ def typed(text: str) -> str:
         return text
 
 
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add --json, for what a program prints with `terminal.show_json`."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
 def pair(text: str) -> tuple[str, str]:
     """Read KEY=VALUE. The value may be empty."""
     key, equals, value = typed(text).partition("=")

@@ -7,7 +7,9 @@ codes, and a character that the encoding does not have is written as an escape s
 from __future__ import annotations
 
 import io
+import json
 import sys
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -17,7 +19,7 @@ from rich.text import Text
 from command_line.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 PIPED_WIDTH = 200
 """Columns of output that goes into a file or another program."""
@@ -52,6 +54,17 @@ def plain(text: str) -> str:
     """The text as standard output can show it: printable, and in its encoding."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return printable(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def show_json(rows: Iterable[Mapping[str, object]]) -> None:
+    """Write a list of objects as JSON to standard output; of an enumeration its value."""
+    say(json.dumps(list(rows), indent=1, default=_value))
+
+
+def _value(item: object) -> object:
+    if isinstance(item, Enum):
+        return item.value
+    raise TypeError(f"{type(item).__name__} is nothing that JSON knows")
 
 
 def show_table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> None:

@@ -72,7 +72,7 @@ def add_parser(subparsers: Subparsers, own: OwnBackend) -> None:
 
     jobs_of = actions.add_parser("list", help="show the jobs of a store")
     _add_store(jobs_of)
-    _add_json(jobs_of)
+    arguments.add_json(jobs_of)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -107,16 +107,12 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="longest silence: 90 (seconds), 10m; default: %(default)s",
     )
-    _add_json(parser)
+    arguments.add_json(parser)
     parser.add_argument("parameters", nargs="*", type=arguments.pair, metavar="KEY=VALUE")
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", required=True, type=Path, help="folder that holds the jobs")
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _job_name(text: str) -> str:

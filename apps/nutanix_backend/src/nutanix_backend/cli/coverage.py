@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import attrs
@@ -27,7 +26,7 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add `coverage` to a program's subparsers."""
     parser = subparsers.add_parser("coverage", help="list the VMs that nobody protects")
     parser.add_argument("--all", action="store_true", help="list the VMs without a problem too")
-    parser.add_argument("--json", action="store_true", help="write JSON, one list of objects")
+    arguments.add_json(parser)
     parser.add_argument("parameters", nargs="+", type=arguments.pair, metavar="KEY=VALUE")
     parser.set_defaults(run=run)
 
@@ -40,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     problems = [finding for finding in found if finding.problem]
     shown = found if args.all else problems
     if args.json:
-        terminal.say(json.dumps([attrs.asdict(finding) for finding in shown], indent=2))
+        terminal.show_json(map(attrs.asdict, shown))
     else:
         if shown:
             terminal.show_table(HEADINGS, map(_row, shown))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
 from command_line import arguments, terminal
 
 from nutanix_backend.cluster import inventory, sweep
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from command_line.arguments import Subparsers
+
+    from nutanix_backend.cluster.sweep import Leftover, Removed
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -29,17 +32,22 @@ def add_parser(subparsers: Subparsers) -> None:
             metavar="KEY=VALUE",
             help="as in a FileSet",
         )
+        arguments.add_json(parser)
         parser.set_defaults(run=run, command=command)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run one of them. Raises BackendError, PrismError, OSError."""
-    for line in _lines(args):
-        terminal.say(terminal.plain(str(line)))
+    found = _found(args)
+    if args.json:
+        terminal.show_json(map(attrs.asdict, found))
+    else:
+        for line in found:
+            terminal.say(terminal.plain(str(line)))
     return 0
 
 
-def _lines(args: argparse.Namespace) -> Iterator[object]:
+def _found(args: argparse.Namespace) -> Iterator[Leftover | Removed]:
     settings = parameters.parse(args.parameters)
     rights.give_up(settings)
     with inventory.connect(settings) as client:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 from command_line import arguments, terminal
 
 from nutanix_backend.doctor import daemon, host, prism
@@ -25,17 +26,21 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--fd", type=Path, help="path of bacula-fd; default: the one that runs")
     parser.add_argument("--fd-config", type=Path, help="its configuration file")
     parser.add_argument("parameters", nargs="*", type=arguments.pair, metavar="KEY=VALUE")
+    arguments.add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a line for each check; return 0 unless something stands in the way of a backup."""
-    bad = 0
+    findings = []
     for finding in _findings(args):
-        text = terminal.plain(finding.text)
-        terminal.say(f"{finding.state.value:<5}{finding.topic:<15}{text}")
-        bad += finding.state is State.BAD
-    return 1 if bad else 0
+        findings.append(finding)
+        if not args.json:
+            text = terminal.plain(finding.text)
+            terminal.say(f"{finding.state.value:<5}{finding.topic:<15}{text}")
+    if args.json:
+        terminal.show_json(map(attrs.asdict, findings))
+    return 1 if any(finding.state is State.BAD for finding in findings) else 0
 
 
 def _findings(args: argparse.Namespace) -> Iterator[Finding]:
