@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
+from nutanix_backend.cluster import journal
 from nutanix_backend.names import OURS
 from nutanix_backend.references import evidence
 from prism_lab import Lab
@@ -96,9 +97,20 @@ class Drills:
                 assert time.monotonic() < until, "no VM was made"
                 time.sleep(0.1)
             if how is signal.SIGKILL:
-                os.killpg(process.pid, how)
-            else:
-                process.send_signal(how)
+                self._kill_at_work()
+            process.send_signal(how)
+
+    def _kill_at_work(self) -> None:
+        """Kill whoever holds a journal: the backend that a job has started."""
+        folder = self.product.root
+        states = {path.parents[1] for path in folder.rglob("*.journal")}
+        for state in states:
+            for found in journal.running(state):
+                os.kill(int(found.path.stem.rpartition("-")[2]), signal.SIGKILL)
+        until = time.monotonic() + LONGEST
+        while any(list(journal.running(state)) for state in states):
+            assert time.monotonic() < until, "it does not die"
+            time.sleep(0.05)
 
     def is_on(self, name: str) -> bool:
         """Whether a VM whose name begins so runs."""
