@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 from nutanix_backend.cli import page
-from nutanix_backend.queries.protection import Blocks, Protection, Tried
+from nutanix_backend.queries.protection import Protection, Tried
+from nutanix_backend.references.known import Blocks
 from vm_replica.evidence import Trial, TrialKind
 
 if TYPE_CHECKING:
