@@ -56,6 +56,8 @@ struct ini_items plugin_items_dump[] = {
    {"verify", ini_store_bool, "read back what was written, and compare", 0, "no"},
    {"layout", ini_store_str, "layout of the deltas in the backup of another maker's plugin", 0, "little-header64-region64-magic8"},
    {"check_space", ini_store_bool, "refuse a restore for which there is too little space", 0, "yes"},
+   {"file", ini_store_str, "restore only these files: paths or patterns, with commas between them", 0, "*none*"},
+   {"key_file", ini_store_str, "file with the passphrase or key of encrypted volumes, for file", 0, "*none*"},
    {NULL, NULL, NULL, 0, NULL},
 };
 
@@ -75,7 +77,7 @@ const char *valid_params[] = {
    "mode", "replicate_to", "replicate_limit", "replicate_parallel", "replicate_rpo",
    "replicate_protected",
    // restore
-   "restore_to", "restore_via", "disk", "disk_path", "target_cluster", "target_config_file",
+   "restore_to", "restore_via", "disk", "disk_path", "file", "key_file", "target_cluster", "target_config_file",
    "restore_vm_name", "restore_identity", "network_map", "storage_container", "overwrite", "verify",
    "check_space", "layout", "restore_powerstate",
    // what every metaplugin has

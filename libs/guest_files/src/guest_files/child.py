@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from guest_files.trees import Node, Tree
     from guest_files.volumes import Found
 
-_DAMAGE = (OSError, ValueError, LookupError, OverflowError, MemoryError, struct.error)
-"""What reading a damaged file system leads to."""
+_DAMAGE = (OSError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, struct.error)
+"""What reading a damaged file system leads to; TypeError for fields that are None."""
 
 
 class Child:
@@ -44,6 +44,7 @@ class Child:
         ]
         self._keys = [key.encode("utf-8", "surrogateescape") for key in order["keys"]]
         self._depth = order["depth"]
+        self._numbers = order["numbers"]
         self._volumes: list[Found] | None = None
         self._trees: dict[str, Tree] = {}
 
@@ -81,7 +82,7 @@ class Child:
     def volumes(self) -> list[Found]:
         """What is on the disks; looked for once."""
         if self._volumes is None:
-            self._volumes = discover(self._disks, self._keys)
+            self._volumes = discover(dict(zip(self._numbers, self._disks, strict=True)), self._keys)
         return self._volumes
 
     def _say(self, kind: bytes, plain: object) -> None:

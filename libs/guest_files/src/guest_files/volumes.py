@@ -13,7 +13,7 @@ from guest_files.sources import FileObject, Pieces, Source
 from guest_files.trees import READERS, open_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from guest_files.trees import Tree
 
@@ -69,8 +69,8 @@ class Found:
         return open_tree(self.volume.kind, self.source, self.volume.name)
 
 
-def discover(disks: Sequence[Source], keys: Sequence[bytes] = ()) -> list[Found]:
-    """All volumes of the disks, in order; those of LVM last."""
+def discover(disks: Mapping[int, Source], keys: Sequence[bytes] = ()) -> list[Found]:
+    """All volumes of the disks, by their numbers, in order; those of LVM last."""
     found: list[Found] = []
     physical: list[lvm.PhysicalVolume] = []
     for name, kind, source in _places(disks):
@@ -78,9 +78,9 @@ def discover(disks: Sequence[Source], keys: Sequence[bytes] = ()) -> list[Found]
     return found + list(_logical(physical, keys))
 
 
-def _places(disks: Sequence[Source]) -> Iterator[tuple[str, str, Source]]:
+def _places(disks: Mapping[int, Source]) -> Iterator[tuple[str, str, Source]]:
     """Names, types of partition and bytes of the partitions, or of a disk without any."""
-    for number, disk in enumerate(disks):
+    for number, disk in disks.items():
         table = partitions.read(disk)
         for part in table:
             size = max(0, min(part.size, disk.size - part.offset))

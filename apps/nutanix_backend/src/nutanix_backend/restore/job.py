@@ -28,7 +28,7 @@ from ptcomm import (
 
 from nutanix_backend import manifest, names
 from nutanix_backend.errors import ManifestError, RestoreFailed, RestoreRefused
-from nutanix_backend.restore import destination, sources
+from nutanix_backend.restore import destination, single_files, sources
 from nutanix_backend.restore.outcome import VM_ERRORS, RestoreOutcome
 from nutanix_backend.restore.sources import Role
 from nutanix_backend.restore.vms import PlannedVm, Receiver, SiblingVm, Vm
@@ -159,7 +159,10 @@ class Restore:
     def _choose_destination(self, first: SourceFile) -> destination.Destination | None:
         """Find out where everything goes; what is wrong with that is wrong for all VMs."""
         try:
-            self._destination = destination.choose(self._job, self._stack, first)
+            if self._job.settings.file:
+                self._destination = single_files.choose(self._job, self._stack)
+            else:
+                self._destination = destination.choose(self._job, self._stack, first)
         except VM_ERRORS as error:
             self._outcome.job_failed(error)
         return self._destination

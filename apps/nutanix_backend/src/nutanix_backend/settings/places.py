@@ -32,7 +32,7 @@ STARTED_BY = "PODHEITOR_STARTED_BY"
 COMMAND_LINE = "command-line"
 """What our own command line leaves in the environment of the backends that it starts."""
 STATE = Path("/var/lib/podheitor-nutanix")
-FILES = ("config_file", "password_file", "ca", "target_config_file")
+FILES = ("config_file", "password_file", "ca", "target_config_file", "key_file")
 """Parameters that name a file which we read."""
 REACHING = ("prism", "ca", "fingerprint", "prism_insecure")
 """Parameters that decide who gets the credentials."""
