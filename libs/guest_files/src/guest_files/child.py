@@ -95,6 +95,8 @@ class Child:
                 continue
             if name not in self._trees:
                 self._trees[name] = found.tree()
+                if note := self._trees[name].note:
+                    self._warn(f"{name}: {note}")
             tree = self._trees[name]
             patterns = [Pattern(text, folds_case=tree.folds_case) for text in order["patterns"]]
             walk = Walk(name, patterns, self._depth, self._warn)
