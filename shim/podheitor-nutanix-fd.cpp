@@ -59,6 +59,8 @@ struct ini_items plugin_items_dump[] = {
    {"drill_sign", ini_store_str, "what the VM has to show: its guest tools answer, a line on its serial console, an open port, or at least that it stays on", 0, "on"},
    {"drill_wait", ini_store_int64, "how long the VM may take to show it, and how long it has to stay on", 0, "300"},
    {"check_space", ini_store_bool, "refuse a restore for which there is too little space", 0, "yes"},
+   {"file", ini_store_str, "restore only these files: paths or patterns, with commas between them", 0, "*none*"},
+   {"key_file", ini_store_str, "file with the passphrase or key of encrypted volumes, for file", 0, "*none*"},
    {NULL, NULL, NULL, 0, NULL},
 };
 
@@ -78,7 +80,7 @@ const char *valid_params[] = {
    "mode", "replicate_to", "replicate_limit", "replicate_parallel", "replicate_rpo",
    "replicate_protected",
    // restore
-   "restore_to", "restore_via", "disk", "disk_path", "target_cluster", "target_config_file",
+   "restore_to", "restore_via", "disk", "disk_path", "file", "key_file", "target_cluster", "target_config_file",
    "restore_vm_name", "restore_identity", "network_map", "storage_container", "overwrite", "verify",
    "check_space", "layout", "restore_powerstate", "restore_start",
    // drill

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from prism_lab._model import Named
 from suites.bacula.harness.site import KIB, MIB, same
 
 if TYPE_CHECKING:
+    from suites.bacula.harness.console import BaculaJob
     from suites.bacula.harness.site import Site
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -66,6 +68,31 @@ def test_a_restore_drill(site: Site) -> None:
     assert failed.status == "f", failed.words
     assert failed.said("but its guest tools did not answer")
     assert site.lab.state()["vms"] == before
+
+
+def test_single_files(site: Site, tmp_path: Path) -> None:
+    """Files instead of disks, out of a Full with two Incrementals, chosen in bconsole."""
+    root = tmp_path / "root"
+    (root / "etc" / "nginx").mkdir(parents=True)
+    guest = site.guest(16 * MIB)
+    site.define(f"vm={guest.name}")
+    jobs: list[BaculaJob] = []
+    for number, level in enumerate(("Full", "Incremental", "Incremental")):
+        (root / "etc" / "nginx" / f"{number}.conf").write_text(f"of job {number}")
+        guest.disks[0].write_bytes(bytes(16 * MIB))
+        subprocess.run(["mke2fs", "-q", "-F", "-d", root, guest.disks[0], "16m"], check=True)
+        jobs.append(site.good(level, base=jobs[-1] if jobs else None))
+    for number, job in enumerate(jobs):
+        where = site.folder / f"files-{number}"
+        done = site.restore(job, where, file="/etc/nginx/*.conf")
+        assert done.status == "T", done.words
+        folder = where / guest.name / "disk0" / "etc" / "nginx"
+        assert sorted(path.name for path in folder.iterdir()) == [
+            f"{before}.conf" for before in range(number + 1)
+        ]
+        assert (folder / f"{number}.conf").read_text() == f"of job {number}"
+        assert done.said("the files are read from staged disks, which need up to")
+        assert not list(where.rglob("*.raw")), "the user gets files, not the disk"
 
 
 def test_estimate_listing_and_query(site: Site) -> None:

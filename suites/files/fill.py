@@ -3,8 +3,8 @@
     fill.py FOLDER
 
 Real tools make them and real drivers write them: the kernel's ext4, XFS, VFAT and device-mapper,
-and ntfs-3g. After each of three times the disks are copied to FOLDER/<number>, beside `truth.json`,
-which has what the drivers themselves say of every file.
+ntfs-3g and exfat-fuse. After each of three times the disks are copied to FOLDER/<number>, beside
+`truth.json`, which has what the drivers themselves say of every file.
 """
 
 from __future__ import annotations
@@ -44,21 +44,23 @@ class Disks:
     def __init__(self, work: Path) -> None:
         self.work = work
         self.devices: dict[str, str] = {}
-        for name, size in (("linux", 192), ("second", 288), ("windows", 128)):
+        for name, size in (("linux", 192), ("second", 288), ("windows", 176)):
             with (work / name).open("xb") as file:
                 file.truncate(size * MIB)
         run("sfdisk", "-q", work / "linux", text=(
             "label: gpt\nstart=2048, size=73728, type=uefi\nsize=131072, type=linux\ntype=lvm\n"
         ))  # fmt: skip
         run("sfdisk", "-q", work / "windows", text=(
-            "label: dos\nstart=2048, size=131072, type=7\ntype=5\nstart=135168, type=c\n"
+            "label: dos\nstart=2048, size=131072, type=7\ntype=5\n"
+            "start=135168, size=100000, type=c\nstart=237568, type=7\n"
         ))  # fmt: skip
         self._loop("esp", "linux", 2048, 73728)
         self._loop("root", "linux", 75776, 131072)
         self._loop("pv1", "linux", 206848, 192 * 2048 - 206848 - 34)
         self._loop("pv2", "second", 0, 288 * 2048)
         self._loop("ntfs", "windows", 2048, 131072)
-        self._loop("fat", "windows", 135168, 128 * 2048 - 135168)
+        self._loop("fat", "windows", 135168, 100_000)
+        self._loop("exfat", "windows", 237568, 176 * 2048 - 237568)
         self._make()
 
     def _loop(self, name: str, disk: str, start: int, sectors: int) -> None:
@@ -85,6 +87,7 @@ class Disks:
         run("mkfs.ext2", "-q", "-b", "1024", device["striped"])
         run("mkntfs", "-q", "-f", "-F", "-L", "Windows", device["ntfs"])
         run("mkfs.vfat", "-n", "DATA", device["fat"])
+        run("mkfs.exfat", device["exfat"])
 
     def copy(self, folder: Path) -> None:
         """Copy the disks as they are."""
@@ -107,7 +110,12 @@ VOLUMES = {
     "vg0/striped": ("striped", "ext4", True),
     "disk2p1": ("ntfs", "ntfs-3g", False),
     "disk2p5": ("fat", "vfat", False),
+    "disk2p6": ("exfat", "exfat-fuse", False),
 }
+
+
+COARSE = {"vfat", "exfat-fuse"}
+"""File systems whose times are whole, even seconds."""
 
 
 def main() -> None:
@@ -149,7 +157,7 @@ def change(root: Path, chance: random.Random, number: int, *, is_unix: bool, kin
     for path in sorted(root.rglob("*"), reverse=True):
         if not path.is_symlink() and "keep" not in path.name:
             when = chance.randrange(10**9, 18 * 10**8) // 2 * 2 * 10**9
-            os.utime(path, ns=(when, when + (0 if kind == "vfat" else 123_456_700)))
+            os.utime(path, ns=(when, when + (0 if kind in COARSE else 123_456_700)))
 
 
 def first(root: Path, chance: random.Random, *, is_unix: bool, kind: str) -> None:
@@ -163,7 +171,7 @@ def first(root: Path, chance: random.Random, *, is_unix: bool, kind: str) -> Non
     for folder in range(40):
         many = docs / "many" / str(folder)
         many.mkdir(parents=True)
-        for file in range(12 if kind != "vfat" else 2):
+        for file in range(2 if kind in COARSE else 12):
             write(many / f"file-{file}", chance.randbytes(chance.randrange(3000)))
     if kind == "ntfs-3g":
         os.link(docs / "4097.bin", docs / "second name")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,8 +61,15 @@ def test_nobody_writes_to_an_export_without_an_overlay(backed_up: BackedUp) -> N
 
 
 def test_sockets_go_with_the_export(backed_up: BackedUp, tmp_path: Path) -> None:
-    folder = tmp_path / "sockets"
-    choice = ("--store", backed_up.store, "--sockets", folder)
+    choice: tuple[object, ...] = ("--store", backed_up.store, "--sockets", tmp_path / ("x" * 100))
+    with pytest.raises(AssertionError, match="is too long for a socket: give a shorter"):
+        run(*FILES, "export", *choice, "--", "true")
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        check_sockets(("--store", backed_up.store), Path(name) / "sockets")
+
+
+def check_sockets(store: tuple[object, ...], folder: Path) -> None:
+    choice = (*store, "--sockets", folder)
     run(*FILES, "export", *choice, "--", "true")
     assert list(folder.iterdir()) == []
     with subprocess.Popen(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from suites.files.conftest import State
 
-VOLUMES = ("disk0p1", "disk0p2", "vg0/data", "vg0/striped", "disk2p1", "disk2p5")
+VOLUMES = ("disk0p1", "disk0p2", "vg0/data", "vg0/striped", "disk2p1", "disk2p5", "disk2p6")
 KINDS = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "folder",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from command_line import program
 from nutanix_backend.__main__ import command_line
-from nutanix_backend.files.command import read_key
+from nutanix_backend.restore.single_files import read_key
 from ptcomm import Level
 
 if TYPE_CHECKING:

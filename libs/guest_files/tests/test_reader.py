@@ -28,7 +28,7 @@ from guest_files import (
     wire,
 )
 
-from libs.guest_files.tests.conftest import MIB, MemoryDisk, disk_of
+from libs.guest_files.tests.conftest import MIB, MemoryDisk, disk_of, run
 
 if TYPE_CHECKING:
     import socket
@@ -99,6 +99,18 @@ def test_what_is_not_there_is_named(files: GuestFiles) -> None:
         list(files.entries(["/"], "other"))
     with pytest.raises(FilesError, match="cannot be a path"):
         list(files.entries(["/.."]))
+
+
+def test_a_journal_that_was_not_replayed_is_told(
+    make_ext: Callable[[Path], Path], tree: Path
+) -> None:
+    image, heard = make_ext(tree), list[str]()
+    run("debugfs", "-w", "-R", "feature needs_recovery", image)
+    with disk_of(image) as disk, GuestFiles([disk], warn=heard.append) as files:
+        for _ in range(2):
+            assert list(files.entries(["/etc/hosts"]))
+    (line,) = heard
+    assert line.startswith("disk0: its journal holds changes of the last seconds")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from guest_files.errors import FilesError, LimitReached, NotThere, NotWhole, ReaderDied
 from guest_files.model import Entry, Limits, Volume
-from guest_files.patterns import literal
+from guest_files.patterns import as_pattern, literal, selection
 from guest_files.reader import FoundFile, GuestFiles
 from guest_files.targets import FolderTarget, TarTarget
 
@@ -21,5 +21,7 @@ __all__ = [
     "ReaderDied",
     "TarTarget",
     "Volume",
+    "as_pattern",
     "literal",
+    "selection",
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import struct
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ import attrs
 from qemu_img import sandbox
 
 from guest_files import wire
+from guest_files.damage import DAMAGE, words
 from guest_files.errors import FilesError
 from guest_files.patterns import Pattern
 from guest_files.sources import CachedSource
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from guest_files.model import Entry
     from guest_files.trees import Node, Tree
     from guest_files.volumes import Found
-
-_DAMAGE = (OSError, ValueError, LookupError, OverflowError, MemoryError, struct.error)
-"""What reading a damaged file system leads to."""
 
 
 class Child:
@@ -44,6 +41,7 @@ class Child:
         ]
         self._keys = [key.encode("utf-8", "surrogateescape") for key in order["keys"]]
         self._depth = order["depth"]
+        self._numbers = order["numbers"]
         self._volumes: list[Found] | None = None
         self._trees: dict[str, Tree] = {}
 
@@ -74,14 +72,14 @@ class Child:
                     self._select(order)
             except FilesError as error:
                 self._say(b"X", str(error))
-            except _DAMAGE as error:
-                self._say(b"X", _words(error))
+            except DAMAGE as error:
+                self._say(b"X", words(error))
             self._say(b"Z", None)
 
     def volumes(self) -> list[Found]:
         """What is on the disks; looked for once."""
         if self._volumes is None:
-            self._volumes = discover(self._disks, self._keys)
+            self._volumes = discover(dict(zip(self._numbers, self._disks, strict=True)), self._keys)
         return self._volumes
 
     def _say(self, kind: bytes, plain: object) -> None:
@@ -94,6 +92,8 @@ class Child:
                 continue
             if name not in self._trees:
                 self._trees[name] = found.tree()
+                if note := self._trees[name].note:
+                    self._warn(f"{name}: {note}")
             tree = self._trees[name]
             patterns = [Pattern(text, folds_case=tree.folds_case) for text in order["patterns"]]
             walk = Walk(name, patterns, self._depth, self._warn)
@@ -116,8 +116,8 @@ class Child:
                     if len(piece) != size:
                         raise OSError("it is cut short")
                     wire.send(self._channel, b"D", wire.OFFSET.pack(at), piece)
-        except _DAMAGE as error:
-            fault = _words(error)
+        except DAMAGE as error:
+            fault = words(error)
         self._say(b"F", fault)
 
 
@@ -139,8 +139,8 @@ class Walk:
     ) -> Iterator[tuple[Entry, Node]]:
         try:
             entry = node.entry(self.volume, path)
-        except _DAMAGE as error:
-            self.warn(f"{self.volume}:{_shown(path)} is damaged: {_words(error)}")
+        except DAMAGE as error:
+            self.warn(f"{self.volume}:{_shown(path)} is damaged: {words(error)}")
             return
         pairs = list(zip(self.patterns, states, strict=True))
         if any(pattern.accepts(state) for pattern, state in pairs):
@@ -162,10 +162,10 @@ class Walk:
                 name, child = next(children)
             except StopIteration:
                 return
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 self.warn(
                     f"{self.volume}:{_shown(path)} is damaged, what follows in it is left out: "
-                    f"{_words(error)}"
+                    f"{words(error)}"
                 )
                 return
             if name in {".", ".."}:
@@ -183,13 +183,6 @@ class Walk:
 
 def _shown(path: tuple[str, ...]) -> str:
     return "/" + "/".join(path)
-
-
-def _words(error: BaseException) -> str:
-    """The cause in the error of a library, as one line: its second sentence is the innermost."""
-    parts = str(error).partition("\n")[0].split(". ")
-    text = parts[1] if len(parts) > 1 else parts[0]
-    return (text or type(error).__name__)[:300]
 
 
 def main() -> None:

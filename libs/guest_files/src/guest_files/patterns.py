@@ -21,6 +21,20 @@ def literal(path: str) -> str:
     return _SPECIAL.sub(r"[\1]", path)
 
 
+def as_pattern(path: str) -> str:
+    """A path with signs of a pattern as it is; any other as one that means it alone."""
+    return path if _SPECIAL.search(path) else literal(path)
+
+
+def selection(paths: Iterable[str]) -> list[str]:
+    """Patterns for what paths and patterns mean, and for all that is below it."""
+    return [
+        pattern
+        for path in paths
+        for pattern in (as_pattern(path), f"{as_pattern(path).rstrip('/')}/{ANY_DEPTH}")
+    ]
+
+
 class Pattern:
     """A pattern, followed from the root on. A state is the set of positions that are possible."""
 

@@ -59,8 +59,12 @@ class GuestFiles(Closable):
         keys: Sequence[bytes] = (),
         limits: Limits | None = None,
         warn: Callable[[str], None] = lambda _: None,
+        numbers: Sequence[int] | None = None,
     ) -> None:
-        """Start the child process. `keys` open encrypted volumes; `warn` hears what is left out."""
+        """Start the child process. `keys` open encrypted volumes; `warn` hears what is left out.
+
+        `numbers` are those of the disks in the names of volumes; without, they count from 0.
+        """
         self._disks = disks
         self._limits = limits or Limits()
         self._warn = warn
@@ -75,6 +79,7 @@ class GuestFiles(Closable):
             b"Q",
             {
                 "sizes": [disk.size for disk in disks],
+                "numbers": list(numbers if numbers is not None else range(len(disks))),
                 "keys": [key.decode("utf-8", "surrogateescape") for key in keys],
                 "depth": self._limits.depth,
                 "memory": self._limits.memory + (_KEY_MEMORY if keys else 0),

@@ -61,11 +61,15 @@ class Node(ABC):
 
 @attrs.frozen
 class Tree:
-    """A file system: its root, its label, and whether names differ in case alone."""
+    """A file system: its root, its label, whether case makes no difference in names.
+
+    `note` is what whoever reads it must know.
+    """
 
     root: Node
     label: str = ""
     folds_case: bool = False
+    note: str = ""
 
 
 def open_tree(kind: str, source: Source, _name: str) -> Tree:
@@ -108,6 +112,14 @@ def _append(found: list[tuple[int, int]], offset: int, length: int) -> None:
 
 def _device(numbers: tuple[int, int] | None) -> int:
     return os.makedev(*numbers) if numbers else 0
+
+
+NOT_REPLAYED: Final = (
+    "its journal holds changes of the last seconds, which are not read here: what was written then "
+    "may be missing or older; an export that is mounted with --overlay has them"
+)
+_NEEDS_RECOVERY: Final = 0x4
+"""A bit of s_feature_incompat of ext3 and ext4: the journal is to be replayed."""
 
 
 # --- ext and XFS, whose libraries have one shape
@@ -168,7 +180,8 @@ def _ext(source: Source) -> Tree:
     volume = pyfsext.volume()
     volume.open_file_object(FileObject(source))
     root = _UnixNode(volume.root_directory, lambda item: ext_names(source, item))
-    return Tree(root, volume.label or "")
+    features = int.from_bytes(source.read_at(1024 + 96, 4), "little")
+    return Tree(root, volume.label or "", note=NOT_REPLAYED if features & _NEEDS_RECOVERY else "")
 
 
 def _xfs(source: Source) -> Tree:

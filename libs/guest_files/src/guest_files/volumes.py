@@ -8,12 +8,13 @@ import attrs
 import pybde
 
 from guest_files import luks, lvm, partitions
+from guest_files.damage import DAMAGE, words
 from guest_files.model import Volume
 from guest_files.sources import FileObject, Pieces, Source
 from guest_files.trees import READERS, open_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from guest_files.trees import Tree
 
@@ -69,8 +70,8 @@ class Found:
         return open_tree(self.volume.kind, self.source, self.volume.name)
 
 
-def discover(disks: Sequence[Source], keys: Sequence[bytes] = ()) -> list[Found]:
-    """All volumes of the disks, in order; those of LVM last."""
+def discover(disks: Mapping[int, Source], keys: Sequence[bytes] = ()) -> list[Found]:
+    """All volumes of the disks, by their numbers, in order; those of LVM last."""
     found: list[Found] = []
     physical: list[lvm.PhysicalVolume] = []
     for name, kind, source in _places(disks):
@@ -78,9 +79,9 @@ def discover(disks: Sequence[Source], keys: Sequence[bytes] = ()) -> list[Found]
     return found + list(_logical(physical, keys))
 
 
-def _places(disks: Sequence[Source]) -> Iterator[tuple[str, str, Source]]:
+def _places(disks: Mapping[int, Source]) -> Iterator[tuple[str, str, Source]]:
     """Names, types of partition and bytes of the partitions, or of a disk without any."""
-    for number, disk in enumerate(disks):
+    for number, disk in disks.items():
         table = partitions.read(disk)
         for part in table:
             size = max(0, min(part.size, disk.size - part.offset))
@@ -109,8 +110,8 @@ def _opened(
             yield from _unlocked(name, content, source, keys, physical)
         else:
             yield _described(name, content or _emptiness(source), source)
-    except (OSError, lvm.BadMetadata) as error:
-        yield Found(Volume(name, "damaged", source.size, reason=_words(error)))
+    except (*DAMAGE, lvm.BadMetadata) as error:
+        yield Found(Volume(name, "damaged", source.size, reason=words(error)))
 
 
 def kind_of(source: Source) -> str:
@@ -130,8 +131,8 @@ def _described(name: str, kind: str, source: Source) -> Found:
     if kind in READERS:
         try:
             label = open_tree(kind, source, name).label
-        except OSError as error:
-            reason = f"its {kind} is damaged: {_words(error)}; {INSTEAD}"
+        except DAMAGE as error:
+            reason = f"its {kind} is damaged: {words(error)}; {INSTEAD}"
             return Found(Volume(name, kind, source.size, reason=reason))
         return Found(Volume(name, kind, source.size, label), source)
     if kind in _WITHOUT_FILES:
@@ -148,8 +149,8 @@ def _unlocked(
 ) -> Iterator[Found]:
     try:
         plain = luks.unlock(source, keys) if kind == "LUKS" else _bitlocker(source, keys)
-    except (luks.CannotOpen, OSError) as error:
-        yield Found(Volume(name, kind, source.size, reason=_words(error)))
+    except (luks.CannotOpen, *DAMAGE) as error:
+        yield Found(Volume(name, kind, source.size, reason=words(error)))
         return
     yield from _opened(name, "", plain, (), physical)
 
@@ -193,10 +194,3 @@ def _logical(physical: Sequence[lvm.PhysicalVolume], keys: Sequence[bytes]) -> I
             yield Found(Volume(volume.name, "LVM", volume.size, reason=reason))
         else:
             yield from _opened(volume.name, "", volume.source, keys, [])
-
-
-def _words(error: Exception) -> str:
-    """The first words of an error of a library, which name the cause, as one line."""
-    text = str(error).partition("\n")[0]
-    parts = text.split(". ")
-    return (parts[1] if len(parts) > 1 else parts[0])[:300]

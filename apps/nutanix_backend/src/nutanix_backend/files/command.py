@@ -11,10 +11,21 @@ from typing import TYPE_CHECKING
 
 from command_line import arguments, program, terminal
 from command_line.text import size, utc
-from guest_files import FilesError, FolderTarget, GuestFiles, NotThere, NotWhole, TarTarget, literal
+from guest_files import (
+    FilesError,
+    FolderTarget,
+    GuestFiles,
+    NotThere,
+    NotWhole,
+    TarTarget,
+    as_pattern,
+    literal,
+    selection,
+)
 
 from nutanix_backend.errors import ParameterError
 from nutanix_backend.files import choice, export
+from nutanix_backend.restore.single_files import read_key
 
 if TYPE_CHECKING:
     import argparse
@@ -28,8 +39,6 @@ _LETTERS = {
     "file": stat.S_IFREG, "folder": stat.S_IFDIR, "link": stat.S_IFLNK, "fifo": stat.S_IFIFO,
     "socket": stat.S_IFSOCK, "character": stat.S_IFCHR, "block": stat.S_IFBLK, "other": 0,
 }  # fmt: skip
-LARGEST_KEY = 8 << 20
-"""Bytes of a key file."""
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -70,19 +79,14 @@ def _add(
     return parser
 
 
-def read_key(path: Path) -> bytes:
-    """The content of a key file, without the end of its only line. Raises OSError."""
-    with path.open("rb") as file:
-        content = file.read(LARGEST_KEY)
-    return content.removesuffix(b"\n") if content.count(b"\n") == 1 else content
-
-
 @contextmanager
 def _files(args: argparse.Namespace) -> Iterator[GuestFiles]:
     keys = [read_key(path) for path in args.key_file]
     with (
         choice.opened(args) as vm,
-        GuestFiles(list(vm.disks.values()), keys, warn=terminal.complain) as files,
+        GuestFiles(
+            list(vm.disks.values()), keys, warn=terminal.complain, numbers=list(vm.disks)
+        ) as files,
     ):
         yield files
 
@@ -95,16 +99,12 @@ def ls(args: argparse.Namespace) -> int:
             terminal.show_table(("volume", "content", "size", "label", "why not"), rows)
             return program.DONE
         path = args.path or "/"
-        pattern = literal(path) if not _is_pattern(path) else path
+        pattern = as_pattern(path)
         found = list(files.entries([pattern, f"{pattern.rstrip('/')}/*"], args.volume))
         _refuse_nothing(found, path)
         for entry in found:
             terminal.say(_line(entry))
     return program.DONE
-
-
-def _is_pattern(path: str) -> bool:
-    return any(letter in path for letter in "*?[")
 
 
 def _line(entry: Entry) -> str:
@@ -170,15 +170,6 @@ def find_files(args: argparse.Namespace) -> int:
             terminal.say(terminal.plain(_place(entry)))
             count += 1
     return program.DONE if count else program.NOT_DONE
-
-
-def selection(paths: Sequence[str]) -> list[str]:
-    """Patterns for paths and patterns: what they mean, and what is below it."""
-    found = []
-    for path in paths:
-        pattern = path if _is_pattern(path) else literal(path)
-        found += [pattern, f"{pattern.rstrip('/')}/**"]
-    return found
 
 
 def place(entry: Entry, *, with_volume: bool) -> tuple[str, ...]:

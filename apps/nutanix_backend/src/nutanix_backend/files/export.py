@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import shutil
 import signal
 import socket
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 PATIENCE: Final = 60
 """Seconds within which nbdkit must be ready."""
 _LARGEST_REQUEST: Final = 64 << 20
+_LONGEST_SOCKET: Final = 107
+"""Bytes of the path of a Unix socket, from unix(7)."""
 _MOST_EXTENTS: Final = 4096
 """Extents in one answer."""
 
@@ -135,6 +138,8 @@ def exported(
             path = (place / f"disk-{number}.sock").absolute()
             if path.exists():
                 raise RestoreRefused(f"{path} exists: end the export that uses it, or remove it")
+            if len(os.fsencode(path)) > _LONGEST_SOCKET:
+                raise RestoreRefused(f"{path} is too long for a socket: give a shorter --sockets")
             words = [nbdkit, "-f", "--exit-with-parent", "-U", str(path)]
             words += ["--filter=cow"] if overlay else ["-r"]
             words += ["python", nbd_plugin.__file__, f"backend={private / 'backend'}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nutanix_backend.errors import RestoreRefused
+from nutanix_backend.restore import single_files
 from nutanix_backend.restore.destination import Folder, NewVm, Paths, Proof
 from nutanix_backend.restore.drill import Drill
 from nutanix_backend.restore.in_place import InPlace
@@ -26,6 +27,14 @@ def choose(job: JobContext, stack: ExitStack, first: SourceFile) -> Destination:
                 "restore_drill=yes makes a VM and removes it: leave restore_to and disk_path out"
             )
         return Drill(job, stack)
+    if settings.file:
+        return single_files.choose(job, stack)
+    return _by_kind(job, stack, first)
+
+
+def _by_kind(job: JobContext, stack: ExitStack, first: SourceFile) -> Destination:
+    """The destination of whole disks."""
+    settings = job.settings
     kind = settings.restore_to or ("disk" if settings.disk_path else "")
     if not kind:
         kind = "disk" if first.where.strip("/") else "ahv"

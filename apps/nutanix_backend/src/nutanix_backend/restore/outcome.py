@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import chain_disk
 import disk_images
+import guest_files
 import iscsi_attach
 import phcbt01
 import prism_client
@@ -22,7 +24,9 @@ log = logging.getLogger(__name__)
 VM_ERRORS = (
     BackendError,
     prism_client.PrismError,
+    chain_disk.ChainError,
     disk_images.ImageRefused,
+    guest_files.FilesError,
     iscsi_attach.IscsiAttachError,
     phcbt01.PhcbtError,
     qemu_img.ToolFailed,

@@ -222,6 +222,12 @@ class RestoreOptions:
         Kind.PATHS,
         "file or block device that receives the one disk restored; number:path,... for several",
     )
+    file: tuple[str, ...] = _row(
+        Kind.LIST, "restore only these files: paths or patterns, with commas between them"
+    )
+    key_file: Path | None = _row(
+        Kind.PATH, "file with the passphrase or key of encrypted volumes, for file"
+    )
     target_cluster: str = _row(Kind.TEXT, "cluster that receives the VM, when not the old one")
     target_config_file: Path | None = _row(
         Kind.PATH,
