@@ -68,7 +68,7 @@ const char *valid_params[] = {
    "proxy_mode", "dsip", "transport", "chap", "state_dir",
    // what
    "vm", "exclude_vm", "category", "exclude_category", "project", "cluster", "consistency", "backup_type",
-   "parallel_vms",
+   "volume_groups", "parallel_vms",
    // chain
    "fallback_to_full", "references", "scrub",
    // replication
@@ -76,7 +76,7 @@ const char *valid_params[] = {
    "replicate_protected",
    // restore
    "restore_to", "restore_via", "disk", "disk_path", "target_cluster", "target_config_file",
-   "restore_vm_name", "restore_identity", "network_map", "storage_container", "overwrite", "verify",
+   "restore_vm_name", "restore_volume_group", "restore_identity", "network_map", "storage_container", "overwrite", "verify",
    "check_space", "layout", "restore_powerstate",
    // what every metaplugin has
    "listing", "query", "coverage_days", "abort_on_error", "debug",

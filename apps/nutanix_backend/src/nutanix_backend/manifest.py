@@ -47,6 +47,19 @@ class DiskEntry:
     image_root: str = ""
 
 
+VM = "vm"
+VOLUME_GROUP = "volume group"
+
+
+@attrs.frozen
+class AttachedGroup:
+    """A volume group that was attached to a VM; why it is not saved in this job, "" when it is."""
+
+    group_id: str
+    name: str
+    not_saved: str = ""
+
+
 @attrs.frozen
 class Manifest:
     """Everything one job saved of one VM.
@@ -54,6 +67,9 @@ class Manifest:
     It was read from a recovery point (v4) or a VM snapshot (v3); the id of the other kind is empty.
     `configuration` is that of the VM without the answer of Prism: a restore knows it before any
     file comes. Manifests of earlier versions have none.
+
+    `kind` is "vm" or "volume group". That of a group names in `attached_to` the VMs of the job that
+    it was attached to; that of a VM has its `volume_groups`.
     """
 
     schema: int
@@ -70,6 +86,14 @@ class Manifest:
     disks: tuple[DiskEntry, ...]
     snapshot_uuid: str = ""
     configuration: str = ""
+    kind: str = VM
+    attached_to: tuple[str, ...] = ()
+    volume_groups: tuple[AttachedGroup, ...] = ()
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it is of a volume group; `vm_id` and `vm_name` are those of the group then."""
+        return self.kind == VOLUME_GROUP
 
     def __attrs_post_init__(self) -> None:
         one_kind(self.recovery_point, self.snapshot_uuid)

@@ -88,8 +88,15 @@ class Chain:
     def _drop_all_but(self, kept: Sequence[state.Reference]) -> None:
         needed = {reference.point for reference in kept}
         for reference in self._state.references(self._series):
-            if reference.point not in needed and self._points.drop(reference):
+            if reference.point not in needed and self._drop(reference):
                 self._kept.discard(reference.point)
+
+    def _drop(self, reference: state.Reference) -> bool:
+        """Delete a recovery point, or leave it to another whose base it is; whether it is done."""
+        others = reference.shared_with
+        if any(self._file.is_kept_by(ext_id, reference.point) for ext_id in others):
+            return True
+        return self._points.drop(reference)
 
     def record(self, reference: state.Reference | None) -> None:
         """Add this job, durably: with the reference it leaves, or as one in which the VM failed."""

@@ -47,16 +47,26 @@ from nutanix_backend.references.point_fields import point_fields
 from nutanix_backend.references.roster import Roster, RosterFile, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+    from collections.abc import (
+        Callable,
+        Container,
+        Generator,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
 
     from prism_client.services import KnownPolicies
     from ptcomm.events import Buffer
-    from vm_config import ahv_record
 
     from nutanix_backend.backup.pipeline import Turn
     from nutanix_backend.backup.proof import Difference
     from nutanix_backend.cluster.journal import Journal
+    from nutanix_backend.group_record import Configuration
     from nutanix_backend.job import HeldJob, JobContext
+
+    Plan = Callable[[JobContext, "Shared", Sequence[inventory.Source]], list["VmBackup"]]
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +74,11 @@ VM_ERRORS = (BackendError, prism_client.PrismError, iscsi_attach.IscsiAttachErro
 """What may fail for one VM without ending the job, as long as no file of it is half sent."""
 
 
-def run(job: JobContext) -> None:
-    """Back up every VM asked for; one that fails is reported, and fails the job if all do."""
+def run(job: JobContext, plan: Plan | None = None) -> None:
+    """Back up every VM asked for; one that fails is reported, and fails the job if all do.
+
+    `plan` makes the backups of the VMs that are selected.
+    """
     chosen = transport.choose(job.settings.transport)
     job.say(str(chosen))
     held = job.held()
@@ -79,13 +92,19 @@ def run(job: JobContext) -> None:
         last = RosterFile.of(job.settings.state_dir, job.info.name, job.settings)
         _say_what_is_new(job, roster, last.load())
         shared = Shared.of(job, client, chosen)
-        failures = _back_up_all(held, [VmBackup(job, shared, s) for s in selected.sources])
-        if len(failures) == len(selected.sources):
+        backups = (plan or plain)(job, shared, selected.sources)
+        failures = _back_up_all(held, backups)
+        if len(failures) == len(backups):
             raise failures[-1]
         last.save(roster)
         job.endpoint.send(NoMoreFiles())
         if job.settings.is_lean:
-            _keep_only_newest(job, client, selected.sources)
+            _keep_only_newest(job, client, [s for b in backups for s in b.sources])
+
+
+def plain(job: JobContext, shared: Shared, sources: Sequence[inventory.Source]) -> list[VmBackup]:
+    """A backup for each VM, of nothing else."""
+    return [VmBackup(job, shared, source) for source in sources]
 
 
 def _back_up_all(held: HeldJob, backups: list[VmBackup]) -> list[Exception]:
@@ -100,7 +119,7 @@ def _back_up_all(held: HeldJob, backups: list[VmBackup]) -> list[Exception]:
 
     pipeline = Pipeline(held.settings.parallel_vms, held.check_cancelled, ended)
     pipeline.run(backup.run for backup in backups)
-    saved = [backup.saved for backup in backups if backup.saved]
+    saved = [saved for backup in backups for saved in backup.all_saved]
     failed = [backups[number].source.vm.name for number in sorted(failures)]
     for line in summary.lines(saved, failed, time.monotonic() - began):
         held.say(line)
@@ -194,12 +213,15 @@ class Prepared:
     snapshot: SnapshotGuard
     proofs: list[DiskProof]
     devices: Mapping[int, iscsi_attach.BlockDevice]
-    config: ahv_record.VmConfig
+    config: Configuration
 
 
-def doubts(vm: prism_client.Vm, consistency: str) -> Iterator[str]:
-    """What may go wrong with a VM, as its record tells before the snapshot, one line each."""
-    yield from vm_record.not_saved(vm)
+def doubts(vm: prism_client.Vm, consistency: str, saved: Container[str] = ()) -> Iterator[str]:
+    """What may go wrong with a VM, as its record tells before the snapshot, one line each.
+
+    `saved` are the volume groups that the job saves.
+    """
+    yield from vm_record.not_saved(vm, saved)
     tools = vm.guest_tools
     if consistency != "crash" and tools is not None and not tools.can_quiesce:
         state = "answer" if tools.is_reachable else "do not answer"
@@ -236,6 +258,24 @@ class VmBackup:
         self._read_for_lists = self._compared = 0
         self.saved: SavedVm | None = None
         """What was saved, once all of it was sent."""
+
+    @property
+    def sources(self) -> list[inventory.Source]:
+        """Whose chains this backup continues."""
+        return [self.source]
+
+    @property
+    def all_saved(self) -> list[SavedVm]:
+        """What was saved, for the summary."""
+        return [self.saved] if self.saved else []
+
+    def _groups(self) -> tuple[str, ...]:
+        """The volume groups that are in the recovery point, and saved with the VM."""
+        return ()
+
+    def _saved_groups(self) -> Container[str]:
+        """The volume groups that this job saves, with this VM or with another."""
+        return ()
 
     @property
     def spoils_the_job(self) -> bool:
@@ -298,9 +338,17 @@ class VmBackup:
         chain.drop_obsolete(base)
         with ExitStack() as stack:
             ready = self._prepare(stack, chain, base, journal, turn)
+            self._prepare_groups(stack, ready.snapshot, turn)
             watch.prepare = watch.lap()
-            turn.stream(lambda: self._send(chain, ready, watch))
+            turn.stream(lambda: self._send_all(chain, ready, watch))
             self._prolong(ready.snapshot)
+
+    def _prepare_groups(self, stack: ExitStack, snapshot: SnapshotGuard, turn: Turn) -> None:
+        """Prepare what else is in the snapshot."""
+
+    def _send_all(self, chain: Chain, ready: Prepared, watch: Stopwatch) -> None:
+        """Send the VM, and what else is in the snapshot."""
+        self._send(chain, ready, watch)
 
     def _prepare(
         self,
@@ -317,17 +365,29 @@ class VmBackup:
         turn.check()
         vm = self._client.vms.get(self.source.vm.ext_id)
         self._warn_of_a_policy(vm)
-        for line in doubts(vm, self._job.settings.consistency):
+        for line in doubts(vm, self._job.settings.consistency, self._saved_groups()):
             self._aside.warn(line)
+        config = vm_record.from_vm(vm, self._shared.names)
+        return self._open(stack, chain, base, snapshot, vm, config)
+
+    def _open(
+        self,
+        stack: ExitStack,
+        chain: Chain,
+        base: state.Reference | None,
+        snapshot: SnapshotGuard,
+        vm: prism_client.Vm,
+        config: Configuration,
+    ) -> Prepared:
+        """Plan what to read of the disks of a VM in a snapshot, and open them."""
         plans = self._plan(chain, vm, snapshot.recovery_point, base)
-        turn.check()
+        self._check()
         to_read = [plan for plan in plans if plan.base or plan.regions.data_bytes]
         devices = open_disks(stack, snapshot, to_read, self._route())
         proofs = self._proofs(plans)
         if differences := self._compare(proofs, devices):
             chain.fall_back(vm.name, "; ".join(map(str, differences)))
             proofs = self._proofs(self._plan(chain, vm, snapshot.recovery_point, None))
-        config = vm_record.from_vm(vm, self._shared.names)
         return Prepared(snapshot, proofs, devices, config)
 
     def _send(self, chain: Chain, ready: Prepared, watch: Stopwatch) -> None:
@@ -343,7 +403,12 @@ class VmBackup:
         manifest = self._manifest(point, entries, ready.config)
         roots = {entry.disk_id: entry.image_root for entry in entries}
         plans = [proof.plan for proof in proofs]
-        chain.record(reference(point, plans, manifest.digest(), roots))
+        others = tuple(
+            ext_id
+            for ext_id in (point.vm_ext_id, *self._groups())
+            if ext_id != self.source.vm.ext_id
+        )
+        chain.record(reference(point, plans, manifest.digest(), roots, others))
         ready.snapshot.keep()
         self._send_manifest(manifest)
         self.saved = SavedVm.of(
@@ -366,7 +431,13 @@ class VmBackup:
         name = f"{OURS}{self._job.info.name} {vm.ext_id}"
         settings = self._job.settings
         return SnapshotGuard(
-            self._client, journal, vm, name, settings.consistency, settings.backup_type
+            self._client,
+            journal,
+            vm,
+            name,
+            settings.consistency,
+            settings.backup_type,
+            self._groups(),
         )
 
     def _route(self) -> Route:
@@ -491,7 +562,7 @@ class VmBackup:
         self,
         point: prism_client.RecoveryPoint,
         disks: tuple[DiskEntry, ...],
-        config: ahv_record.VmConfig,
+        config: Configuration,
     ) -> Manifest:
         info, fields = self._job.info, point_fields(point.id)
         return Manifest(

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 
 from ptcomm import File, FileType, NoMoreFiles, Stat, Times
 
-from nutanix_backend import vm_record
+from nutanix_backend import group_record, vm_record
+from nutanix_backend.backup.claims import Claims
 from nutanix_backend.cluster import inventory, selection
+from nutanix_backend.names import GroupFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from prism_client import VolumeGroup
 
     from nutanix_backend.cluster.inventory import Source
     from nutanix_backend.job import JobContext
@@ -28,12 +32,23 @@ def run(job: JobContext) -> None:
         selected = selection.select(client, job.settings, job.say)
         for missing in selected.missing:
             job.report(f"{missing.wanted} is not counted: {missing.reason}")
+        vms = [source.vm for source in selected.sources]
+        claims = Claims.of(client, job.settings.volume_groups, vms)
         for source in selected.sources:
-            for line in vm_record.not_saved(source.vm):
+            for line in vm_record.not_saved(source.vm, claims.owners):
                 job.warn(line)
-            for name, size in _files(source):
+            own = [] if job.settings.volume_groups == "only" else _files(source)
+            groups = (client.volume_groups.get(group) for group in claims.of_vm(source.vm))
+            for name, size in (*own, *(f for group in groups for f in _group_files(source, group))):
                 job.endpoint.send(File(name, Stat(FileType.REGULAR, size), Times(now, now, now)))
     job.endpoint.send(NoMoreFiles())
+
+
+def _group_files(source: Source, group: VolumeGroup) -> Iterator[tuple[str, int]]:
+    folder = GroupFolder(source.folder.cluster, group.ext_id)
+    yield folder.metadata(), len(group_record.from_group(group, ()).encode())
+    for index, disk in enumerate(group.disks):
+        yield folder.raw(index, disk.ext_id), disk.size
 
 
 def _files(source: Source) -> Iterator[tuple[str, int]]:

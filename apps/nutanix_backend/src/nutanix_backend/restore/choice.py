@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nutanix_backend.errors import RestoreRefused
-from nutanix_backend.restore.destination import Folder, NewVm, Paths, Proof
+from nutanix_backend.restore.destination import Folder, Paths, Proof
+from nutanix_backend.restore.groups import NewVmsAndGroups
 from nutanix_backend.restore.in_place import InPlace
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def choose(job: JobContext, stack: ExitStack, first: SourceFile) -> Destination:
     if not kind:
         kind = "disk" if first.where.strip("/") else "ahv"
     if kind == "ahv":
-        return NewVm(job, stack)
+        return NewVmsAndGroups(job, stack)
     if kind == "inplace":
         return InPlace(job, stack)
     if kind == "verify":

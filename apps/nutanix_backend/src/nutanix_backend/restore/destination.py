@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from contextlib import ExitStack
 
+    import prism_client
+
     from nutanix_backend.ahv.creation import Origin
     from nutanix_backend.ahv.identity import Identity
     from nutanix_backend.ahv.site import Site
@@ -213,20 +215,22 @@ class NewVm(Destination):
         settings = job.settings.target or job.settings
         super().__init__(attrs.evolve(job, settings=settings))
         self._source = job.settings if settings is not job.settings else None
-        self._stack = stack
-        self._client = stack.enter_context(inventory.connect(settings, job.warn))
-        self._journal = stack.enter_context(self.job.journal())
-        sweep.before_job(self.job, self._client, settings)
+        self.stack = stack
+        self.client = stack.enter_context(inventory.connect(settings, job.warn))
+        self.journal = stack.enter_context(self.job.journal())
+        sweep.before_job(self.job, self.client, settings)
         self._folder: Path | None = None
         self._vms: dict[str, _Vm] = {}
         self._configurations: dict[str, bytes] = {}
         self._names: set[str] = set()
+        self.made: dict[str, prism_client.Vm] = {}
+        """The VMs that were made, by the ids of their sources."""
 
     def prepare(self, plan: VmPlan) -> None:
         """Ask the cluster: does it know all that is named, is the name free, which way?"""
         origin, settings = plan.origin, self.job.settings
         site = inspect_target(
-            self._client,
+            self.client,
             settings,
             origin,
             named_by_user=settings.target_config_file is not None,
@@ -242,7 +246,7 @@ class NewVm(Destination):
             self._configurations[origin.folder] = content
         creation = self._creation(origin)
         has_disks = bool(plan.disks or not plan.manifest)
-        upload = method.choose(site, creation, self._stack, self._staging) if has_disks else None
+        upload = method.choose(site, creation, self.stack, self._staging) if has_disks else None
         self._vms[origin.folder] = _Vm(site, chosen, creation, upload)
         how = f"its disks through {upload.label}" if upload else "it has no disks"
         self.job.say(f"{origin} is restored to cluster {site.cluster.name}, {how}")
@@ -285,7 +289,8 @@ class NewVm(Destination):
             WrittenDisk(_new_disk(w.chain), w.target) for w in writers.values() if w.complete
         ]
         made = make_vm.create_vm(vm.creation, order, written)
-        if kept := firmware.kept_by(self._client, plan.manifest, machine):
+        self.made[origin.vm_id] = made
+        if kept := firmware.kept_by(self.client, plan.manifest, machine):
             self.job.warn(f"VM {name}: {kept}")
         self.job.say(
             f"{origin} is restored as {name} ({made.ext_id}) "
@@ -296,7 +301,7 @@ class NewVm(Destination):
         info = self.job.info
         as_of = f" from {origin.job}" if origin.job else ""
         description = f"restored by job {info.name}{as_of}"
-        return Creation(self.job.settings, self.job, self._journal, info.name, description)
+        return Creation(self.job.settings, self.job, self.journal, info.name, description)
 
     def _name(self, old_name: str) -> str:
         """The name asked for, or the old one marked with the id of the job."""
@@ -312,7 +317,7 @@ class NewVm(Destination):
     def _staging(self) -> Path:
         """The folder for images, made when it is needed."""
         if self._folder is None:
-            self._folder = staging_folder(self.job, self._journal, self._stack)
+            self._folder = staging_folder(self.job, self.journal, self.stack)
         return self._folder
 
 
