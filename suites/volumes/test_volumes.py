@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 import pytest
+from nutanix_backend.cluster import inventory
 from nutanix_backend.manifest import decode
+from nutanix_backend.queries import coverage
+from nutanix_backend.settings.parameters import parse
 from prism_lab import Lab
 from ptcomm import Level, Severity
+from ptcomm import Phase as JobPhase
 from ptcomm_runner import jobs
 from ptcomm_runner.catalog import Status
 
@@ -208,6 +212,22 @@ def test_no_and_only(site: Site) -> None:
     assert set(site.manifests(only)) == {site.own, site.shared}
 
 
+def test_estimate_and_coverage_know_the_groups(site: Site) -> None:
+    settings = site.product.settings(vm=["a", "b"])
+    estimated = jobs.listing("job", settings, JobPhase.ESTIMATE)
+    named = [file.name for file in estimated.files]
+    assert sum(f"/{site.own}/disks/" in name for name in named) == 2
+    assert sum(f"/{site.shared}/" in name for name in named) == 2, "once, with its configuration"
+
+    parameters = parse(site.product.parameters())
+    with inventory.connect(parameters) as client:
+        before = "; ".join(row.problem for row in coverage.report(client, parameters))
+        site.backup(Level.FULL)
+        after = "; ".join(row.problem for row in coverage.report(client, parameters))
+    assert f"its volume group {site.shared} is not saved by this host" in before
+    assert "is not saved by this host" not in after
+
+
 def test_without_v4_each_group_is_named(tmp_path: Path) -> None:
     with Lab.start(tmp_path / "lab", personality="2023.4", task_seconds=0) as lab:
         site = Site.of(Product(lab, tmp_path / "host", references=9))
@@ -232,6 +252,18 @@ def test_a_group_that_fails_does_not_fail_its_vm(site: Site) -> None:
     assert why
     result = site.backup(Level.INCREMENTAL)
     assert set(site.manifests(result)) >= {site.own}, "it is saved in full now"
+
+
+def test_where_prism_takes_no_groups_the_vm_is_saved_alone(site: Site) -> None:
+    site.lab.faults.status("POST */recovery-points", 403, message="no groups with VMs here")
+    result = site.backup(Level.FULL)
+    made = site.manifests(result)
+    assert set(made) == {site.first.ext_id, site.second.ext_id}
+    log = said(result)
+    assert f"volume group {site.own} of VM a is not backed up" in log
+    assert "no groups with VMs here" in log
+    reasons = [group.not_saved for group in made[site.first.ext_id].volume_groups]
+    assert all("no groups with VMs here" in reason for reason in reasons)
 
 
 PLACES = [("prism", number) for number in range(3, 40, 4)] + [("iscsi", n) for n in range(1, 12, 3)]

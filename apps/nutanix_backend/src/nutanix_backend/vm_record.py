@@ -67,3 +67,12 @@ def not_saved(vm: Vm, saved: Container[str] = ()) -> Iterator[str]:
             f"VM {vm.name}: the disks of the attached volume group {group} are NOT in this backup: "
             "save them in another way"
         )
+
+
+def not_replicated(vm: Vm) -> Iterator[str]:
+    """What belongs to a VM and is in no replica of it, one line each."""
+    for group in vm.volume_group_ext_ids:
+        yield (
+            f"VM {vm.name}: the disks of the attached volume group {group} are NOT in its replica: "
+            "back them up"
+        )

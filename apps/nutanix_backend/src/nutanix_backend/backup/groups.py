@@ -85,10 +85,25 @@ class VmWithGroups(VmBackup):
         return [*super().all_saved, *groups]
 
     def _groups(self) -> tuple[str, ...]:
-        return self._claims.of_vm(self.source.vm)
+        claimed = self._claims.of_vm(self.source.vm)
+        return tuple(group for group in claimed if group not in self._why_not)
 
     def _saved_groups(self) -> Container[str]:
-        return self._claims.owners
+        return self._claims.owners.keys() - self._why_not.keys()
+
+    def _take(self, stack: ExitStack, journal: Journal) -> SnapshotGuard:
+        """Take the snapshot with the groups; where Prism refuses that, of the VM alone."""
+        groups = self._groups()
+        try:
+            return super()._take(stack, journal)
+        except (prism_client.ApiError, prism_client.TaskFailed) as error:
+            if not groups:
+                raise
+            self._why_not |= dict.fromkeys(groups, with_notes(error))
+            alone = super()._take(stack, journal)
+            for group in groups:
+                self._give_up(group, error)
+            return alone
 
     def _prepare_groups(self, stack: ExitStack, snapshot: SnapshotGuard, turn: Turn) -> None:
         """Prepare each group; one that fails is reported, and the VM goes on."""
@@ -168,7 +183,7 @@ class OnlyGroups(VmWithGroups):
     def _back_up_groups(self, journal: Journal, turn: Turn) -> None:
         with ExitStack() as stack:
             self._check = turn.check
-            snapshot = stack.enter_context(self._snapshot(journal))
+            snapshot = self._take(stack, journal)
             self._prepare_groups(stack, snapshot, turn)
             if not self._ready:
                 raise SourceError("none of its volume groups could be prepared: see above")

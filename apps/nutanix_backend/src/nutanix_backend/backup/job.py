@@ -361,7 +361,7 @@ class VmBackup:
         """Take a snapshot, plan what to read of it, and open its disks; `stack` undoes it."""
         self._check = turn.check
         turn.check()
-        snapshot = stack.enter_context(self._snapshot(journal))
+        snapshot = self._take(stack, journal)
         turn.check()
         vm = self._client.vms.get(self.source.vm.ext_id)
         self._warn_of_a_policy(vm)
@@ -425,6 +425,10 @@ class VmBackup:
                 f"VM {self.source.vm.name} is backed up, but its recovery point still expires in "
                 f"{TEMPORARY.days} days: {error}: an incremental after that is a full"
             )
+
+    def _take(self, stack: ExitStack, journal: Journal) -> SnapshotGuard:
+        """Take the snapshot; `stack` deletes it unless it is kept."""
+        return stack.enter_context(self._snapshot(journal))
 
     def _snapshot(self, journal: Journal) -> SnapshotGuard:
         vm = self.source.vm

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from command_line.text import with_notes
+from prism_client import PrismError
 from ptcomm import File, FileType, NoMoreFiles, Stat, Times
 
 from nutanix_backend import group_record, vm_record
@@ -13,9 +15,9 @@ from nutanix_backend.cluster import inventory, selection
 from nutanix_backend.names import GroupFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from prism_client import VolumeGroup
+    from prism_client import PrismClient
 
     from nutanix_backend.cluster.inventory import Source
     from nutanix_backend.job import JobContext
@@ -37,18 +39,30 @@ def run(job: JobContext) -> None:
         for source in selected.sources:
             for line in vm_record.not_saved(source.vm, claims.owners):
                 job.warn(line)
-            own = [] if job.settings.volume_groups == "only" else _files(source)
-            groups = (client.volume_groups.get(group) for group in claims.of_vm(source.vm))
-            for name, size in (*own, *(f for group in groups for f in _group_files(source, group))):
+            own = [] if job.settings.volume_groups == "only" else list(_files(source))
+            groups = _group_files(job, client, source, claims.of_vm(source.vm))
+            for name, size in (*own, *groups):
                 job.endpoint.send(File(name, Stat(FileType.REGULAR, size), Times(now, now, now)))
     job.endpoint.send(NoMoreFiles())
 
 
-def _group_files(source: Source, group: VolumeGroup) -> Iterator[tuple[str, int]]:
-    folder = GroupFolder(source.folder.cluster, group.ext_id)
-    yield folder.metadata(), len(group_record.from_group(group, ()).encode())
-    for index, disk in enumerate(group.disks):
-        yield folder.raw(index, disk.ext_id), disk.size
+def _group_files(
+    job: JobContext, client: PrismClient, source: Source, group_ids: Iterable[str]
+) -> Iterator[tuple[str, int]]:
+    """The files of volume groups; one that Prism does not show is reported."""
+    for group_id in group_ids:
+        try:
+            group = client.volume_groups.get(group_id)
+        except PrismError as error:
+            job.report(
+                f"volume group {group_id} of VM {source.vm.name} is not counted: "
+                f"{with_notes(error)}"
+            )
+            continue
+        folder = GroupFolder(source.folder.cluster, group.ext_id)
+        yield folder.metadata(), len(group_record.from_group(group, ()).encode())
+        for index, disk in enumerate(group.disks):
+            yield folder.raw(index, disk.ext_id), disk.size
 
 
 def _files(source: Source) -> Iterator[tuple[str, int]]:
