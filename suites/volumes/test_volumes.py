@@ -11,6 +11,7 @@ import pytest
 from nutanix_backend.cluster import inventory
 from nutanix_backend.manifest import decode
 from nutanix_backend.queries import coverage
+from nutanix_backend.references import state
 from nutanix_backend.settings.parameters import parse
 from prism_lab import Lab
 from ptcomm import Level, Severity
@@ -137,8 +138,10 @@ def test_each_point_of_a_chain_is_restored(site: Site, tmp_path: Path) -> None:
         site.write()
     for number, (result, wanted) in enumerate(points):
         assert site.restored(result, tmp_path / f"restored-{number}") == wanted
-    kept = site.lab.state()["recovery_points"]
-    assert len(kept) <= 8, "references are not piling up"
+    kept = {point["ext_id"] for point in site.lab.state()["recovery_points"]}
+    recorded = set(state.recorded_points(site.product.root / "state"))
+    assert kept == recorded, "what is on the cluster is what some chain needs"
+    assert len(kept) <= 6
 
 
 def test_a_restore_makes_the_groups_and_attaches_them(site: Site) -> None:
@@ -252,6 +255,21 @@ def test_a_group_that_fails_does_not_fail_its_vm(site: Site) -> None:
     assert why
     result = site.backup(Level.INCREMENTAL)
     assert set(site.manifests(result)) >= {site.own}, "it is saved in full now"
+
+
+def test_a_vm_that_fails_costs_its_groups_one_job_and_no_chain(site: Site) -> None:
+    site.backup(Level.FULL)
+    site.write()
+    site.lab.faults.status("POST */recovery-points", 500, times=12)
+    failed = site.backup(Level.INCREMENTAL)
+    site.lab.faults.clear()
+    assert "is not backed up" in said(failed) or failed.status is Status.FAILED
+    site.write()
+    result = site.backup(Level.INCREMENTAL)
+    assert result.status is Status.GOOD, said(result)
+    if site.lab._world.settings.change_tracking:
+        kinds = {d.kind for m in site.manifests(result).values() for d in m.disks}
+        assert kinds == {"phcbt01"}
 
 
 def test_where_prism_takes_no_groups_the_vm_is_saved_alone(site: Site) -> None:

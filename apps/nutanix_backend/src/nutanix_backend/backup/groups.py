@@ -22,7 +22,7 @@ from nutanix_backend.backup.job import VM_ERRORS, VmBackup
 from nutanix_backend.backup.summary import Stopwatch
 from nutanix_backend.cluster import inventory
 from nutanix_backend.cluster.guards import GroupSnapshot
-from nutanix_backend.errors import SourceError
+from nutanix_backend.errors import SourceError, StateError
 from nutanix_backend.manifest import VOLUME_GROUP, AttachedGroup
 from nutanix_backend.names import OURS, GroupFolder, VmFolder
 
@@ -83,6 +83,27 @@ class VmWithGroups(VmBackup):
         """The groups behind their VM."""
         groups = [group.saved for group in self._ready if group.saved]
         return [*super().all_saved, *groups]
+
+    def run(self, turn: Turn) -> None:
+        """Back the VM up; where it fails, its groups have failed in this job too."""
+        try:
+            super().run(turn)
+        except VM_ERRORS as error:
+            self._record_failures(error)
+            raise
+
+    def _record_failures(self, error: Exception) -> None:
+        saved = {group.source.vm.ext_id for group in self._ready if group.saved}
+        for group_id in self._claims.of_vm(self.source.vm):
+            if group_id in saved or group_id in self._why_not:
+                continue
+            group = attrs.evolve(self.source.vm, ext_id=group_id)
+            file = backup.state_file(self._job, GroupSource(group, self.source.cluster))
+            try:
+                with file.locked():
+                    Chain(self._aside, self._client, file).record_failure(error)
+            except StateError as second:  # costs a full, which will say so
+                error.add_note(f"then: {second}")
 
     def _groups(self) -> tuple[str, ...]:
         claimed = self._claims.of_vm(self.source.vm)
@@ -249,6 +270,9 @@ class GroupBackup(VmBackup):
         except VM_ERRORS as error:
             self._chain.record_failure(error)
             raise
+        if self.saved:
+            name = f"{self._owner.name}, volume group {self.group.name}"
+            self.saved = attrs.evolve(self.saved, name=name)
 
     def _groups(self) -> tuple[str, ...]:
         return self._claims.of_vm(self._owner)
