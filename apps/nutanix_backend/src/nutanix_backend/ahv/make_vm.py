@@ -70,7 +70,7 @@ def create_vm(creation: Creation, order: VmOrder, disks: Iterable[WrittenDisk]) 
                 if order.upload
             }
             spec = _specification(creation, order, sources)
-            guard = stack.enter_context(VmGuard(order.site.client, creation.journal, spec))
+            guard = _created(creation, order, spec, stack)
             guard.keep()
         if order.power_on:
             order.site.client.vms.power_on(guard.vm.ext_id)
@@ -82,6 +82,27 @@ def create_vm(creation: Creation, order: VmOrder, disks: Iterable[WrittenDisk]) 
             f"{with_notes(error)}"
         )
     return guard.vm
+
+
+def _created(
+    creation: Creation, order: VmOrder, spec: prism_client.VmSpec, stack: ExitStack
+) -> VmGuard:
+    """Create the VM; where Prism refuses it, without what is not needed to have its data back."""
+    client, journal = order.site.client, creation.journal
+    try:
+        return stack.enter_context(VmGuard(client, journal, spec))
+    except (prism_client.BadRequest, prism_client.TaskFailed) as error:
+        names = sorted({*spec.settings, *(name for nic in spec.nics for name in nic.settings)})
+        if not names:
+            raise
+        nics = tuple(attrs.evolve(nic, settings={}) for nic in spec.nics)
+        guard = VmGuard(client, journal, attrs.evolve(spec, settings={}, nics=nics))
+        stack.enter_context(guard)
+        creation.report.warn(
+            f"VM {order.name}: Prism refused it with all its settings ({with_notes(error)}); it is "
+            f"created without {', '.join(names)}: set them in Prism"
+        )
+        return guard
 
 
 def _specification(

@@ -150,7 +150,6 @@ class NewGroup:
     _guard: RestoredGroupGuard | GivenGroupGuard | None = None
     _session: ExitStack = attrs.field(factory=ExitStack)
     _luns: dict[str, BlockDevice] = attrs.field(factory=dict)
-    _open: int = 0
     _is_whole: bool = False
     _attached: set[str] = attrs.field(factory=set)
 
@@ -158,13 +157,12 @@ class NewGroup:
         """The disk of the group; the group is made when the first data comes."""
         label = f"disk {chain.index} of volume group {self.name}"
         return LunTarget(
-            label, lambda _size: self._device(chain), self._detach, is_blank=not self.given
+            label, lambda _size: self._device(chain), lambda: None, is_blank=not self.given
         )
 
     def _device(self, chain: DiskChain) -> BlockDevice:
         if self._guard is None:
             self._make()
-        self._open += 1
         return self._luns[chain.disk_id]
 
     def _make(self) -> None:
@@ -198,10 +196,6 @@ class NewGroup:
             initiator,
             new_secret(chap=self._destination.job.settings.chap),
         )
-
-    def _detach(self) -> None:
-        """A disk is closed; with the last one the session ends."""
-        self._open -= 1
 
     def keep(self) -> None:
         """Every disk is proven: the group stays."""
