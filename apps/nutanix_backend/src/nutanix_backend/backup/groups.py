@@ -17,10 +17,10 @@ from durable.names import component
 from nutanix_backend import group_record
 from nutanix_backend.backup import job as backup
 from nutanix_backend.backup.chain import Chain
-from nutanix_backend.backup.claims import Claims
 from nutanix_backend.backup.job import VM_ERRORS, VmBackup
 from nutanix_backend.backup.summary import Stopwatch
 from nutanix_backend.cluster import inventory
+from nutanix_backend.cluster.claims import Claims
 from nutanix_backend.cluster.guards import GroupSnapshot
 from nutanix_backend.errors import SourceError, StateError
 from nutanix_backend.manifest import VOLUME_GROUP, AttachedGroup

@@ -10,8 +10,8 @@ from prism_client import PrismError
 from ptcomm import File, FileType, NoMoreFiles, Stat, Times
 
 from nutanix_backend import group_record, vm_record
-from nutanix_backend.backup.claims import Claims
 from nutanix_backend.cluster import inventory, selection
+from nutanix_backend.cluster.claims import Claims
 from nutanix_backend.names import GroupFolder
 
 if TYPE_CHECKING:
