@@ -73,7 +73,7 @@ const char *valid_params[] = {
    "proxy_mode", "dsip", "transport", "chap", "state_dir", "metrics_dir",
    // what
    "vm", "exclude_vm", "category", "exclude_category", "project", "exclude_disk", "cluster",
-   "consistency", "backup_type", "parallel_vms", "lock_wait",
+   "consistency", "backup_type", "volume_groups", "parallel_vms", "lock_wait",
    // chain
    "fallback_to_full", "references", "scrub",
    // replication
@@ -81,8 +81,8 @@ const char *valid_params[] = {
    "replicate_protected",
    // restore
    "restore_to", "restore_via", "disk", "disk_path", "file", "key_file", "target_cluster", "target_config_file",
-   "restore_vm_name", "restore_identity", "network_map", "storage_container", "overwrite", "verify",
-   "check_space", "layout", "restore_powerstate", "restore_start",
+   "restore_vm_name", "restore_volume_group", "restore_identity", "network_map", "storage_container",
+   "overwrite", "verify", "check_space", "layout", "restore_powerstate", "restore_start",
    // drill
    "restore_drill", "drill_sign", "drill_wait", "drill_console", "drill_line", "drill_subnet",
    "drill_port",

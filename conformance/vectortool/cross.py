@@ -73,7 +73,11 @@ def _name(dice: random.Random) -> Json:
     if dice.random() < 0.3:
         endings = {"@proxmox": ".conf", "@vsphere": ".vmx", "@hyperv": ".xml"}
         ending = endings.get(namespace)
-        return value | {"metadata": _id(dice) + ending if ending else "vm-metadata.json"}
+        return value | {
+            "metadata": _id(dice) + ending
+            if ending
+            else dice.choice(["vm-metadata.json", "vg-metadata.json"])
+        }
     stamp = {"stamp": f"{dice.randrange(10**8):08}T{dice.randrange(10**6):06}Z"}
     disk = {"index": str(dice.choice([0, 1, 9, 10, 9999])), "disk": _id(dice)}
     return value | disk | dice.choice([{}, stamp, stamp | {"kind": "digests"}])

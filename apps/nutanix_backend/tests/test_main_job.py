@@ -246,6 +246,15 @@ def test_a_volume_group_of_a_vm_is_not_passed_over_in_silence(product: Product, 
     lab.faults.clear()
     words = "the disks of the attached volume group vg-1 are NOT in this backup"
     assert words in texts(result.log, Severity.WARNING)
+    assert any("volume group vg-1 of VM" in message.text for message in result.log)
+    assert any("is not counted: " in message.text for message in estimated.log)
+
+    lab.faults.edit("GET */ahv/config/vms*", attach, times=20)
+    result = product.backup(FULL, guest, volume_groups="no")
+    left_out = product.settings(vm=guest.name, volume_groups="no")
+    estimated = jobs.listing("job", left_out, JobPhase.ESTIMATE)
+    lab.faults.clear()
+    assert words in texts(result.log, Severity.WARNING)
     assert words in texts(estimated.log, Severity.WARNING)
 
 

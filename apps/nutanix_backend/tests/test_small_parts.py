@@ -75,6 +75,13 @@ def test_doubts_are_told_before_the_snapshot(vm: Vm) -> None:
 def test_a_volume_group_that_is_not_saved_is_named(vm: Vm) -> None:
     (line,) = doubts(attrs.evolve(vm, volume_group_ext_ids=("vg-1",)), "crash")
     assert "the disks of the attached volume group vg-1 are NOT in this backup" in line
+    saved = attrs.evolve(vm, volume_group_ext_ids=("vg-1", "vg-2"))
+    (line,) = doubts(saved, "crash", {"vg-1"})
+    assert "vg-2" in line
+    assert ["vg-1 are NOT in its replica" in line for line in vm_record.not_replicated(saved)] == [
+        True,
+        False,
+    ]
 
 
 # --- errors as lines -----------------------------------------------------------------------------

@@ -153,6 +153,25 @@ def test_what_the_source_still_uses_is_not_taken_from_it(
     assert "still has the old ones" in said(result), "the recovery point is named"
 
 
+def test_what_prism_refuses_costs_the_settings_and_not_the_vm(
+    newest: Lab, make_product: Callable[..., Product], tmp_path: Path
+) -> None:
+    product = make_product(newest, tmp_path / "host")
+    guest = product.guest(MIB)
+    full_house(newest, guest)
+    backup = product.backup(Level.FULL, guest)
+    trial = 1
+    newest.faults.status("POST */ahv/config/vms", 400, skip=trial, message="no such thing here")
+    result = product.restore(restore_vm_name="plain")
+    warned = said(result)
+    assert "Prism refused it with all its settings (" in warned
+    assert "no such thing here" in warned
+    assert "it is created without apcConfig, cdRoms, " in warned
+    vm = vm_of(newest, "plain")
+    assert vm.disks[0].file.read_bytes() == product.points(backup, guest)[0].read_bytes()
+    assert "serialPorts" not in vm.hardware
+
+
 @pytest.mark.parametrize("personality", ["2024.3", "2023.4"])
 def test_another_cluster_that_lacks_the_half(
     newest: Lab, make_product: Callable[..., Product], tmp_path: Path, personality: str

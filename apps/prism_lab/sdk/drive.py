@@ -8,6 +8,7 @@ Each request carries the name of its call in X-Lab-Call, so that the lab's log t
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import importlib
 import importlib.metadata
 import json
@@ -855,6 +856,27 @@ class Drive:
         task = self.call("clean up", namespace, api, f"delete_{entity}", ext_id, if_match=etag)
         self.wait(task.data.ext_id)
 
+    def vm_attachments(self, group):
+        """A VM gets the disks of the group, which its record names; then they go again."""
+        model, api, vm = self.sdk.model, "VolumeGroupsApi", self.about["second"]
+        body = model("volumes", "volumes.v4.config.VmAttachment", ext_id=vm)
+        for method in ("attach_vm", "detach_vm"):
+            etag = self.fresh(method, "volumes", api, "get_volume_group_by_id", group)
+            self.write(method, "volumes", api, method, group, body, if_match=etag)
+            if method == "attach_vm":
+                self.read(
+                    "list_vm_attachments",
+                    "volumes",
+                    api,
+                    "list_vm_attachments_by_volume_group_id",
+                    group,
+                    kind="VmAttachment",
+                )
+                answer = self.call("a VM with a group", "vmm", "VmApi", "get_vm_by_id", vm)
+                backing = {type(disk.backing_info).__name__ for disk in answer.data.disks}
+                names_it = "ADSFVolumeGroupReference" in backing
+                self.check("the VM names its group", functools.partial(self.expect, names_it, True))
+
     def volume_disks(self, group):
         blank = self.sdk.model(
             "volumes", "volumes.v4.config.VolumeDisk", index=3, disk_size_bytes=1 << 20
@@ -883,7 +905,7 @@ class Drive:
         )
 
     def group_snapshots(self, group):
-        """A recovery point of the group: changed regions of its disk, and back to it."""
+        """A recovery point of the group and a VM: changed regions of its disk, and back to it."""
         model = self.sdk.model
         part = model(
             "dataprotection",
@@ -893,8 +915,16 @@ class Drive:
         body = model(
             "dataprotection",
             "dataprotection.v4.config.RecoveryPoint",
-            name="group",
+            name="parity group",
+            recovery_point_type="CRASH_CONSISTENT",
             expiration_time=self.expires,
+            vm_recovery_points=[
+                model(
+                    "dataprotection",
+                    "dataprotection.v4.config.VmRecoveryPoint",
+                    vm_ext_id=self.about["vm"],
+                )
+            ],
             volume_group_recovery_points=[part],
         )
         api = "RecoveryPointsApi"
@@ -913,6 +943,7 @@ class Drive:
             "part": part.ext_id,
             "disk": part.disk_recovery_points[0].disk_recovery_point_ext_id,
         }
+        self.vm_attachments(group)
         if self.about["content"] == 200:
             spec = model(
                 "dataprotection",

@@ -225,6 +225,12 @@ class Run:
             "list_iscsi_clients + etag for detach_iscsi_client + detach_iscsi_client",
             lambda: groups.detach_client(group, self.initiator),
         )
+        self.group_snapshot(group)
+        self.do(
+            "volume_groups.attach_vm",
+            "etag for attach_vm + attach_vm",
+            lambda: groups.attach_vm(group, stage.vm),
+        )
         self.do(
             "volume_groups.delete",
             "etag for delete_volume_group_by_id + delete_volume_group_by_id",
@@ -232,6 +238,33 @@ class Run:
         )
 
         self.blank_group()
+
+    def group_snapshot(self, group: str) -> None:
+        """A recovery point of a VM and of a group, and what is allocated on the group's disk."""
+        client, stage = self.client, self.stage
+        point = self.do(
+            "recovery_points.create, with a volume group",
+            "create_recovery_point of a volume group",
+            lambda: client.recovery_points.create(
+                stage.vm,
+                name="parity group",
+                expires=stage.expires,
+                consistency=Consistency.CRASH,
+                volume_group_ext_ids=[group],
+            ),
+        )
+        part = point.of_the_group(group)
+        assert part is not None
+        self.do(
+            "changed_regions.open, of a volume group",
+            "volume_group_recovery_point_compute_changed_regions",
+            lambda: list(
+                client.changed_regions.open(
+                    part.disk_ref(part.disks[0]), None, disk_size=2 * 1024 * 1024
+                )
+            ),
+        )
+        client.recovery_points.delete(point.ext_id)
 
     def blank_group(self) -> None:
         """A group of new disks, and a VM whose disk is cloned from its first."""

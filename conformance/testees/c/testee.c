@@ -410,7 +410,7 @@ static int is_where(Part p) {
     return 1;
 }
 static int is_metadata(Part namespace, Part file) {
-    if (equals(namespace, METADATA[0][0])) return equals(file, METADATA[0][1]);
+    if (equals(namespace, METADATA[0][0])) return equals(file, METADATA[0][1]) || equals(file, "vg-metadata.json");
     for (int i = 1; i < 4; i++)
         if (equals(namespace, METADATA[i][0])) return suffixed(&file, METADATA[i][1]) && is_id(file);
     return 0;

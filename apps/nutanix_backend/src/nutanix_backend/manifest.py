@@ -47,6 +47,19 @@ class DiskEntry:
     image_root: str = ""
 
 
+VM = "vm"
+VOLUME_GROUP = "volume group"
+
+
+@attrs.frozen
+class AttachedGroup:
+    """A volume group that was attached to a VM; why it is not saved in this job, "" when it is."""
+
+    group_id: str
+    name: str
+    not_saved: str = ""
+
+
 @attrs.frozen
 class ExcludedDisk:
     """A disk that one job did not read, with its size in bytes, and what asked for that."""
@@ -65,6 +78,9 @@ class Manifest:
     `configuration` is that of the VM without the answer of Prism: a restore knows it before any
     file comes. Manifests of earlier versions have none. `excluded` are disks of the VM that the
     job did not read.
+
+    `kind` is "vm" or "volume group". That of a group names in `attached_to` the VMs of the job that
+    it was attached to; that of a VM has its `volume_groups`.
     """
 
     schema: int
@@ -82,6 +98,14 @@ class Manifest:
     snapshot_uuid: str = ""
     configuration: str = ""
     excluded: tuple[ExcludedDisk, ...] = ()
+    kind: str = VM
+    attached_to: tuple[str, ...] = ()
+    volume_groups: tuple[AttachedGroup, ...] = ()
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it is of a volume group; `vm_id` and `vm_name` are those of the group then."""
+        return self.kind == VOLUME_GROUP
 
     def __attrs_post_init__(self) -> None:
         one_kind(self.recovery_point, self.snapshot_uuid)

@@ -1,6 +1,6 @@
 """Names of the virtual files inside a backup, and how they are taken apart again.
 
-    @nutanix/<cluster>/<vm-uuid>/vm-metadata.json
+    @nutanix/<cluster>/<vm-uuid>/vm-metadata.json                       (volume group: vg-...)
     @nutanix/<cluster>/<vm-uuid>/disks/disk-<index>-<id>.raw
     @nutanix/<cluster>/<vm-uuid>/disks/disk-<index>-<id>.<yyyymmddThhmmssZ>.phcbt01
     @nutanix/<cluster>/<vm-uuid>/disks/disk-<index>-<id>.<yyyymmddThhmmssZ>.digests
@@ -33,7 +33,7 @@ STAGING = "podheitor-nutanix-"
 NAMESPACE = "@nutanix"
 _ID = r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}"
 _METADATA = {
-    NAMESPACE: r"vm-metadata\.json",
+    NAMESPACE: r"v[mg]-metadata\.json",
     "@proxmox": rf"{_ID}\.conf",
     "@vsphere": rf"{_ID}\.vmx",
     "@hyperv": rf"{_ID}\.xml",
@@ -85,6 +85,15 @@ class VmFolder:
     def digests(self, index: int, disk_id: str, when: datetime) -> str:
         """Name of the digest list of a disk as of `when` (UTC)."""
         return f"{self.path}/disks/disk-{index}-{disk_id}.{when:%Y%m%dT%H%M%SZ}.digests"
+
+
+@attrs.frozen
+class GroupFolder(VmFolder):
+    """The folder of a volume group: like a VM's, `vm` is the id of the group."""
+
+    def metadata(self) -> str:
+        """Name of the group's configuration file."""
+        return f"{self.path}/vg-metadata.json"
 
 
 @attrs.frozen

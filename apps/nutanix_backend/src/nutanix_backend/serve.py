@@ -123,7 +123,7 @@ def _job(phase: Phase, settings: Settings) -> Callable[[JobContext], None]:
         from nutanix_backend.replicate import job as replicate  # noqa: PLC0415
 
         return replicate.run
-    from nutanix_backend.backup import job as backup  # noqa: PLC0415
+    from nutanix_backend.backup import groups as backup  # noqa: PLC0415
     from nutanix_backend.queries import estimate, listing, query  # noqa: PLC0415
     from nutanix_backend.restore import job as restore  # noqa: PLC0415
 

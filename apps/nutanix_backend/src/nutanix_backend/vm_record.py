@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vm_config.ahv_record import SCHEMA, ConfigDisk, ConfigNic, VmConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
     from prism_client import Vm, VmDisk
 
@@ -55,10 +55,24 @@ def _project(raw: Mapping[str, Any]) -> str:
     return str(found.get("extId") or found.get("uuid") or "")
 
 
-def not_saved(vm: Vm) -> Iterator[str]:
-    """What belongs to a VM and is in no backup of it, one line each."""
+def not_saved(vm: Vm, saved: Container[str] = ()) -> Iterator[str]:
+    """What belongs to a VM and is in no backup of it, one line each.
+
+    `saved` are volume groups that the job saves.
+    """
     for group in vm.volume_group_ext_ids:
+        if group in saved:
+            continue
         yield (
             f"VM {vm.name}: the disks of the attached volume group {group} are NOT in this backup: "
             "save them in another way"
+        )
+
+
+def not_replicated(vm: Vm) -> Iterator[str]:
+    """What belongs to a VM and is in no replica of it, one line each."""
+    for group in vm.volume_group_ext_ids:
+        yield (
+            f"VM {vm.name}: the disks of the attached volume group {group} are NOT in its replica: "
+            "back them up"
         )

@@ -240,6 +240,8 @@ class VolumeGroup:
     chap_secret: str | None = attrs.field(repr=False)
     disks: list[VolumeDisk] = attrs.field(factory=list)
     clients: list[str] = attrs.field(factory=list)
+    vms: list[str] = attrs.field(factory=list)
+    """The VMs that it is attached to."""
     ext_id: str = attrs.field(factory=new_id)
     created: dt.datetime = attrs.field(factory=now)
     target: Target | None = None

@@ -279,6 +279,11 @@ def _resources(world: World, vm: Vm) -> Json:
         "disk_list": [
             *(_show_disk(world, disk) for disk in vm.disks),
             *(_show_cd_rom(cd_rom) for cd_rom in vm.cd_roms),
+            *(
+                _show_group(number, group.ext_id)
+                for number, group in enumerate(world.volume_groups.values())
+                if vm.ext_id in group.vms
+            ),
         ],
         "nic_list": [_show_nic(world, nic) for nic in vm.nics],
         "vga_console_enabled": vm.hardware.get("isVgaConsoleEnabled", True),
@@ -319,6 +324,12 @@ def _show_disk(world: World, disk: Disk) -> Json:
             )
         },
     }
+
+
+def _show_group(number: int, ext_id: str) -> Json:
+    properties = _properties("VOLUME_GROUP", "SCSI", 100 + number)
+    reference_ = reference("volume_group", ext_id)
+    return {"device_properties": properties, "volume_group_reference": reference_}
 
 
 def _show_cd_rom(cd_rom: CdRom) -> Json:

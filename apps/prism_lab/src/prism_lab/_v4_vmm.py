@@ -492,7 +492,7 @@ def show_vm(world: World, vm: Vm) -> Json:
         powerState=vm.power_state,
         protectionType=vm.protection,
         **_show_policy(vm),
-        disks=[_show_disk(disk) for disk in vm.disks],
+        disks=[*(_show_disk(disk) for disk in vm.disks), *_show_groups(world, vm)],
         cdRoms=[_show_cd_rom(cd_rom) for cd_rom in vm.cd_roms],
         nics=[_show_nic(nic) for nic in vm.nics],
         **_show_tools(world, vm),
@@ -548,6 +548,21 @@ def _show_disk(disk: Disk) -> Json:
     )
     address = obj(f"{AHV}.DiskAddress", busType=disk.bus, index=disk.index)
     return obj(f"{AHV}.Disk", extId=disk.ext_id, diskAddress=address, backingInfo=backing)
+
+
+def _show_groups(world: World, vm: Vm) -> list[Json]:
+    """Show the volume groups that are attached to a VM, behind its own disks."""
+    attached = [group for group in world.volume_groups.values() if vm.ext_id in group.vms]
+    kind = f"{AHV}.ADSFVolumeGroupReference"
+    return [
+        obj(
+            f"{AHV}.Disk",
+            extId=f"{group.ext_id[:-4]}{number:04x}",
+            diskAddress=obj(f"{AHV}.DiskAddress", busType="SCSI", index=100 + number),
+            backingInfo=obj(kind, volumeGroupExtId=group.ext_id),
+        )
+        for number, group in enumerate(attached)
+    ]
 
 
 def _show_flash(disk: Disk) -> Json:

@@ -42,6 +42,7 @@ def register(api: V4Api, groups: VolumeGroups) -> None:
     _register_revert(api, groups)
     _register_disks(api, groups)
     _register_clients(api, groups)
+    _register_vm_attachments(api)
     _register_client_lists(api)
 
 
@@ -182,6 +183,32 @@ def _register_clients(api: V4Api, groups: VolumeGroups) -> None:
         return api.start("VolumeGroupDetachExternal", work)
 
 
+def _register_vm_attachments(api: V4Api) -> None:
+    world = api.world
+    for action, is_attached in (("attach", True), ("detach", False)):
+
+        @api.task(
+            "POST",
+            NS,
+            f"{GROUPS}/<group_id>/$actions/{action}-vm",
+            f"{CONFIG}.{action.capitalize()}VmApiResponse",
+        )
+        def change(group_id: str, action: str = action, is_attached: bool = is_attached) -> Result:  # noqa: FBT001 - bound by the loop
+            group = _find(world, group_id)
+            check_etag(group.version)
+            vm = need(body(), "extId")
+            if vm not in world.vms:
+                raise not_found("VM", vm)
+
+            def work(task: Task) -> None:
+                others = [ext_id for ext_id in group.vms if ext_id != vm]
+                group.vms = [*others, vm] if is_attached else others
+                group.version += 1
+                task.affected.append((GROUP_REL, group.ext_id))
+
+            return api.start(f"VolumeGroup{action.capitalize()}Vm", work)
+
+
 def _register_client_lists(api: V4Api) -> None:
     world = api.world
 
@@ -197,8 +224,8 @@ def _register_client_lists(api: V4Api) -> None:
 
     @api.get(NS, f"{GROUPS}/<group_id>/vm-attachments", f"{CONFIG}.ListVmAttachmentsApiResponse")
     def list_vm_attachments(group_id: str) -> Result:
-        _find(world, group_id)
-        return Listing([])
+        attached = _find(world, group_id).vms
+        return Listing([obj(f"{CONFIG}.VmAttachment", extId=ext_id) for ext_id in attached])
 
     @api.get(NS, "config/iscsi-clients", f"{CONFIG}.ListIscsiClientsApiResponse")
     def list_clients() -> Result:

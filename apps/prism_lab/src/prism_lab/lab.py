@@ -190,6 +190,13 @@ class Lab:
         names = [f"{prefix}-{number:05}" for number in range(1, count + 1)]
         return [_vms.blank(self._world, name, disk_sizes, {}, lazy=True).ext_id for name in names]
 
+    def create_volume_group(self, name: str, disk_sizes: Sequence[int], vms: Sequence[str]) -> str:
+        """Add a volume group with empty disks (bytes each), attached to VMs; return its id."""
+        disks = [{"index": i, "diskSizeBytes": size} for i, size in enumerate(disk_sizes)]
+        group = self._groups.create({"name": name, "disks": disks})
+        group.vms = [self._vm(vm).ext_id for vm in vms]
+        return group.ext_id
+
     def category_ids(self) -> list[str]:
         """Return the ids of the categories that a VM may have."""
         return list(self._world.categories)

@@ -263,6 +263,15 @@ class DiskRecoveryPoint:
     disk_ext_id: str | None
 
 
+@attrs.frozen
+class GroupRecoveryPoint:
+    """The part of a recovery point that is of a volume group; disk_ext_id is a VolumeDisk's id."""
+
+    ext_id: str
+    volume_group_ext_id: str
+    disks: tuple[DiskRecoveryPoint, ...]
+
+
 class PointKind(enum.Enum):
     """What Prism makes of a VM: each kind has ids of its own, and calls of its own."""
 
@@ -287,12 +296,13 @@ class PointId:
 
 @attrs.frozen
 class RecoveryPoint:
-    """A recovery point of one VM.
+    """A recovery point of one VM, and of volume groups that were saved in the same moment.
 
     disks may hold more than the data disks (a CD-ROM, firmware variables): match by disk_ext_id
     and leave the rest. It is empty in a listing: get() the recovery point for its disks.
     expires is None when it is kept until deleted.
     consistency is what was reached, never more than Prism states.
+    of_group: it is what of_the_group() returned: its VM part and its disks are those of a group.
     """
 
     ext_id: str
@@ -304,6 +314,17 @@ class RecoveryPoint:
     vm_ext_id: str
     disks: tuple[DiskRecoveryPoint, ...]
     kind: PointKind = PointKind.RECOVERY_POINT
+    groups: tuple[GroupRecoveryPoint, ...] = ()
+    of_group: bool = False
+
+    def of_the_group(self, volume_group_ext_id: str) -> RecoveryPoint | None:
+        """Return the recovery point as that of one of its volume groups; None if it has not it."""
+        for part in self.groups:
+            if part.volume_group_ext_id == volume_group_ext_id:
+                return attrs.evolve(
+                    self, vm_recovery_point_ext_id=part.ext_id, disks=part.disks, of_group=True
+                )
+        return None
 
     @property
     def id(self) -> PointId:
@@ -312,16 +333,22 @@ class RecoveryPoint:
 
     def disk_ref(self, disk: DiskRecoveryPoint) -> DiskSnapshotRef:
         """Return the three ids by which the changed regions of `disk` are asked for."""
-        return DiskSnapshotRef(self.ext_id, self.vm_recovery_point_ext_id, disk.ext_id)
+        return DiskSnapshotRef(
+            self.ext_id, self.vm_recovery_point_ext_id, disk.ext_id, self.of_group
+        )
 
 
 @attrs.frozen
 class DiskSnapshotRef:
-    """The full address of one disk's snapshot."""
+    """The full address of one disk's snapshot.
+
+    of_group: it is a disk of a volume group, and the second id is that of the group's part.
+    """
 
     recovery_point_ext_id: str
     vm_recovery_point_ext_id: str
     disk_recovery_point_ext_id: str
+    of_group: bool = False
 
 
 @attrs.frozen
@@ -347,6 +374,7 @@ class VolumeGroup:
     """A volume group. target_name is as Prism gives it, without IQN prefix; "" if it gives none.
 
     disks is in the order of the index, and empty in a listing: get() the group for its disks.
+    raw: the group exactly as Prism sent it, for keeping with a backup.
     """
 
     ext_id: str
@@ -354,6 +382,7 @@ class VolumeGroup:
     cluster_ext_id: str | None
     target_name: str
     disks: tuple[VolumeDisk, ...]
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 
 
 @attrs.frozen

@@ -165,6 +165,11 @@ class RecoveryPoints(Protocol):
         """
         ...
 
+    @property
+    def most_groups(self) -> int:
+        """How many volume groups a recovery point can hold beside its VM; 0 for v3."""
+        ...
+
     def create(
         self,
         vm_ext_id: str,
@@ -175,8 +180,11 @@ class RecoveryPoints(Protocol):
         backup_type: BackupType = BackupType.COPY,
         project_ext_id: str | None = None,
         request_id: UUID | None = None,
+        volume_group_ext_ids: Sequence[str] = (),
     ) -> RecoveryPoint:
         """Take a recovery point, which the server itself deletes at `expires`, and its disks.
+
+        volume_group_ext_ids: groups that are saved in the same moment. Raises Unsupported on v3.
 
         backup_type: for application consistency; v3 has no choice, and raises Unsupported for FULL.
         project_ext_id: the VM's project. It is sent to a server that asks for it (v4.4).
@@ -274,6 +282,10 @@ class VolumeGroups(Protocol):
 
     def delete(self, ext_id: str) -> bool:
         """Delete with its disks; detach clients first. False: it was gone."""
+        ...
+
+    def attach_vm(self, vg_ext_id: str, vm_ext_id: str) -> None:
+        """Give a VM the disks of a group. Raises NotFound, and Unsupported on v3."""
         ...
 
     def attach_client(

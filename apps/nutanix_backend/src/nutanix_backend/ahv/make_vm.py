@@ -119,7 +119,28 @@ def _open_guard(
     }
     sources |= {disk.disk_id: prism_client.EmptyDisk(disk.size) for disk in empty}
     spec = _specification(creation, order, sources)
-    return stack.enter_context(VmGuard(order.site.client, creation.journal, spec))
+    return _created(creation, order, spec, stack)
+
+
+def _created(
+    creation: Creation, order: VmOrder, spec: prism_client.VmSpec, stack: ExitStack
+) -> VmGuard:
+    """Create the VM; where Prism refuses it, without what is not needed to have its data back."""
+    client, journal = order.site.client, creation.journal
+    try:
+        return stack.enter_context(VmGuard(client, journal, spec))
+    except (prism_client.BadRequest, prism_client.TaskFailed) as error:
+        names = sorted({*spec.settings, *(name for nic in spec.nics for name in nic.settings)})
+        if not names:
+            raise
+        nics = tuple(attrs.evolve(nic, settings={}) for nic in spec.nics)
+        guard = VmGuard(client, journal, attrs.evolve(spec, settings={}, nics=nics))
+        stack.enter_context(guard)
+        creation.report.warn(
+            f"VM {order.name}: Prism refused it with all its settings ({with_notes(error)}); it is "
+            f"created without {', '.join(names)}: set them in Prism"
+        )
+        return guard
 
 
 def _specification(

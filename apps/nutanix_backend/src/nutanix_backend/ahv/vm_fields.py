@@ -234,8 +234,8 @@ FIELDS = (
     VmField(
         "disks[].backingInfo.volumeGroupExtId",
         _NOT_RESTORED,
-        "an attached volume group: no part of the VM",
-        line="volume groups that were attached to it are not: attach them in Prism",
+        "an attached volume group: attached again where it is restored in the same job",
+        line="volume groups are attached to it only if they are restored in this job",
     ),
     VmField("storageConfig", _RESTORED, "v4"),
     VmField("storageConfig.isFlashModeEnabled", _RESTORED, copied=True),

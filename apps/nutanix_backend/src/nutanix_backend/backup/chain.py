@@ -30,6 +30,7 @@ class Chain:
         self._series = state.series_of(job.info.name)
         self._points = ReferencePoints(client, job.warn)
         self._kept = {reference.point for reference in self._state.references()}
+        self._has_left_some = False
         self.why_full = ""
         """Why the VM is backed up in full where another level was asked for."""
 
@@ -79,6 +80,8 @@ class Chain:
                 fulls += self._state.fulls(self._series, proven=False)[-2:]
             kept += [full for full in fulls if self._points.understands(full)]
         self._drop_all_but(kept)
+        if self._has_left_some:  # the others look at the file for who still needs them
+            self._file.save(self._state.with_only(self._kept))
 
     def keep_only_newest(self) -> None:
         """Delete every reference but the newest, without waiting for the proof that it counts."""
@@ -88,8 +91,16 @@ class Chain:
     def _drop_all_but(self, kept: Sequence[state.Reference]) -> None:
         needed = {reference.point for reference in kept}
         for reference in self._state.references(self._series):
-            if reference.point not in needed and self._points.drop(reference):
+            if reference.point not in needed and self._drop(reference):
                 self._kept.discard(reference.point)
+
+    def _drop(self, reference: state.Reference) -> bool:
+        """Delete a recovery point, or leave it to another whose base it is; whether it is done."""
+        others = reference.shared_with
+        if any(self._file.is_kept_by(ext_id, reference.point) for ext_id in others):
+            self._has_left_some = True
+            return True
+        return self._points.drop(reference)
 
     def record(self, reference: state.Reference | None) -> None:
         """Add this job, durably: with the reference it leaves, or as one in which the VM failed."""

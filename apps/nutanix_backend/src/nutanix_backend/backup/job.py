@@ -51,18 +51,28 @@ from nutanix_backend.references.point_fields import point_fields
 from nutanix_backend.references.roster import Roster, RosterFile, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import (
+        Callable,
+        Container,
+        Generator,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
 
     from prism_client.services import KnownPolicies
     from ptcomm.events import Buffer
-    from vm_config import ahv_record
 
     from nutanix_backend.backup.outcome import Outcome
     from nutanix_backend.backup.pipeline import Turn
     from nutanix_backend.backup.proof import Difference
     from nutanix_backend.cluster.journal import Journal
+    from nutanix_backend.group_record import Configuration
     from nutanix_backend.job import HeldJob, JobContext
     from nutanix_backend.manifest import ExcludedDisk
+
+    Plan = Callable[[JobContext, "Shared", Sequence[inventory.Source]], list["VmBackup"]]
 
 log = logging.getLogger(__name__)
 
@@ -70,28 +80,43 @@ VM_ERRORS = (BackendError, prism_client.PrismError, iscsi_attach.IscsiAttachErro
 """What may fail for one VM without ending the job, as long as no file of it is half sent."""
 
 
-def run(job: JobContext) -> None:
-    """Back up every VM asked for; one that fails is reported, and fails the job if all do."""
+def run(job: JobContext, plan: Plan | None = None) -> None:
+    """Back up every VM asked for; one that fails is reported, and fails the job if all do.
+
+    `plan` makes the backups of the VMs that are selected.
+    """
     with ExitStack() as stack:
         with metrics.written(job) as outcome:
             chosen = transport.choose(job.settings.transport)
             job.say(str(chosen))
             held = job.held()
             client = stack.enter_context(inventory.connect(job.settings, held.warn))
-            sources = _back_up(job, held, client, chosen, outcome)
+            reach = Reach(client, chosen, held)
+            sources = _back_up(job, reach, plan or plain, outcome)
         job.endpoint.send(NoMoreFiles())
         if job.settings.is_lean:
             _keep_only_newest(job, client, sources)
 
 
+def plain(job: JobContext, shared: Shared, sources: Sequence[inventory.Source]) -> list[VmBackup]:
+    """A backup for each VM, of nothing else."""
+    return [VmBackup(job, shared, source) for source in sources]
+
+
+@attrs.frozen
+class Reach:
+    """How a job reaches the cluster and its disks; `held` takes what any thread has to say."""
+
+    client: prism_client.PrismClient
+    transport: transport.Transport
+    held: HeldJob
+
+
 def _back_up(
-    job: JobContext,
-    held: HeldJob,
-    client: prism_client.PrismClient,
-    chosen: transport.Transport,
-    outcome: Outcome,
+    job: JobContext, reach: Reach, plan: Plan, outcome: Outcome
 ) -> Sequence[inventory.Source]:
     """Select the VMs and back them up; return all of them. Raises when none is backed up."""
+    client, held = reach.client, reach.held
     sweep.before_job(job, client, job.settings)
     selected = selection.select(client, job.settings, job.say)
     held.release()
@@ -101,15 +126,15 @@ def _back_up(
     roster = outcome.roster = Roster.of(job.info.name, (source.vm for source in selected.sources))
     last = RosterFile.of(job.settings.state_dir, job.info.name, job.settings)
     _say_what_is_new(job, roster, last.load())
-    shared = Shared.of(job, held, client, chosen)
+    shared = Shared.of(job, reach)
     for line in shared.exclusion.vain([source.vm for source in selected.sources]):
         outcome.failed[line] = _report_unmatched(job, line, line)
-    backups = [VmBackup(job, shared, source) for source in selected.sources]
+    backups = plan(job, shared, selected.sources)
     failures = _back_up_all(held, backups, outcome)
-    if len(failures) == len(selected.sources):
+    if len(failures) == len(backups):
         raise failures[-1]
     last.save(roster)
-    return selected.sources
+    return [source for backup in backups for source in backup.sources]
 
 
 def _back_up_all(held: HeldJob, backups: list[VmBackup], outcome: Outcome) -> list[Exception]:
@@ -129,7 +154,7 @@ def _back_up_all(held: HeldJob, backups: list[VmBackup], outcome: Outcome) -> li
     pipeline = Pipeline(held.settings.parallel_vms, check, ended)
     pipeline.run(backup.run for backup in backups)
     outcome.saved = {b.source.vm.ext_id: b.saved for b in backups if b.saved}
-    saved = list(outcome.saved.values())
+    saved = [saved for backup in backups for saved in backup.all_saved]
     failed = [backups[number].source.vm.name for number in sorted(failures)]
     for line in summary.lines(saved, failed, time.monotonic() - began):
         held.say(line)
@@ -199,19 +224,14 @@ class Shared:
     exclusion: DiskExclusion
 
     @classmethod
-    def of(
-        cls,
-        job: JobContext,
-        held: HeldJob,
-        client: prism_client.PrismClient,
-        chosen: transport.Transport,
-    ) -> Shared:
+    def of(cls, job: JobContext, reach: Reach) -> Shared:
         """Ask Prism for what is asked once in a job."""
+        client = reach.client
         names = _names(job, client)
         return cls(
-            held=held,
+            held=reach.held,
             client=client,
-            reach=chosen,
+            reach=reach.transport,
             secret=new_secret(chap=job.settings.chap),
             names=names,
             policies=client.protection_policies.read(),
@@ -237,14 +257,17 @@ class Prepared:
 
     snapshot: SnapshotGuard
     proofs: list[DiskProof]
-    excluded: tuple[ExcludedDisk, ...]
     devices: Mapping[int, iscsi_attach.BlockDevice]
-    config: ahv_record.VmConfig
+    config: Configuration
+    excluded: tuple[ExcludedDisk, ...] = ()
 
 
-def doubts(vm: prism_client.Vm, consistency: str) -> Iterator[str]:
-    """What may go wrong with a VM, as its record tells before the snapshot, one line each."""
-    yield from vm_record.not_saved(vm)
+def doubts(vm: prism_client.Vm, consistency: str, saved: Container[str] = ()) -> Iterator[str]:
+    """What may go wrong with a VM, as its record tells before the snapshot, one line each.
+
+    `saved` are the volume groups that the job saves.
+    """
+    yield from vm_record.not_saved(vm, saved)
     tools = vm.guest_tools
     if consistency != "crash" and tools is not None and not tools.can_quiesce:
         state = "answer" if tools.is_reachable else "do not answer"
@@ -284,6 +307,24 @@ class VmBackup:
         """What was saved, once all of it was sent."""
 
     @property
+    def sources(self) -> list[inventory.Source]:
+        """Whose chains this backup continues."""
+        return [self.source]
+
+    @property
+    def all_saved(self) -> list[SavedVm]:
+        """What was saved, for the summary."""
+        return [self.saved] if self.saved else []
+
+    def _groups(self) -> tuple[str, ...]:
+        """The volume groups that are in the recovery point, and saved with the VM."""
+        return ()
+
+    def _saved_groups(self) -> Container[str]:
+        """The volume groups that this job saves, with this VM or with another."""
+        return ()
+
+    @property
     def spoils_the_job(self) -> bool:
         """Whether a failure now must fail the job, because of what was sent already.
 
@@ -315,8 +356,10 @@ class VmBackup:
         """Back the VM up under its lock; record what it left, or that it failed."""
         watch = Stopwatch()
         file = state_file(self._job, self.source)
-        patience = state.Patience(self._job.settings.lock_wait, self._shared.held.say, turn.check)
-        with file.locked(patience), self._aside.journal(self.source.vm.ext_id) as journal:
+        with (
+            file.locked(self._patience(turn)),
+            self._aside.journal(self.source.vm.ext_id) as journal,
+        ):
             watch.lap()
             self._started = file.new_second()
             chain = Chain(self._aside, self._client, file)
@@ -332,6 +375,10 @@ class VmBackup:
                 )
         watch.clean_up = watch.lap()
 
+    def _patience(self, turn: Turn) -> state.Patience:
+        """How long another job on the same VM or group is waited for."""
+        return state.Patience(self._job.settings.lock_wait, self._shared.held.say, turn.check)
+
     def _warn_of_a_policy(self, vm: prism_client.Vm) -> None:
         policy = self._shared.policies.of_vm(vm)
         if policy is not None:
@@ -346,9 +393,17 @@ class VmBackup:
         chain.drop_obsolete(base)
         with ExitStack() as stack:
             ready = self._prepare(stack, chain, base, journal, turn)
+            self._prepare_groups(stack, ready.snapshot, turn)
             watch.prepare = watch.lap()
-            turn.stream(lambda: self._send(chain, ready, watch))
+            turn.stream(lambda: self._send_all(chain, ready, watch))
             self._prolong(ready.snapshot)
+
+    def _prepare_groups(self, stack: ExitStack, snapshot: SnapshotGuard, turn: Turn) -> None:
+        """Prepare what else is in the snapshot."""
+
+    def _send_all(self, chain: Chain, ready: Prepared, watch: Stopwatch) -> None:
+        """Send the VM, and what else is in the snapshot."""
+        self._send(chain, ready, watch)
 
     def _prepare(
         self,
@@ -361,23 +416,36 @@ class VmBackup:
         """Take a snapshot, plan what to read of it, and open its disks; `stack` undoes it."""
         self._check = turn.check
         turn.check()
-        snapshot = stack.enter_context(self._snapshot(journal))
+        snapshot = self._take(stack, journal)
         turn.check()
         vm = self._client.vms.get(self.source.vm.ext_id)
         self._warn_of_a_policy(vm)
-        for line in doubts(vm, self._job.settings.consistency):
+        for line in doubts(vm, self._job.settings.consistency, self._saved_groups()):
             self._aside.warn(line)
         excluded = self._excluded(vm)
+        config = vm_record.from_vm(vm, self._shared.names)
+        ready = self._open(stack, chain, base, snapshot, vm, config)
+        return attrs.evolve(ready, excluded=excluded)
+
+    def _open(
+        self,
+        stack: ExitStack,
+        chain: Chain,
+        base: state.Reference | None,
+        snapshot: SnapshotGuard,
+        vm: prism_client.Vm,
+        config: Configuration,
+    ) -> Prepared:
+        """Plan what to read of the disks of a VM in a snapshot, and open them."""
         plans = self._plan(chain, vm, snapshot.recovery_point, base)
-        turn.check()
+        self._check()
         to_read = [plan for plan in plans if plan.base or plan.regions.data_bytes]
         devices = open_disks(stack, snapshot, to_read, self._route())
         proofs = self._proofs(plans)
         if differences := self._compare(proofs, devices):
             chain.fall_back(vm.name, "; ".join(map(str, differences)))
             proofs = self._proofs(self._plan(chain, vm, snapshot.recovery_point, None))
-        config = vm_record.from_vm(vm, self._shared.names)
-        return Prepared(snapshot, proofs, excluded, devices, config)
+        return Prepared(snapshot, proofs, devices, config)
 
     def _excluded(self, vm: prism_client.Vm) -> tuple[ExcludedDisk, ...]:
         """The disks that are not read, which the job log names; raise SelectionError for all."""
@@ -404,7 +472,12 @@ class VmBackup:
         manifest = self._manifest(point, entries, ready)
         roots = {entry.disk_id: entry.image_root for entry in entries}
         plans = [proof.plan for proof in proofs]
-        chain.record(reference(point, plans, manifest.digest(), roots))
+        others = tuple(
+            ext_id
+            for ext_id in (point.vm_ext_id, *self._groups())
+            if ext_id != self.source.vm.ext_id
+        )
+        chain.record(reference(point, plans, manifest.digest(), roots, others))
         ready.snapshot.keep()
         self._send_manifest(manifest)
         self.saved = SavedVm.of(
@@ -422,12 +495,22 @@ class VmBackup:
                 f"{TEMPORARY.days} days: {error}: an incremental after that is a full"
             )
 
+    def _take(self, stack: ExitStack, journal: Journal) -> SnapshotGuard:
+        """Take the snapshot; `stack` deletes it unless it is kept."""
+        return stack.enter_context(self._snapshot(journal))
+
     def _snapshot(self, journal: Journal) -> SnapshotGuard:
         vm = self.source.vm
         name = f"{OURS}{self._job.info.name} {vm.ext_id}"
         settings = self._job.settings
         return SnapshotGuard(
-            self._client, journal, vm, name, settings.consistency, settings.backup_type
+            self._client,
+            journal,
+            vm,
+            name,
+            settings.consistency,
+            settings.backup_type,
+            self._groups(),
         )
 
     def _route(self) -> Route:

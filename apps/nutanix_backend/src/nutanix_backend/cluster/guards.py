@@ -201,8 +201,9 @@ class SnapshotGuard(ClusterGuard):
         name: str,
         consistency: str,
         backup_type: str = "copy",
+        groups: Sequence[str] = (),
     ) -> None:
-        """Prepare to snapshot `vm` under our unique `name`.
+        """Prepare to snapshot `vm`, and volume `groups` with it, under our unique `name`.
 
         `consistency` and `backup_type` are as the parameters of these names.
         """
@@ -212,6 +213,7 @@ class SnapshotGuard(ClusterGuard):
         self.name = name
         self._consistency = consistency
         self._backup_type = prism_client.BackupType(backup_type)
+        self._groups = groups
         self._kept = False
 
     def prolong(self) -> None:
@@ -242,6 +244,7 @@ class SnapshotGuard(ClusterGuard):
 
     def _create(self, *, application: bool) -> prism_client.RecoveryPoint:
         kinds = prism_client.Consistency
+        more = {"volume_group_ext_ids": self._groups} if self._groups else {}
         return self.client.recovery_points.create(
             self.vm.ext_id,
             name=self.name,
@@ -250,10 +253,35 @@ class SnapshotGuard(ClusterGuard):
             backup_type=self._backup_type,
             project_ext_id=self.vm.project_ext_id,
             request_id=self.entry.key,
+            **more,
         )
 
     def _undo(self) -> bool:
         return self._kept or super()._undo()
+
+
+class GroupSnapshot(SnapshotGuard):
+    """The part of an open snapshot that is of a volume group; it ends with the snapshot."""
+
+    def __init__(self, whole: SnapshotGuard, volume_group_id: str, name: str) -> None:
+        """Take the part of `whole`; raise SourceError when it is not in there.
+
+        What is built on it is called `name`.
+        """
+        whole.require_open()
+        part = whole.recovery_point.of_the_group(volume_group_id)
+        if part is None or not part.disks:
+            raise SourceError(
+                f"{whole.recovery_point.id} names no disks of volume group {volume_group_id}"
+            )
+        super().__init__(whole.client, whole.journal, whole.vm, name, "crash")
+        self.recovery_point = part
+        self._whole = whole
+        self.is_open = True
+
+    def keep(self) -> None:
+        """Let the whole snapshot outlive its guard."""
+        self._whole.keep()
 
 
 class SafetyGuard(SnapshotGuard):
@@ -371,6 +399,65 @@ class NewDiskGuard(OfferGuard):
             chap_secret=self.secret,
             request_id=self.entry.key,
         )
+
+
+class GivenGroupGuard(OfferGuard):
+    """A volume group of the user's that this host may write to, as long as the guard is open."""
+
+    kind = ObjectKind.ATTACHMENT
+
+    def __init__(
+        self, client: prism_client.PrismClient, journal: Journal, group_id: str, initiator: str
+    ) -> None:
+        """Prepare to attach `initiator` to a group that is there."""
+        super().__init__(client, journal, group_id, initiator, None)
+
+    def keep(self) -> None:
+        """Keep the initiator out."""
+        self.client.volume_groups.detach_client(self.volume_group.ext_id, self.initiator)
+
+    def _create(self) -> prism_client.VolumeGroup:
+        return self.client.volume_groups.get(self.name)
+
+
+class RestoredGroupGuard(OfferGuard):
+    """A volume group that is restored: new disks for this host to write; it stays when all is well.
+
+    Its name is the user's choice; that no other group has it was looked at before.
+    """
+
+    def __init__(
+        self,
+        place: DiskPlace,
+        journal: Journal,
+        name: str,
+        sizes: Sequence[int],
+        initiator: str,
+        secret: str | None,
+    ) -> None:
+        """Prepare to offer disks of `sizes` bytes at `place`."""
+        super().__init__(place.client, journal, name, initiator, secret)
+        self._place = place
+        self._sizes = sizes
+        self._kept = False
+
+    def keep(self) -> None:
+        """Keep the initiator out, and let the group outlive the guard."""
+        self.client.volume_groups.detach_client(self.volume_group.ext_id, self.initiator)
+        self._kept = True
+
+    def _create(self) -> prism_client.VolumeGroup:
+        return self.client.volume_groups.create_blank(
+            self.name,
+            self._place.cluster_id,
+            self._sizes,
+            self._place.container_id,
+            chap_secret=self.secret,
+            request_id=self.entry.key,
+        )
+
+    def _undo(self) -> bool:
+        return self._kept or super()._undo()
 
 
 class IscsiSessionGuard(Guard):

@@ -41,6 +41,7 @@ class ObjectKind(Enum):
     """What a job makes; in the order in which it is removed."""
 
     SESSION = "iSCSI session"
+    ATTACHMENT = "attachment of this host"
     VOLUME_GROUP = "volume group"
     RECOVERY_POINT = "recovery point"
     SAFETY = "safety snapshot"

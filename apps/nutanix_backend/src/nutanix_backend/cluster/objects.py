@@ -112,6 +112,20 @@ class VolumeGroups(PrismObject):
         return client.volume_groups.get(ext_id)
 
 
+class Attachments(Object):
+    """This host's access to a volume group of the user's, whose id is the name."""
+
+    answers_late = False
+
+    def named(self, client: PrismClient, intent: Intent) -> list[str]:  # noqa: ARG002 - the name is enough
+        """Return the group: that it is not attached any more is no error."""
+        return [intent.name]
+
+    def remove(self, client: PrismClient, intent: Intent, ext_id: str) -> None:
+        """Detach; the group stays."""
+        client.volume_groups.detach_client(ext_id, intent.initiator)
+
+
 class RecoveryPoints(PrismObject):
     """Recovery points of VMs."""
 
@@ -235,6 +249,7 @@ def remove_vm(client: PrismClient, ext_id: str) -> None:
 
 OBJECTS: Mapping[ObjectKind, Object] = {
     ObjectKind.SESSION: Sessions(),
+    ObjectKind.ATTACHMENT: Attachments(),
     ObjectKind.VOLUME_GROUP: VolumeGroups(),
     ObjectKind.RECOVERY_POINT: RecoveryPoints(),
     ObjectKind.SAFETY: SafetySnapshots(),

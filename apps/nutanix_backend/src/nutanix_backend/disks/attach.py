@@ -83,10 +83,12 @@ def reference(
     plans: Iterable[DiskPlan],
     manifest: str,
     image_roots: Mapping[str, str] | None = None,
+    shared_with: tuple[str, ...] = (),
 ) -> state.Reference:
     """A recovery point as what later changes are compared with; `manifest` is a digest.
 
-    `image_roots` has the roots of the digest lists of the disks, by their ids.
+    `image_roots` has the roots of the digest lists of the disks, by their ids; `shared_with` are
+    the ids of the others in the recovery point.
     """
     roots = image_roots or {}
     return state.Reference(
@@ -102,4 +104,5 @@ def reference(
             )
             for plan in plans
         ),
+        shared_with=shared_with,
     )

@@ -193,13 +193,19 @@ def partial_of(path: Path) -> Path:
 
 
 class LunTarget(DiskTarget):
-    """A new disk of a volume group, written over iSCSI."""
+    """A disk of a volume group, written over iSCSI; a new one is blank."""
 
     def __init__(
-        self, label: str, attach: Callable[[int], BlockDevice], detach: Callable[[], None]
+        self,
+        label: str,
+        attach: Callable[[int], BlockDevice],
+        detach: Callable[[], None],
+        *,
+        is_blank: bool = True,
     ) -> None:
         """`attach` makes the disk and opens it for writing, `detach` ends the session to it."""
         self.label = label
+        self._is_blank = is_blank
         self._attach = attach
         self._detach = detach
         self._device: BlockDevice | None = None
@@ -208,7 +214,7 @@ class LunTarget(DiskTarget):
     def open(self, size: int) -> OpenDisk:
         """Make the disk and attach it."""
         self._device = self._attach(size)
-        self._disk = LunDisk(self._device, size)
+        self._disk = LunDisk(self._device, size, is_blank=self._is_blank)
         return self._disk
 
     def read_into(self, offset: int, buffer: memoryview) -> None:

@@ -170,6 +170,12 @@ RIGHTS = (
         "ends that before the volume group is removed",
     ),
     Right(
+        "attach a volume group to a VM (its operation is not documented)",
+        Need.RESTORE,
+        ("POST volumes/config/volume-groups/*/$actions/attach-vm",),
+        "gives restored volume groups to the restored VMs",
+    ),
+    Right(
         "View Task",
         Need.BACKUP,
         ("GET prism/config/tasks/*", "GET /api/nutanix/v3/tasks/*"),

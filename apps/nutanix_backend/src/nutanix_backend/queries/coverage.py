@@ -57,6 +57,11 @@ def report(client: PrismClient, settings: Settings) -> Iterator[CoverageRow]:
         problems = problems_of(jobs, copies, settings.coverage_days)
         if jobs and not _has_base(jobs, points, there):
             problems.append("chain broken: its reference is gone, the next job is a full")
+        problems += [
+            f"its volume group {group} is not saved by this host"
+            for group in vm.volume_group_ext_ids
+            if group not in saved or not saved[group].saved
+        ]
         yield _of_vm(vm, source.cluster.name, jobs, copies, "; ".join(problems))
     for left in sweep.leftovers(client, settings):
         if not left.is_in_use:

@@ -6,15 +6,18 @@ import time
 from typing import TYPE_CHECKING
 
 import prism_client
+from command_line.text import with_notes
 from ptcomm import File, FileType, NoMoreFiles, Stat, Times
 
-from nutanix_backend import vm_record
+from nutanix_backend import group_record, vm_record
 from nutanix_backend.cluster import inventory, selection
+from nutanix_backend.cluster.claims import Claims
 from nutanix_backend.disks.exclusion import DiskExclusion
 from nutanix_backend.errors import SelectionError
+from nutanix_backend.names import GroupFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
     from nutanix_backend.cluster.inventory import Source
     from nutanix_backend.job import JobContext
@@ -31,14 +34,17 @@ def run(job: JobContext) -> None:
         selected = selection.select(client, job.settings, job.say)
         for missing in selected.missing:
             job.report(f"{missing.wanted} is not counted: {missing.reason}")
+        vms = [source.vm for source in selected.sources]
         exclusion = DiskExclusion(job.settings.exclude_disk, _categories(job, client))
-        for line in exclusion.vain([source.vm for source in selected.sources]):
+        for line in exclusion.vain(vms):
             job.report(line)
+        claims = Claims.of(client, job.settings.volume_groups, vms)
         for source in selected.sources:
-            for line in vm_record.not_saved(source.vm):
+            for line in vm_record.not_saved(source.vm, claims.owners):
                 job.warn(line)
-            excluded = _excluded(job, exclusion, source)
-            for name, size in _files(source, excluded):
+            own = [] if job.settings.volume_groups == "only" else _own(job, exclusion, source)
+            groups = _group_files(job, client, source, claims.of_vm(source.vm))
+            for name, size in (*own, *groups):
                 job.endpoint.send(File(name, Stat(FileType.REGULAR, size), Times(now, now, now)))
     job.endpoint.send(NoMoreFiles())
 
@@ -59,6 +65,29 @@ def _excluded(job: JobContext, exclusion: DiskExclusion, source: Source) -> set[
     except SelectionError as error:
         job.report(f"VM {source.vm.name} would not be backed up: {error}")
         return {disk.disk_ext_id for disk in source.vm.disks}
+
+
+def _own(job: JobContext, exclusion: DiskExclusion, source: Source) -> Iterator[tuple[str, int]]:
+    return _files(source, _excluded(job, exclusion, source))
+
+
+def _group_files(
+    job: JobContext, client: prism_client.PrismClient, source: Source, group_ids: Iterable[str]
+) -> Iterator[tuple[str, int]]:
+    """The files of volume groups; one that Prism does not show is reported."""
+    for group_id in group_ids:
+        try:
+            group = client.volume_groups.get(group_id)
+        except prism_client.PrismError as error:
+            job.report(
+                f"volume group {group_id} of VM {source.vm.name} is not counted: "
+                f"{with_notes(error)}"
+            )
+            continue
+        folder = GroupFolder(source.folder.cluster, group.ext_id)
+        yield folder.metadata(), len(group_record.from_group(group, ()).encode())
+        for index, disk in enumerate(group.disks):
+            yield folder.raw(index, disk.ext_id), disk.size
 
 
 def _files(source: Source, excluded: Container[str]) -> Iterator[tuple[str, int]]:

@@ -53,6 +53,7 @@ class Reference:
     """What a job left on the cluster, for the next one to be compared with.
 
     That is a recovery point (v4) or a VM snapshot (v3); the id of the other kind is empty.
+    `shared_with` are the ids of the VM and the volume groups that are in it too.
     """
 
     reference_recovery_point_ext_id: str
@@ -60,6 +61,7 @@ class Reference:
     manifest: str
     disks: tuple[DiskReference, ...]
     snapshot_uuid: str = ""
+    shared_with: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         one_kind(self.reference_recovery_point_ext_id, self.snapshot_uuid)
@@ -274,6 +276,11 @@ class StateFile:
             time.sleep(PULSE)
             descriptor = self._try_to_lock()
         return descriptor
+
+    def is_kept_by(self, ext_id: str, point: str) -> bool:
+        """Whether the state of another VM or volume group of this cluster has a recovery point."""
+        other, _ = StateFile(self._path.with_name(f"{ext_id}.json"), ext_id).load()
+        return any(reference.point == point for reference in other.references())
 
     def load(self) -> tuple[VmState, str]:
         """The recorded state and an empty text, or an empty state and why nothing could be used."""

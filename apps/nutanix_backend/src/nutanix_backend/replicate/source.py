@@ -246,6 +246,8 @@ class Replication:
             )
         )
         vm = client.vms.get(vm.ext_id)
+        for line in vm_record.not_replicated(vm):
+            self._listener.warn(line)
         plans = self._plan(client, vm, snapshot.recovery_point, base)
         manifest = self._manifest(vm, snapshot.recovery_point, plans)
         cycle = Cycle(snapshot, manifest, plans)

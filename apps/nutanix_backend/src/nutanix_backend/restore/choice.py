@@ -8,6 +8,7 @@ from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.restore import single_files
 from nutanix_backend.restore.destination import Folder, NewVm, Paths, Proof
 from nutanix_backend.restore.drill import Drill
+from nutanix_backend.restore.groups import NewVmsAndGroups
 from nutanix_backend.restore.in_place import InPlace
 
 if TYPE_CHECKING:
@@ -18,8 +19,13 @@ if TYPE_CHECKING:
     from nutanix_backend.restore.sources import SourceFile
 
 
-def choose(job: JobContext, stack: ExitStack, first: SourceFile) -> Destination:
-    """The destination that the parameters and the place of the first file ask for."""
+def choose(
+    job: JobContext, stack: ExitStack, first: SourceFile, *, with_groups: bool
+) -> Destination:
+    """The destination that the parameters and the place of the first file ask for.
+
+    `with_groups`: the backup holds volume groups.
+    """
     settings = job.settings
     if settings.restore_drill:
         if settings.disk_path or settings.restore_to not in {"", "ahv"}:
@@ -29,17 +35,19 @@ def choose(job: JobContext, stack: ExitStack, first: SourceFile) -> Destination:
         return Drill(job, stack)
     if settings.file:
         return single_files.choose(job, stack)
-    return _by_kind(job, stack, first)
+    return _by_kind(job, stack, first, with_groups=with_groups)
 
 
-def _by_kind(job: JobContext, stack: ExitStack, first: SourceFile) -> Destination:
+def _by_kind(
+    job: JobContext, stack: ExitStack, first: SourceFile, *, with_groups: bool
+) -> Destination:
     """The destination of whole disks."""
     settings = job.settings
     kind = settings.restore_to or ("disk" if settings.disk_path else "")
     if not kind:
         kind = "disk" if first.where.strip("/") else "ahv"
     if kind == "ahv":
-        return NewVm(job, stack)
+        return NewVmsAndGroups(job, stack) if with_groups else NewVm(job, stack)
     if kind == "inplace":
         return InPlace(job, stack)
     if kind == "verify":

@@ -235,7 +235,7 @@ class _Vm:
 
 
 @attrs.frozen
-class _Made:
+class MadeVm:
     """A VM that was made."""
 
     origin: Origin
@@ -255,10 +255,10 @@ class NewVm(Destination):
         settings = job.settings.target or job.settings
         super().__init__(attrs.evolve(job, settings=settings))
         self._source = job.settings if settings is not job.settings else None
-        self._stack = stack
-        self._client = stack.enter_context(inventory.connect(settings, job.warn))
-        self._journal = stack.enter_context(self.job.journal())
-        sweep.before_job(self.job, self._client, settings)
+        self.stack = stack
+        self.client = stack.enter_context(inventory.connect(settings, job.warn))
+        self.journal = stack.enter_context(self.job.journal())
+        sweep.before_job(self.job, self.client, settings)
         self._folder: Path | None = None
         self._sites: dict[str, Site] = {}
         self._known: dict[str, method.KnownCluster] = {}
@@ -266,14 +266,14 @@ class NewVm(Destination):
         self._prepared = 0
         self._configurations: dict[str, bytes] = {}
         self._names: set[str] = set()
-        self._made: list[_Made] = []
+        self.made: list[MadeVm] = []
         self._order = numbers(settings.restore_start)
         self._taking = threading.Lock()
 
     def prepare(self, plan: VmPlan) -> None:
         """Ask the cluster: does it know all that is named, is the name free, which way?"""
         origin, settings = plan.origin, self.job.settings
-        site = self._site(origin)
+        site = self.site(origin)
         if origin.cluster_id or settings.restore_vm_name:
             make_vm.refuse_taken(site, self._name(origin.vm_name))
         chosen = identity.choose(self._wanted_identity(), site, origin, self._source)
@@ -285,18 +285,29 @@ class NewVm(Destination):
             content = plan.manifest.configuration.encode()
             chosen.refuse_conflict(site, configuration.read(origin.namespace, content))
             self._configurations[origin.folder] = content
-        stack = self._stack.enter_context(ExitStack())
+        stack = self.stack.enter_context(ExitStack())
         self._prepared += 1
         creation = self._creation(
             origin, stack.enter_context(self.job.journal(f"vm{self._prepared}"))
         )
         upload = None
         if plan.disks or not plan.manifest:
-            known = self._known.setdefault(
-                site.cluster.ext_id, method.KnownCluster(new_secret(chap=settings.chap))
-            )
-            upload = method.choose(site, creation, stack, self._staging, known)
+            upload = method.choose(site, creation, stack, self._staging, self.known(site))
         self._vms[origin.folder] = _Vm(site, chosen, creation, stack, upload)
+        self._warn_of_groups(plan)
+
+    def known(self, site: Site) -> method.KnownCluster:
+        """What is known of a cluster, and the secret that all its sessions share."""
+        secret = new_secret(chap=self.job.settings.chap)
+        return self._known.setdefault(site.cluster.ext_id, method.KnownCluster(secret))
+
+    def _warn_of_groups(self, plan: VmPlan) -> None:
+        for group in plan.manifest.volume_groups if plan.manifest else ():
+            if group.not_saved:
+                self.job.warn(
+                    f"VM {plan.origin.vm_name}: volume group {group.name or group.group_id} "
+                    f"is not in this backup: {group.not_saved}"
+                )
 
     def begin(self, plan: VmPlan) -> None:
         """Take the name, and say where the VM goes, and how."""
@@ -306,12 +317,12 @@ class NewVm(Destination):
         how = f"its disks through {vm.upload.label}" if vm.upload else "it has no disks"
         self.job.say(f"{origin} is restored to cluster {vm.site.cluster.name}, {how}")
 
-    def _site(self, origin: Origin) -> Site:
+    def site(self, origin: Origin) -> Site:
         """The cluster that receives a VM, as it was when the first VM for it came."""
         if origin.cluster_id not in self._sites:
             settings = self.job.settings
             self._sites[origin.cluster_id] = inspect_target(
-                self._client,
+                self.client,
                 settings,
                 origin,
                 named_by_user=settings.target_config_file is not None,
@@ -340,9 +351,9 @@ class NewVm(Destination):
         written, empty = written_disks(writers), empty_disks(plan)
         with vm.stack:
             made = make_vm.create_vm(vm.creation, order, written, empty)
-        if kept := firmware.kept_by(self._client, plan.manifest, order.machine):
+        if kept := firmware.kept_by(self.client, plan.manifest, order.machine):
             self.job.warn(f"VM {order.name}: {kept}")
-        self._made.append(_Made(origin, made.ext_id, order.name))
+        self.made.append(MadeVm(origin, made.ext_id, order.name))
         extra = f" and {len(empty)} empty ones" if empty else ""
         self.job.say(
             f"{origin} is restored as {order.name} ({made.ext_id}) "
@@ -378,15 +389,15 @@ class NewVm(Destination):
         With `abort_on_error` the first one is raised, and none behind it is started.
         """
         for wanted in self._order:
-            found = [made for made in self._made if wanted in _names_of(made.origin)]
+            found = [made for made in self.made if wanted in _names_of(made.origin)]
             if not found:
                 self._not_started(f"VM {wanted} is not started: it was not restored by this job")
             for made in found:
                 self._start(made)
 
-    def _start(self, made: _Made) -> None:
+    def _start(self, made: MadeVm) -> None:
         try:
-            self._client.vms.power_on(made.ext_id)
+            self.client.vms.power_on(made.ext_id)
         except prism_client.PrismError as error:
             self._not_started(f"VM {made.name} is complete, but it was not started: {error}")
         else:
@@ -430,7 +441,7 @@ class NewVm(Destination):
         """The folder for images, made when it is needed."""
         with self._taking:
             if self._folder is None:
-                self._folder = staging_folder(self.job, self._journal, self._stack)
+                self._folder = staging_folder(self.job, self.journal, self.stack)
             return self._folder
 
 

@@ -51,7 +51,7 @@ class Drill(NewVm):
 
     def _watch(self, vm_id: str) -> watch.DrillVerdict:
         job = self.job
-        return watch.Watch(self._client, vm_id, job.settings, job.check_cancelled).run()
+        return watch.Watch(self.client, vm_id, job.settings, job.check_cancelled).run()
 
     def _wanted_identity(self) -> str:
         return "new"

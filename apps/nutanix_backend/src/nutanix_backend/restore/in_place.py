@@ -51,6 +51,11 @@ class InPlace(Destination):
     def prepare(self, plan: VmPlan) -> None:
         """Look whether the cluster allows it, down to a trial, before anything is written."""
         origin, settings = plan.origin, self.job.settings
+        if plan.manifest is not None and plan.manifest.is_group:
+            raise RestoreRefused(
+                f"volume group {origin.vm_name} is not restored in place: leave its files out, or "
+                f"{OTHERWISE}"
+            )
         if plan.manifest is None:
             raise RestoreRefused(
                 f"{origin} has no manifest: restore_to=inplace takes backups of this plugin only"

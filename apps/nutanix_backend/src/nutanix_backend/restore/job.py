@@ -179,7 +179,11 @@ class Restore:
     def _choose_destination(self, first: SourceFile) -> destination.Destination | None:
         """Find out where everything goes; what is wrong with that is wrong for all VMs."""
         try:
-            self._destination = choice.choose(self._job, self._stack, first)
+            every = (found for manifests in self._manifests.values() for found in manifests)
+            with_groups = any(found.is_group for found in every)
+            self._destination = choice.choose(
+                self._job, self._stack, first, with_groups=with_groups
+            )
         except VM_ERRORS as error:
             self._outcome.job_failed(error)
         return self._destination

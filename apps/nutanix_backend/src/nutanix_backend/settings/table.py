@@ -131,6 +131,12 @@ class Selection:
         "copy",
         ("copy", "full"),
     )
+    volume_groups: str = _row(
+        Kind.TEXT,
+        "the volume groups that are attached to a VM are saved with it, or not, or they alone",
+        "yes",
+        ("yes", "no", "only"),
+    )
     parallel_vms: int = _row(
         Kind.COUNT,
         "VMs that are prepared while another one streams, and VMs that are cleaned up behind it; a "
@@ -234,6 +240,9 @@ class RestoreOptions:
         "file like config_file: the Prism that receives the VM, when not the one of the backup",
     )
     restore_vm_name: str = _row(Kind.TEXT, "name of the restored VM")
+    restore_volume_group: str = _row(
+        Kind.TEXT, "volume group, by name or UUID, whose disks are overwritten; else a new one"
+    )
     restore_identity: str = _row(
         Kind.TEXT,
         "BIOS UUID and MAC addresses: old ones if the source is gone (auto), in any case, or new",

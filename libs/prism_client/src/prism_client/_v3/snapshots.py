@@ -12,7 +12,7 @@ from prism_client.errors import NotFound, Unsupported
 from prism_client.model import BackupType, Consistency, DiskRecoveryPoint, PointKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -33,6 +33,10 @@ class RecoveryPoints:
     def understands(self, point: PointId) -> bool:
         return point.kind is PointKind.VM_SNAPSHOT
 
+    @property
+    def most_groups(self) -> int:
+        return 0
+
     def create(
         self,
         vm_ext_id: str,
@@ -43,7 +47,10 @@ class RecoveryPoints:
         backup_type: BackupType = BackupType.COPY,
         project_ext_id: str | None = None,  # noqa: ARG002 - v3 does not ask for it
         request_id: UUID | None = None,
+        volume_group_ext_ids: Sequence[str] = (),
     ) -> RecoveryPoint:
+        if volume_group_ext_ids:
+            raise Unsupported("v3 takes no snapshot of a VM and its volume groups together")
         if consistency is Consistency.APP and backup_type is BackupType.FULL:
             raise Unsupported(
                 "a VM snapshot of v3 cannot be told to record a full backup in the guest"

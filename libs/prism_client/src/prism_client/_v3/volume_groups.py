@@ -9,7 +9,7 @@ import attrs
 
 from prism_client._v3 import wire
 from prism_client._v3.api import segment
-from prism_client.errors import BadAnswer, NotFound, TransportError
+from prism_client.errors import BadAnswer, NotFound, TransportError, Unsupported
 
 if TYPE_CHECKING:
     import builtins
@@ -110,6 +110,9 @@ class VolumeGroups:
 
     def delete(self, ext_id: str) -> bool:
         return self.elements.delete(_entity(ext_id))
+
+    def attach_vm(self, vg_ext_id: str, vm_ext_id: str) -> None:  # noqa: ARG002 - nothing is asked
+        raise Unsupported("a volume group is attached to a VM over v4 only")
 
     def attach_client(
         self,

@@ -159,12 +159,20 @@ def token_claims(token: str) -> dict[str, Any]:
     return claims if isinstance(claims, dict) else {}
 
 
+def _kind(disk: DiskSnapshotRef) -> str:
+    return "volume-group" if disk.of_group else "vm"
+
+
 def _disk_path(disk: DiskSnapshotRef) -> str:
     return (
         f"recovery-points/{segment(disk.recovery_point_ext_id)}"
-        f"/vm-recovery-points/{segment(disk.vm_recovery_point_ext_id)}"
+        f"/{_kind(disk)}-recovery-points/{segment(disk.vm_recovery_point_ext_id)}"
         f"/disk-recovery-points/{segment(disk.disk_recovery_point_ext_id)}"
     )
+
+
+def _word(disk: DiskSnapshotRef) -> str:
+    return "VolumeGroup" if disk.of_group else "Vm"
 
 
 def _reference_body(reference: DiskSnapshotRef | None) -> dict[str, str]:
@@ -172,7 +180,7 @@ def _reference_body(reference: DiskSnapshotRef | None) -> dict[str, str]:
         return {}
     return {
         "referenceRecoveryPointExtId": reference.recovery_point_ext_id,
-        "referenceVmRecoveryPointExtId": reference.vm_recovery_point_ext_id,
+        f"reference{_word(reference)}RecoveryPointExtId": reference.vm_recovery_point_ext_id,
         "referenceDiskRecoveryPointExtId": reference.disk_recovery_point_ext_id,
     }
 
@@ -193,8 +201,10 @@ def _discover_body(disk: DiskSnapshotRef, reference: DiskSnapshotRef | None) -> 
 
 def _disk_body(disk: DiskSnapshotRef) -> dict[str, str]:
     return {
-        "$objectType": "dataprotection.v4.content.VmDiskRecoveryPointReference",
+        "$objectType": f"dataprotection.v4.content.{_word(disk)}DiskRecoveryPointReference",
         "recoveryPointExtId": disk.recovery_point_ext_id,
-        "vmRecoveryPointExtId": disk.vm_recovery_point_ext_id,
+        f"{'volumeGroup' if disk.of_group else 'vm'}RecoveryPointExtId": (
+            disk.vm_recovery_point_ext_id
+        ),
         "diskRecoveryPointExtId": disk.disk_recovery_point_ext_id,
     }

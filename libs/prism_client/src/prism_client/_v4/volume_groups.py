@@ -77,6 +77,9 @@ class VolumeGroups:
     def delete(self, ext_id: str) -> bool:
         return self.writes.delete(_entity(ext_id))
 
+    def attach_vm(self, vg_ext_id: str, vm_ext_id: str) -> None:
+        self.writes.act(_entity(vg_ext_id), "attach-vm", {"extId": vm_ext_id})
+
     def attach_client(
         self,
         vg_ext_id: str,

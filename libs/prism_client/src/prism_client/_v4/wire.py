@@ -17,6 +17,7 @@ from prism_client.model import (
     DiskSpec,
     EmptyDisk,
     GpuModel,
+    GroupRecoveryPoint,
     GuestTools,
     Image,
     Nic,
@@ -295,6 +296,12 @@ def recovery_point(data: Fields, disks: tuple[DiskRecoveryPoint, ...] = ()) -> R
         vm_recovery_point_ext_id=parts[0].text("extId"),
         vm_ext_id=parts[0].text("vmExtId"),
         disks=disks,
+        groups=tuple(
+            GroupRecoveryPoint(
+                part.text("extId"), part.text("volumeGroupExtId"), disk_recovery_points(part)
+            )
+            for part in data.items("volumeGroupRecoveryPoints")
+        ),
     )
 
 
@@ -333,6 +340,7 @@ def volume_group(data: Fields, disks: Sequence[Fields] = ()) -> VolumeGroup:
         cluster_ext_id=data.opt_text("clusterReference"),
         target_name=data.opt_text("targetName") or "",
         disks=tuple(sorted((_volume_disk(disk) for disk in disks), key=lambda disk: disk.index)),
+        raw=data.value,
     )
 
 
