@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import prism_client
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 def run(job: JobContext) -> None:
     """Announce the files of every VM asked for.
 
-    What an incremental would send is known only once there is a snapshot to compare, so every disk
-    counts with its whole size. The configuration counts without the answer of Prism.
+    What an incremental or a sparse full would send is known only once there is a snapshot, so every
+    disk counts with its whole size. The configuration counts without the answer of Prism.
     """
     now = int(time.time())
     with inventory.connect(job.settings, job.warn) as client:
@@ -38,7 +39,7 @@ def run(job: JobContext) -> None:
             for line in vm_record.not_saved(source.vm):
                 job.warn(line)
             excluded = _excluded(job, exclusion, source)
-            for name, size in _files(source, excluded):
+            for name, size in _files(source, excluded, is_sparse=job.settings.is_sparse):
                 job.endpoint.send(File(name, Stat(FileType.REGULAR, size), Times(now, now, now)))
     job.endpoint.send(NoMoreFiles())
 
@@ -61,9 +62,13 @@ def _excluded(job: JobContext, exclusion: DiskExclusion, source: Source) -> set[
         return {disk.disk_ext_id for disk in source.vm.disks}
 
 
-def _files(source: Source, excluded: Container[str]) -> Iterator[tuple[str, int]]:
-    folder, vm = source.folder, source.vm
+def _files(
+    source: Source, excluded: Container[str], *, is_sparse: bool
+) -> Iterator[tuple[str, int]]:
+    folder, vm, now = source.folder, source.vm, datetime.now(UTC)
     yield folder.metadata(), len(vm_record.from_vm(vm).encode())
     for index, disk in enumerate(vm_record.in_bus_order(vm.disks)):
         if disk.disk_ext_id not in excluded:
-            yield folder.raw(index, disk.disk_ext_id), disk.size
+            disk_id = disk.disk_ext_id
+            raw = folder.raw(index, disk_id)
+            yield folder.delta(index, disk_id, now) if is_sparse else raw, disk.size
