@@ -75,7 +75,7 @@ const char *valid_params[] = {
    "vm", "exclude_vm", "category", "exclude_category", "project", "exclude_disk", "cluster",
    "consistency", "backup_type", "volume_groups", "parallel_vms", "lock_wait",
    // chain
-   "fallback_to_full", "references", "scrub",
+   "fallback_to_full", "references", "scrub", "full_format",
    // replication
    "mode", "replicate_to", "replicate_limit", "replicate_parallel", "replicate_rpo",
    "replicate_protected",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,29 @@ def test_chain(site: Site) -> None:
     differential = site.good("Differential", base=full)
     guest.write(0, 20 * MIB, 300 * KIB)
     last = site.good("Incremental", base=differential)
+
+    site.assert_every_good_job_restores()
+    made = site.restore(last, "/")
+    assert made.status == "T", made.words
+    site.assert_made(last, f"{guest.name}-restore-{made.job_id}")
+
+
+def test_sparse_fulls(site: Site) -> None:
+    """A full of what is allocated; one in place of an incremental; and one of each format."""
+    guest = site.guest(32 * MIB, 8 * MIB)
+    site.define(f"vm={guest.name} full_format=sparse")
+    full = site.good("Full")
+    assert full.size < 24 * MIB, "the disks are 40 MiB"
+    guest.write(0, 3 * MIB + 123, 400 * KIB)
+    site.good("Incremental", base=full)
+    shutil.rmtree(site.state_dir / "bitmap")
+    site.references += 2  # nobody knows the old ones any more
+    guest.write(1, 5 * MIB, 200 * KIB)
+    instead = site.backup("Incremental")
+    assert instead.said("is backed up in full: no state of this VM is on this host")
+    guest.write(0, 20 * MIB, 300 * KIB)
+    last = site.backup("Incremental")
+    assert not last.said("is backed up in full")
 
     site.assert_every_good_job_restores()
     made = site.restore(last, "/")

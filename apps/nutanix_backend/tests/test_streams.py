@@ -9,6 +9,7 @@ import iscsi_attach
 import phcbt01
 import pytest
 import xxhash
+from digests import ImageDigests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from iscsi_attach import UNIT
@@ -82,6 +83,21 @@ def test_a_delta_decodes_to_exactly_its_regions(disk: Path, chosen: dict[int, bo
         new = bytes(region.length) if region.zeroed else content[region.offset : region.end]
         base[region.offset : region.end] = new
     assert patched.read_bytes() == base
+
+
+@settings(max_examples=25)
+@given(blocks)
+def test_a_stream_on_zeros_is_the_whole_disk(disk: Path, chosen: dict[int, bool]) -> None:
+    """Every byte is digested, so no block has to be read again."""
+    regions = regions_of(dict.fromkeys(chosen, False))
+    image, whole = ImageDigests(regions.size), ImageDigests(regions.size)
+    with disk_holding(disk, regions) as device:
+        for _ in delta_pieces(device, regions, image, on_zeros=True):
+            pass
+        for _ in image_pieces(device, regions, whole):
+            pass
+    assert not list(image.stale())
+    assert image.root() == whole.root()
 
 
 def test_nothing_to_read_needs_no_device() -> None:

@@ -27,9 +27,10 @@ OBJECT_PREFIX = "podheitor-nutanix-manifest/"
 class DiskEntry:
     """A disk as one job saved it. Sizes in bytes.
 
-    `kind` is "raw" (the stream is the disk) or "phcbt01" (the stream is a delta);
-    `stream_bytes`, `digest` describe the stream as sent, `data_bytes` what was read from the disk;
-    `base` is the digest of the manifest that a delta stands on, empty for a whole disk.
+    `kind` is "raw" (the stream is the disk) or "phcbt01" (the stream is a delta, or a whole disk
+    without its zeros); `stream_bytes`, `digest` describe the stream as sent, `data_bytes` what was
+    read from the disk; `base` is the digest of the manifest that a delta stands on, empty for a
+    whole disk.
     `image_root` is the root of the digest list of the disk as it is after the job; manifests of
     earlier versions have none.
     """
@@ -164,7 +165,7 @@ def _is_possible(folder: VmFolder, disk: ExcludedDisk) -> bool:
 
 def _is_sound(manifest: Manifest, disk: DiskEntry) -> bool:
     kinds_agree = (
-        disk.base.startswith("sha256:")
+        disk.base.startswith("sha256:") or (not disk.base and bool(disk.image_root))
         if disk.kind == FileKind.DELTA.value
         else disk.kind == FileKind.RAW.value and not disk.base and disk.stream_bytes == disk.size
     )

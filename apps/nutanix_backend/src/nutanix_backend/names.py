@@ -5,10 +5,10 @@
     @nutanix/<cluster>/<vm-uuid>/disks/disk-<index>-<id>.<yyyymmddThhmmssZ>.phcbt01
     @nutanix/<cluster>/<vm-uuid>/disks/disk-<index>-<id>.<yyyymmddThhmmssZ>.digests
 
-docs/format.md is normative; sibling plugins use the same shape under their own namespace. A delta
-and a digest list carry their time because the catalog keeps only the newest of several files of one
-name. A name that comes back from a backup is data: it is matched whole, and never joined to a path
-as is.
+docs/format.md is normative; sibling plugins use the same shape under their own namespace. A PHCBT01
+stream and a digest list carry their time because the catalog keeps only the newest of several files
+of one name. A name that comes back from a backup is data: it is matched whole, and never joined to
+a path as is.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ class VmFolder:
         return f"{self.path}/vm-metadata.json"
 
     def raw(self, index: int, disk_id: str) -> str:
-        """Name of a whole disk."""
+        """Name of a raw image of a disk."""
         return f"{self.path}/disks/disk-{index}-{disk_id}.raw"
 
     def delta(self, index: int, disk_id: str, when: datetime) -> str:
-        """Name of a delta made at `when` (UTC)."""
+        """Name of a delta, or of a sparse whole disk, made at `when` (UTC)."""
         return f"{self.path}/disks/disk-{index}-{disk_id}.{when:%Y%m%dT%H%M%SZ}.phcbt01"
 
     def digests(self, index: int, disk_id: str, when: datetime) -> str:

@@ -40,7 +40,7 @@ from nutanix_backend.cluster.guards import TEMPORARY, SnapshotGuard, new_secret
 from nutanix_backend.disks import exclusion
 from nutanix_backend.disks.attach import Route, open_disks, reference
 from nutanix_backend.disks.exclusion import DiskExclusion
-from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks
+from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks, sparse
 from nutanix_backend.disks.read_ahead import in_turn
 from nutanix_backend.disks.streams import StreamSender, delta_length, delta_pieces, image_pieces
 from nutanix_backend.errors import BackendError, SelectionError, SourceError, StateError
@@ -328,7 +328,7 @@ class VmBackup:
     def spoils_the_job(self) -> bool:
         """Whether a failure now must fail the job, because of what was sent already.
 
-        That is half a file; or a whole disk which the catalog takes for the newest of its name, in
+        That is half a file; or a raw image which the catalog takes for the newest of its name, in
         place of the one that the chain stands on.
         """
         return self._in_file or self._hides_older
@@ -538,6 +538,8 @@ class VmBackup:
     # --- the proof
 
     def _proofs(self, plans: list[DiskPlan]) -> list[DiskProof]:
+        if self._job.settings.is_sparse:
+            plans = [sparse(plan) for plan in plans]
         lists = state_file(self._job, self.source).lists
         proofs = [DiskProof(plan, lists, self._started, self._watch) for plan in plans]
         for proof in proofs:
@@ -580,9 +582,9 @@ class VmBackup:
     ) -> Iterator[tuple[DiskProof, Callable[[], Generator[Buffer]]]]:
         """What is sent of each disk, to be begun when it is wanted."""
         for proof in ready.proofs:
-            pieces = delta_pieces if proof.plan.base else image_pieces
-            device = ready.devices.get(proof.plan.index)
-            yield proof, partial(pieces, device, proof.plan.regions, proof.image)
+            plan = proof.plan
+            pieces = image_pieces if plan.is_raw else partial(delta_pieces, on_zeros=plan.is_sparse)
+            yield proof, partial(pieces, ready.devices.get(plan.index), plan.regions, proof.image)
 
     def _send_disk(
         self,
@@ -593,13 +595,13 @@ class VmBackup:
         folder, plan, image = self.source.folder, proof.plan, proof.image
         disk = plan.disk
         length, spans = delta_length(plan.regions)
-        if plan.base:
-            name = folder.delta(plan.index, disk.disk_ext_id, self._started)
-        else:
+        if plan.is_raw:
             name = folder.raw(plan.index, disk.disk_ext_id)
             length = disk.size
+        else:
+            name = folder.delta(plan.index, disk.disk_ext_id, self._started)
         digest = self._send_stream(name, length, pieces)
-        self._hides_older |= not plan.base and self._job.info.level is not Level.FULL
+        self._hides_older |= plan.is_raw and self._job.info.level is not Level.FULL
         self._read_for_lists += proof.complete(device)
         self._send_file(folder.digests(plan.index, disk.disk_ext_id, self._started), image.encode())
         proof.save()
@@ -608,7 +610,7 @@ class VmBackup:
             disk_id=disk.disk_ext_id,
             size=disk.size,
             file=name,
-            kind="phcbt01" if plan.base else "raw",
+            kind="raw" if plan.is_raw else "phcbt01",
             stream_bytes=length,
             regions=spans,
             data_bytes=plan.regions.data_bytes,

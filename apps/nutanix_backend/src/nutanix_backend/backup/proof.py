@@ -133,7 +133,7 @@ class DiskProof:
         regions = self.plan.regions
         for offset, length in _ranges(regions):
             self.proven.forget(offset, length)
-        for extent in regions.merged_extents(0 if self.plan.base else MERGE_GAP):
+        for extent in regions.merged_extents(MERGE_GAP if self.plan.is_raw else 0):
             self.proven.mark(extent.offset, extent.length, self._now)
         total = _total(self.image.stale())
         with closing(self._read(device, self.image.stale(), total, "digest list")) as read:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class DiskPlan:
     """How one disk is saved: whole, or as a delta on `base`. `regions` is what must be read.
 
-    `base_root` is the root of the digest list of the disk in `base`, where it has one.
+    `base_root` is the root of the digest list of the disk in `base`, where it has one. A whole
+    disk that `is_sparse` is sent as its regions alone, like a delta on a disk of zeros.
     """
 
     index: int
@@ -37,6 +38,20 @@ class DiskPlan:
     regions: RegionList
     base: str = ""
     base_root: str = ""
+    is_sparse: bool = False
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether every byte of the disk is sent."""
+        return not self.base and not self.is_sparse
+
+
+def sparse(plan: DiskPlan) -> DiskPlan:
+    """The same disk, of which only what may hold data is sent if it is saved whole."""
+    if plan.base:
+        return plan
+    data = RegionList(plan.regions.size, (r for r in plan.regions if not r.zeroed))
+    return attrs.evolve(plan, regions=data, is_sparse=True)
 
 
 def with_data(plans: Iterable[DiskPlan]) -> list[DiskPlan]:

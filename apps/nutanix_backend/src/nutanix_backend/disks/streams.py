@@ -1,4 +1,4 @@
-"""The bytes of a disk as a backup carries them: a whole image, or a PHCBT01 delta.
+"""The bytes of a disk as a backup carries them: a whole image, or a PHCBT01 stream.
 
 Both are generators of pieces. A piece read from a device lies in a buffer that is used again: it is
 valid until the next piece is asked for.
@@ -69,17 +69,25 @@ def delta_length(regions: RegionList) -> tuple[int, int]:
 
 
 def delta_pieces(
-    device: BlockDevice | None, regions: RegionList, image: ImageDigests | None = None
+    device: BlockDevice | None,
+    regions: RegionList,
+    image: ImageDigests | None = None,
+    *,
+    on_zeros: bool = False,
 ) -> Generator[Buffer]:
     """A PHCBT01 stream of the regions: data is read, zeroed parts are written as zeros.
 
-    `device` may be None when there is nothing to read; `image` is told what is sent.
+    `device` may be None when there is nothing to read; `image` is told what is sent. With
+    `on_zeros` the stream is a whole disk, and `image` is told of the zeros between the regions too.
     """
     encoder = phcbt01.Encoder(regions.size, sum(1 for _ in regions.spans()))
     yield encoder.start()
     contents = _contents(device, regions)
+    position = 0
     for span in regions.spans():
         yield encoder.region(phcbt01.Region(span.offset, span.length))
+        if image is not None and on_zeros:
+            image.zeros(position, span.offset - position)
         position = span.offset
         for piece in _take(contents, span.length):
             if image is not None:
@@ -87,6 +95,8 @@ def delta_pieces(
             position += len(piece)
             yield encoder.data(piece)
     encoder.finish()
+    if image is not None and on_zeros:
+        image.zeros(position, regions.size - position)
 
 
 def read_blocks(

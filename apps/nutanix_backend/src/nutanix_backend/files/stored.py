@@ -61,9 +61,10 @@ class StoredVm:
 
     def digests(self, chain: DiskChain) -> ImageDigests | None:
         """The digest list of a disk, if it is in the backup and whole."""
-        stem = chain.files[0].name.removesuffix(".raw")
+        folder = chain.files[-1].name.rpartition("/")[0]
+        stem = f"{folder}/disk-{chain.index}-{chain.disk_id}."
         for name, path in self.files.items():
-            if name.startswith(f"{stem}.") and name.endswith(".digests"):
+            if name.startswith(stem) and name.endswith(".digests"):
                 try:
                     found = ImageDigests.decode(path.read_bytes())
                 except (OSError, BadList):

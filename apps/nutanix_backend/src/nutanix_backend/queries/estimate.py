@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import prism_client
@@ -14,7 +15,7 @@ from nutanix_backend.cluster import inventory, selection
 from nutanix_backend.cluster.claims import Claims
 from nutanix_backend.disks.exclusion import DiskExclusion
 from nutanix_backend.errors import SelectionError
-from nutanix_backend.names import GroupFolder
+from nutanix_backend.names import GroupFolder, VmFolder
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 def run(job: JobContext) -> None:
     """Announce the files of every VM asked for.
 
-    What an incremental would send is known only once there is a snapshot to compare, so every disk
-    counts with its whole size. The configuration counts without the answer of Prism.
+    What an incremental or a sparse full would send is known only once there is a snapshot, so every
+    disk counts with its whole size. The configuration counts without the answer of Prism.
     """
     now = int(time.time())
     with inventory.connect(job.settings, job.warn) as client:
@@ -68,7 +69,8 @@ def _excluded(job: JobContext, exclusion: DiskExclusion, source: Source) -> set[
 
 
 def _own(job: JobContext, exclusion: DiskExclusion, source: Source) -> Iterator[tuple[str, int]]:
-    return _files(source, _excluded(job, exclusion, source))
+    excluded = _excluded(job, exclusion, source)
+    return _files(source, excluded, is_sparse=job.settings.is_sparse)
 
 
 def _group_files(
@@ -87,12 +89,22 @@ def _group_files(
         folder = GroupFolder(source.folder.cluster, group.ext_id)
         yield folder.metadata(), len(group_record.from_group(group, ()).encode())
         for index, disk in enumerate(group.disks):
-            yield folder.raw(index, disk.ext_id), disk.size
+            name = _disk(folder, index, disk.ext_id, is_sparse=job.settings.is_sparse)
+            yield name, disk.size
 
 
-def _files(source: Source, excluded: Container[str]) -> Iterator[tuple[str, int]]:
+def _files(
+    source: Source, excluded: Container[str], *, is_sparse: bool
+) -> Iterator[tuple[str, int]]:
     folder, vm = source.folder, source.vm
     yield folder.metadata(), len(vm_record.from_vm(vm).encode())
     for index, disk in enumerate(vm_record.in_bus_order(vm.disks)):
         if disk.disk_ext_id not in excluded:
-            yield folder.raw(index, disk.disk_ext_id), disk.size
+            yield _disk(folder, index, disk.disk_ext_id, is_sparse=is_sparse), disk.size
+
+
+def _disk(folder: VmFolder, index: int, disk_id: str, *, is_sparse: bool) -> str:
+    """The name of a disk in a full."""
+    if is_sparse:
+        return folder.delta(index, disk_id, datetime.now(UTC))
+    return folder.raw(index, disk_id)

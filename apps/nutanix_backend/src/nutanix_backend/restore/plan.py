@@ -58,7 +58,9 @@ class PlannedFile:
 
 @attrs.frozen
 class DiskChain:
-    """The files that make one disk: the whole image first, then its deltas, oldest first.
+    """The files that make one disk: the whole disk first, then its deltas, oldest first.
+
+    The whole disk is an image, or a PHCBT01 stream on a disk of zeros.
 
     `index` is the number of the disk and `disk_id` its id or name in the backup.
     """

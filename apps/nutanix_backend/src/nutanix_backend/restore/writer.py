@@ -124,6 +124,47 @@ class Record:
             self._ranges.extend((offset, offset + length))
 
 
+class BetweenRegions:
+    """A target for a whole disk sent as a PHCBT01 stream: what the stream leaves out becomes zero.
+
+    A disk that is restored in place is not blank, so the zeros are written there.
+    """
+
+    def __init__(self, disk: phcbt01.Target) -> None:
+        """Write to `disk`, in ascending order."""
+        self._disk = disk
+        self._position = 0
+
+    @property
+    def size(self) -> int:
+        """How many bytes the disk has."""
+        return self._disk.size
+
+    def write(self, offset: int, view: Buffer) -> None:
+        """Write, and make zero what lies before."""
+        self._fill(offset)
+        self._disk.write(offset, view)
+        self._position = offset + memoryview(view).nbytes
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make the range zero, and what lies before."""
+        self._fill(offset + length)
+
+    def resize(self, size: int) -> None:
+        """Grow."""
+        self._disk.resize(size)
+
+    def flush(self) -> None:
+        """The stream is complete: make the rest zero, and everything durable."""
+        self._fill(self.size)
+        self._disk.flush()
+
+    def _fill(self, end: int) -> None:
+        if self._position < end:
+            self._disk.zero(self._position, end - self._position)
+            self._position = end
+
+
 class DigestedDisk:
     """A target whose digest list follows what is written to it."""
 
@@ -245,11 +286,11 @@ class DiskWriter:
         self._received = 0
         self._record = Record(self._disk) if self._verify and not self._digested else None
         written_to = self._digested or self._record or self._disk
-        self._receiver = (
-            phcbt01.Applier(written_to, file.layout)
-            if file.kind is FileKind.DELTA
-            else ImageReceiver(written_to, file.size or 0)
-        )
+        if file.kind is FileKind.RAW:
+            self._receiver = ImageReceiver(written_to, file.size or 0)
+        else:
+            target = BetweenRegions(written_to) if file is self.chain.files[0] else written_to
+            self._receiver = phcbt01.Applier(target, file.layout)
 
     def write(self, piece: memoryview) -> None:
         """Take the next piece of the file that has begun."""

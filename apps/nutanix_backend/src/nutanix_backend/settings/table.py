@@ -150,7 +150,7 @@ class Selection:
 
 @attrs.frozen(kw_only=True, slots=False)
 class ChainRules:
-    """What an incremental or differential backup may stand on, and how that is tested.
+    """What a full is, what other backups may stand on, and how that is tested.
 
     `scrub` is from 0 to 1.
     """
@@ -171,6 +171,17 @@ class ChainRules:
         "part of the blocks without changes that an incremental reads and compares, at least 64",
         "0.1",
     )
+    full_format: str = _row(
+        Kind.TEXT,
+        "a full sends every byte of a disk (raw), or only what is allocated (sparse)",
+        "raw",
+        ("raw", "sparse"),
+    )
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether a full sends only what is allocated."""
+        return self.full_format == "sparse"
 
     @property
     def is_lean(self) -> bool:
