@@ -1,14 +1,15 @@
 """How fast a disk gets from the device onto the wire, as ratios in one run.
 
     python benchmarks/backup_speed.py wire     a raw disk as D packets into a reader, against dd
-                                               reading the same loop device past the cache
-    python benchmarks/backup_speed.py thin     the full backup of a disk that is 10 % allocated,
-                                               against the same disk with everything read
+                                               into a pipe with a reader; both read the same loop
+                                               device past the cache
+    python benchmarks/backup_speed.py thin     the full backup of a disk that is 10 % allocated, raw
+                                               and sparse, against the disk with everything read
     python benchmarks/backup_speed.py proof    a raw disk as D packets with its digest list, against
                                                without; and the list of a disk of 1 TiB
 
-The contestants take turns; the tables give medians. "wire" and "proof" need root, for the loop
-device.
+The contestants take turns (.ci/race.py has to be on PYTHONPATH, as ./run bench puts it). "wire" and
+"proof" need root, for the loop device.
 """
 
 from __future__ import annotations
@@ -37,9 +38,14 @@ from nutanix_backend.cluster.guards import (
 )
 from nutanix_backend.cluster.inventory import connect
 from nutanix_backend.cluster.transport import choose, initiator_name
-from nutanix_backend.disks.plan import plan_disks
+from nutanix_backend.disks.plan import plan_disks, sparse
 from nutanix_backend.disks.regions import Region, RegionList
-from nutanix_backend.disks.streams import StreamSender, image_pieces
+from nutanix_backend.disks.streams import (
+    StreamSender,
+    delta_length,
+    delta_pieces,
+    image_pieces,
+)
 from nutanix_backend.settings.parameters import parse
 from prism_lab import Lab
 from ptcomm import (
@@ -57,6 +63,7 @@ from ptcomm import (
     encode_packet,
 )
 from ptcomm.stdio import PIPE_SIZE
+from race import race
 from rich.console import Console
 from rich.table import Table
 
@@ -111,6 +118,30 @@ def send_image(device: BlockDevice, regions: RegionList, image: ImageDigests | N
         sys.exit(f"{sender.sent} of {device.size} bytes were sent")
 
 
+def send_sparse(device: BlockDevice, regions: RegionList) -> None:
+    """The product's own path of a sparse full."""
+    image = ImageDigests(device.size)
+    with reader() as send:
+        sender = StreamSender(send)
+        for piece in delta_pieces(device, regions, image, on_zeros=True):
+            sender.put(piece)
+        sender.finish()
+    image.encode()
+    if sender.sent != delta_length(regions)[0]:
+        sys.exit(f"{sender.sent} bytes were sent")
+
+
+def into_a_pipe(loop: str) -> None:
+    """`dd` past the cache, and `cat` that reads its pipe and drops it."""
+    dd = ["dd", f"if={loop}", "bs=1M", "iflag=direct", "status=none"]
+    with subprocess.Popen(dd, stdout=subprocess.PIPE) as source:
+        assert source.stdout is not None
+        fcntl.fcntl(source.stdout, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        subprocess.run(["cat"], stdin=source.stdout, stdout=subprocess.DEVNULL, check=True)
+    if source.returncode:
+        sys.exit("dd failed")
+
+
 def in_turns(works: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     """Run the works in turns, so that a slow moment meets all; the median seconds of each."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
@@ -150,18 +181,15 @@ def random_disk(folder: Path) -> Iterator[str]:
 
 def wire(folder: Path) -> None:
     """A whole disk, incompressible, past the cache."""
-    with random_disk(folder) as loop:
-        dd = ["dd", f"if={loop}", "of=/dev/null", "bs=1M", "iflag=direct", "status=none"]
-        with iscsi_attach.open_direct(Path(loop)) as device:
-            everything = RegionList(device.size, [Region(0, device.size)])
-            seconds = in_turns(
-                {
-                    "dd iflag=direct bs=1M": lambda: subprocess.run(dd, check=True),
-                    "raw disk as D packets": lambda: send_image(device, everything),
-                }
-            )
-    direct, packets = seconds.values()
-    show("raw disk to the wire", seconds, f"ratio {direct / packets:.2f}, goal 0.95")
+    with random_disk(folder) as loop, iscsi_attach.open_direct(Path(loop)) as device:
+        everything = RegionList(device.size, [Region(0, device.size)])
+        race(
+            "raw disk to the wire",
+            ("D packets", lambda: send_image(device, everything)),
+            ("dd | cat", lambda: into_a_pipe(loop)),
+            SIZE,
+            0.95,
+        )
 
 
 def thin(folder: Path) -> None:
@@ -190,14 +218,13 @@ def thin(folder: Path) -> None:
         ).attachment
         device = session.open(session.luns[0].lun)
         everything = RegionList(SIZE, [Region(0, SIZE)])
-        seconds = in_turns(
-            {
-                "everything read": lambda: send_image(device, everything),
-                "allocated parts read": lambda: send_image(device, plan.regions),
-            }
-        )
-    whole, allocated = seconds.values()
-    show("full backup, disk 10 % allocated", seconds, f"{whole / allocated:.1f} times, goal 5")
+        peer = ("everything read", lambda: send_image(device, everything, ImageDigests(SIZE)))
+        ways: Mapping[str, tuple[float, Callable[[], None]]] = {
+            "raw": (2.0, lambda: send_image(device, plan.regions, ImageDigests(SIZE))),
+            "sparse": (5.0, lambda: send_sparse(device, sparse(plan).regions)),
+        }
+        for name, (goal, way) in ways.items():
+            race(f"{name} full, disk 10 % allocated", (name, way), peer, SIZE, goal)
 
 
 def proof(folder: Path) -> None:

@@ -2,19 +2,18 @@
 
     PYTHONPATH=. python apps/nutanix_backend/benchmarks/bacula_speed.py BACULA_PREFIX PACKAGE.deb
 
-All move the same disk, incompressible and fully allocated: our plugin over iSCSI from the lab;
-bpipe over iSCSI too, with the same reader writing to its pipe; and bpipe with cat from the file
-behind the disk, which no cluster offers, to see what iSCSI costs. Backups go to /dev/null behind a
-Storage Daemon, restores come from a volume in memory and become a file in memory. The contestants
-take turns; the table gives medians. Seconds are those of the data alone, as the File Daemon moves
-it: the start of a job and the lab's copies for its snapshots are left out for all. TLS and
-signatures are off for all.
+Both move the same disk, incompressible and fully allocated: our plugin over iSCSI from the lab;
+bpipe over iSCSI too, with the same reader writing to its pipe. Backups go to /dev/null behind a
+Storage Daemon, restores come from a volume in memory and become a file in memory. Contestants take
+turns (.ci/race.py has to be on PYTHONPATH, as ./run bench puts it). Seconds are those of the data
+alone, as the File Daemon moves it: the start of a job and the lab's copies for its snapshots are
+left out for both, and so is the sync at the end. CPU time is that of the whole jobs. TLS and
+signatures are off for both.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -30,8 +29,7 @@ from nutanix_backend.cluster.transport import is_target
 from nutanix_backend.disks.plan import plan_disks
 from nutanix_backend.settings.parameters import parse
 from prism_lab import Lab
-from rich.console import Console as Screen
-from rich.table import Table
+from race import race
 
 from suites.bacula.harness import daemons as bacula
 from suites.bacula.harness.console import Console
@@ -41,15 +39,13 @@ from suites.bacula.harness.site import Site, same
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-OURS, BPIPE, LOCAL = "ours", "bpipe", "bpipe-local"
+OURS, BPIPE = "ours", "bpipe"
 INITIATOR = "iqn.2026-11.com.podheitor:bench"
 READER = Path(__file__).resolve().with_name("read_lun.py")
 MIB = 1 << 20
 SIZE = 1024 * MIB
 EDGE = 64 * MIB
 """Bytes at the beginning and at the end that are not timed."""
-ROUNDS = 3
-GOAL = 1.3
 PATIENCE = 60.0
 """Seconds after which a job that moves no data hangs."""
 FILESET = """
@@ -90,7 +86,6 @@ class Bench:
         plugins = {
             OURS: f"{site.plugin} vm={self._guest.name}",
             BPIPE: f"bpipe:/bench/disk.raw:{reader}:{writer}",
-            LOCAL: f"bpipe:/bench/disk.raw:cat {self.disk}:{writer}",
         }
         for name, plugin in plugins.items():
             for storage in ("nowhere", "disk"):
@@ -115,11 +110,11 @@ class Bench:
         return f"{sys.executable} {READER} {portal} {target} {INITIATOR}"
 
     def backup(self, name: str) -> float:
-        """Seconds per byte of a full backup to /dev/null."""
+        """Seconds of a full backup to /dev/null."""
         return self._timed("wchar", lambda: self._site.console.start(f"{name}-nowhere", "Full"))
 
     def restore(self, name: str, job_id: int) -> float:
-        """Seconds per byte of a restore to a file."""
+        """Seconds of a restore to a file."""
         where = self._site.folder / f"restored-{time.monotonic_ns()}"
         target = where if name == OURS else "/"
         pace = self._timed("rchar", lambda: self._site.console.start_restore(str(job_id), target))
@@ -141,7 +136,7 @@ class Bench:
         job = self._site.console.wait(job_id)
         if job.status != "T":
             sys.exit(f"the job failed:\n{job.words}")
-        return (times[1] - times[0]) / (SIZE - 2 * EDGE)
+        return (times[1] - times[0]) * SIZE / (SIZE - 2 * EDGE)
 
 
 def _counter(pid: int, name: str) -> int:
@@ -162,20 +157,21 @@ def main() -> None:
         site = Site("bench", folder, lab, daemons, Console(daemons), Report())
         site.connect()
         bench = Bench(site, stack)
-        paces: dict[tuple[str, str], list[float]] = {}
         kept = {name: site.console.run(f"{name}-disk", "Full").job_id for name in (OURS, BPIPE)}
-        for _ in range(ROUNDS):
-            for name in (OURS, BPIPE, LOCAL):
-                paces.setdefault(("backup", name), []).append(bench.backup(name))
-            for name, job_id in kept.items():
-                paces.setdefault(("restore", name), []).append(bench.restore(name, job_id))
-        table = Table("", "MB/s", "ours is", title="through a real FD and SD")
-        medians = {key: statistics.median(values) for key, values in paces.items()}
-        for (kind, name), pace in medians.items():
-            ratio = "" if name == OURS else f"{pace / medians[kind, OURS]:.2f} times that"
-            table.add_row(f"{kind}, {name}", f"{1 / pace / 1e6:,.0f}", ratio)
-        table.caption = f"goal {GOAL} times bpipe on the same LUN"
-        Screen(width=100).print(table)
+        race(
+            "backup through a real FD and SD",
+            ("ours", lambda: bench.backup(OURS)),
+            ("bpipe, same LUN", lambda: bench.backup(BPIPE)),
+            SIZE,
+            1.3,
+        )
+        race(
+            "restore through a real FD and SD",
+            ("ours", lambda: bench.restore(OURS, kept[OURS])),
+            ("bpipe", lambda: bench.restore(BPIPE, kept[BPIPE])),
+            SIZE,
+            1.0,
+        )
 
 
 if __name__ == "__main__":

@@ -4,15 +4,14 @@
 
 One 1-GiB disk, half of it data. First the way onto a new disk of a volume group, against
 `qemu-img convert` from the same file to such a disk, over the same user-space initiator. Then whole
-restore jobs, from the start of the backend to the finished VM, by either way. All contestants run
-in turns on one lab.
+restore jobs, from the start of the backend to the finished VM, by either way. Contestants take
+turns on one lab (.ci/race.py has to be on PYTHONPATH, as ./run bench puts it). Both are durable
+when their time ends.
 """
 
 from __future__ import annotations
 
 import os
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,11 +35,10 @@ from prism_lab import Lab
 from ptcomm import Level
 from ptcomm_runner import jobs
 from ptcomm_runner.catalog import Status, Store
-from rich.console import Console
-from rich.table import Table
+from race import race
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from iscsi_attach import BlockDevice
     from nutanix_backend.cluster.journal import Journal
@@ -50,7 +48,6 @@ MIB = 1 << 20
 SIZE = 1024 * MIB
 PIECE = 64 * 1024
 """Bytes in which bacula-fd hands data over."""
-ROUNDS = 3
 
 
 class Site:
@@ -200,7 +197,7 @@ def by_qemu(site: Site) -> Callable[[NewDiskGuard, Journal], float]:
             f"driver=raw,file.driver=iscsi,file.transport=tcp,file.portal={site.lab.data_services_ip},"
             f"file.target={iqn},file.lun={lun},file.initiator-name={initiator_name()}"
         )
-        command = ["qemu-img", "convert", "-n", "--target-is-zero", "-f", "raw"]
+        command = ["qemu-img", "convert", "-n", "-t", "writeback", "--target-is-zero", "-f", "raw"]
         began = time.perf_counter()
         subprocess.run(
             [*command, "--target-image-opts", str(site.image), options],
@@ -211,47 +208,27 @@ def by_qemu(site: Site) -> Callable[[NewDiskGuard, Journal], float]:
     return work
 
 
-def in_turns(works: Mapping[str, Callable[[], float]]) -> dict[str, float]:
-    """Run the works in turns, so that a slow moment meets all; the median seconds of each."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(ROUNDS):
-        for name, work in works.items():
-            seconds[name].append(work())
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
-def show(title: str, seconds: dict[str, float], words: str) -> None:
-    """A row for each contestant, and what it comes to."""
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    table = Table(
-        "", "seconds", "MB/s", title=title, caption=f"{words}; {resident:.0f} MiB resident"
-    )
-    for name, value in seconds.items():
-        table.add_row(name, f"{value:.2f}", f"{SIZE / value / 1e6:,.0f}")
-    Console(width=110).print(table)
-
-
 def main() -> None:
     """Run both comparisons."""
     with tempfile.TemporaryDirectory(prefix="podheitor-bench-") as name, ExitStack() as stack:
         site = Site(Path(name), stack)
-        seconds = in_turns(
-            {
-                "qemu-img convert to the LUN": lambda: site.to_new_disk(by_qemu(site)),
-                "restore to the LUN": lambda: site.to_new_disk(by_product(site)),
-            }
+        race(
+            "a disk onto a volume group",
+            ("restore", lambda: site.to_new_disk(by_product(site))),
+            ("qemu-img convert", lambda: site.to_new_disk(by_qemu(site))),
+            SIZE,
+            1.5,
         )
-        peer, ours = seconds.values()
-        show("a disk onto a volume group", seconds, f"ratio {peer / ours:.2f}, goal 0.9")
         backup = jobs.backup(site.store, "bench", Level.FULL, site.run(("vm", "bench")))
         if backup.status is not Status.GOOD:
             sys.exit(str(backup.log[-1]))
-        seconds = in_turns(
-            {via: (lambda via=via: site.restore(via)) for via in ("image", "volume_group")}  # type: ignore[misc]
+        race(
+            "a restore job, from its start to the VM",
+            ("volume group", lambda: site.restore("volume_group")),
+            ("images", lambda: site.restore("image")),
+            SIZE,
+            2.0,
         )
-        images, volumes = seconds.values()
-        words = f"the volume group takes {volumes / images:.2f} of the images' time, goal 0.5"
-        show("a restore job, from its start to the VM", seconds, words)
 
 
 if __name__ == "__main__":

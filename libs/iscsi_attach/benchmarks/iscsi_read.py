@@ -4,7 +4,7 @@
 
 iSCSI: `read_extents` over a LUN against `qemu-img bench` (Debian: qemu-utils, qemu-block-extra) on
 the same page-cached LUN. Direct IO: `read_extents` over a file against `dd iflag=direct bs=1M`.
-Contestants take turns in every round; the table gives medians, and the ratio to the rival.
+Contestants take turns (.ci/race.py has to be on PYTHONPATH, as ./run bench puts it).
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import statistics
 import subprocess
 import tempfile
-import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
 from iscsi_attach import Extent, Portal, Target, attach, open_direct, read_extents
 from iscsi_attach.testing import ServedTarget, Tgtd, free_loopback
+from race import ROUNDS, race
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,72 +32,22 @@ IQN = "iqn.2010-06.com.nutanix:bench"
 INITIATOR = "iqn.2026-01.local.bench:initiator"
 
 
-@attrs.define
-class Contestant:
-    """One way to read all the bytes, and what its rounds took (wall and CPU seconds)."""
-
-    name: str
-    read: Callable[[], object]
-    rounds: list[tuple[float, float]] = attrs.field(factory=list)
-
-    def run(self) -> None:
-        """Read everything once."""
-        cpu, started = _cpu_seconds(), time.perf_counter()
-        self.read()
-        self.rounds.append((time.perf_counter() - started, _cpu_seconds() - cpu))
-
-    @property
-    def seconds(self) -> float:
-        """Median wall time."""
-        return statistics.median(wall for wall, _ in self.rounds)
-
-    @property
-    def cpu(self) -> float:
-        """Median CPU time."""
-        return statistics.median(cpu for _, cpu in self.rounds)
-
-
-def _cpu_seconds() -> float:
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
 def _consume(device: BlockDevice) -> None:
     read = sum(len(view) for _, view in read_extents(device, [Extent(0, device.size)]))
     if read != device.size:
         raise RuntimeError(f"read {read} of {device.size} bytes")
 
 
-def _qemu(url: str, size: int, block: int) -> Contestant:
+def _qemu(url: str, size: int, block: int) -> tuple[str, Callable[[], object]]:
     command = ["qemu-img", "bench", "-f", "raw", "-t", "none", "-c", str(size // block)]
     command += ["-d", "16", "-s", str(block), url]
-    return Contestant(
-        f"qemu-img bench {block >> 10} KiB x 16",
-        lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL),
-    )
+    run = partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)
+    return f"qemu-img bench {block >> 10} KiB x 16", run
 
 
-def _dd(path: Path) -> Contestant:
+def _dd(path: Path) -> tuple[str, Callable[[], object]]:
     command = ["dd", f"if={path}", "of=/dev/null", "bs=1M", "iflag=direct", "status=none"]
-    return Contestant("dd iflag=direct bs=1M", lambda: subprocess.run(command, check=True))
-
-
-def _race(title: str, size: int, contestants: list[Contestant], rounds: int) -> None:
-    """Let the contestants take turns; the first is ours, the ratio is to the fastest rival."""
-    for contestant in contestants:  # a warm-up that does not count
-        contestant.run()
-        contestant.rounds.clear()
-    for _ in range(rounds):
-        for contestant in contestants:
-            contestant.run()
-    best = min(contestant.seconds for contestant in contestants[1:])
-    print(f"\n{title}, {size >> 20} MiB, {rounds} rounds, medians")
-    for contestant in contestants:
-        print(
-            f"  {contestant.name:32} {size / contestant.seconds / 1e6:7.0f} MB/s"
-            f"  {contestant.cpu / (size / (1 << 30)):5.2f} CPU s/GiB"
-            f"  {best / contestant.seconds:5.2f} x rival"
-        )
+    return "dd iflag=direct bs=1M", partial(subprocess.run, command, check=True)
 
 
 @contextmanager
@@ -119,22 +68,23 @@ def _bench_iscsi(path: Path, rounds: int) -> None:
     ):
         device = attachment.open(attachment.luns[0].lun)
         url = f"iscsi://{portal}/{IQN}/{attachment.luns[0].lun}"
-        ours = Contestant("read_extents", lambda: _consume(device))
-        rivals = [_qemu(url, device.size, block) for block in (1 << 20, 1 << 18)]
-        _race("iSCSI, user space", device.size, [ours, *rivals], rounds)
+        ours = ("read_extents", lambda: _consume(device))
+        for block in (1 << 20, 1 << 18):
+            rival = _qemu(url, device.size, block)
+            race("iSCSI, user space", ours, rival, device.size, 0.95, rounds=rounds)
 
 
 def _bench_direct(path: Path, rounds: int) -> None:
     with open_direct(path) as device:
-        ours = Contestant("read_extents", lambda: _consume(device))
-        _race("direct IO, file", device.size, [ours, _dd(path)], rounds)
+        ours = ("read_extents", lambda: _consume(device))
+        race("direct IO, file", ours, _dd(path), device.size, 0.95, rounds=rounds)
 
 
 def main() -> None:
-    """Run both races."""
+    """Run the races."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", type=float, default=2, metavar="GIB")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N")
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()
     with _data_file(options.directory, int(options.size * (1 << 30))) as path:

@@ -4,8 +4,9 @@
 
 Routes are the same on both sides: read() from a file in memory, then write(), to another file in
 memory or to /dev/null. Outputs are opened for appending, because `cat` would otherwise let the
-kernel copy (copy_file_range) and never see the bytes. Rounds alternate and the best one counts.
-Time is CPU time, the child's included: nothing here waits, and other work on the machine adds none.
+kernel copy (copy_file_range) and never see the bytes. Time is CPU time, the child's included:
+nothing here waits, and other work on the machine adds none. Contestants take turns (.ci/race.py has
+to be on PYTHONPATH, as ./run bench puts it).
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phcbt01 import Data, Decoder, Encoder, Region, encoded_size, read_index
+from race import race
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from phcbt01 import Buffer
 
+GOAL = 0.9
 REGION = 65536
 CHUNK = 262144
 
@@ -54,22 +57,25 @@ def main() -> int:
 
 
 def compare(what: str, payload: Path, stream: Path, sink: Path, count: int, rounds: int) -> None:
-    """Time copying, encoding and decoding the same payload in turns."""
-    steps: dict[str, Callable[[], None]] = {
-        "cat": lambda: cat(payload, sink),
-        "encode": lambda: encode(payload, sink, count),
-        "decode": lambda: decode(stream, sink),
-    }
-    best = dict.fromkeys(steps, float("inf"))
-    for _ in range(rounds):
-        for name, step in steps.items():
+    """Race encoding and decoding against copying the same payload, by CPU time."""
+
+    def timed(step: Callable[[], None]) -> Callable[[], float]:
+        def work() -> float:
             empty(sink)
             start = cpu_seconds()
             step()
-            best[name] = min(best[name], cpu_seconds() - start)
-    for name in steps:
-        speed, ratio = count * REGION / best[name] / 2**30, best["cat"] / best[name]
-        print(f"to {what:15} {name:7} {speed:6.2f} GiB/s   ratio to cat {ratio:5.2f}")
+            return cpu_seconds() - start
+
+        return work
+
+    peer = ("cat", timed(lambda: cat(payload, sink)))
+    steps: dict[str, Callable[[], None]] = {
+        "encode": lambda: encode(payload, sink, count),
+        "decode": lambda: decode(stream, sink),
+    }
+    for name, step in steps.items():
+        title = f"PHCBT01 to {what}, CPU time"
+        race(title, (name, timed(step)), peer, count * REGION, GOAL, rounds=rounds)
 
 
 def empty(sink: Path) -> None:
