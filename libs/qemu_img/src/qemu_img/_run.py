@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -171,13 +172,13 @@ def _start(
 
 def _words(child: subprocess.Popen[str], wall: float | None, check: Callable[[], None]) -> str:
     """What a child writes to stderr until it ends; raise TimeoutExpired after `wall` seconds."""
-    began = time.monotonic()
+    end = math.inf if wall is None else time.monotonic() + wall
     while True:
         try:
-            return child.communicate(timeout=PULSE)[1]
+            return child.communicate(timeout=min(PULSE, max(0.0, end - time.monotonic())))[1]
         except subprocess.TimeoutExpired:
             check()
-            if wall is not None and time.monotonic() - began > wall:
+            if wall is not None and time.monotonic() >= end:
                 raise subprocess.TimeoutExpired(child.args, wall) from None
 
 
