@@ -80,7 +80,8 @@ const char *valid_params[] = {
    "mode", "replicate_to", "replicate_limit", "replicate_parallel", "replicate_rpo",
    "replicate_protected",
    // restore
-   "restore_to", "restore_via", "disk", "disk_path", "file", "key_file", "target_cluster", "target_config_file",
+   "restore_to", "restore_via", "disk", "disk_path", "file", "key_file", "guest_vm", "guest_user",
+   "guest_password_file", "target_cluster", "target_config_file",
    "restore_vm_name", "restore_volume_group", "restore_identity", "network_map", "storage_container",
    "overwrite", "verify", "check_space", "layout", "restore_powerstate", "restore_start",
    // drill

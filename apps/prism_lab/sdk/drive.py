@@ -836,7 +836,39 @@ class Drive:
         made = self.write(label, "vmm", "VmApi", "create_vm", body, rel="vmm:ahv:config:vm")
         if made is not None:
             self.disk_of_a_volume_disk(made, backing)
+            self.files_into_a_guest(made, reference)
             self.clean_up("vmm", "VmApi", "vm_by_id", made)
+
+    def files_into_a_guest(self, vm, reference):
+        """A request that the lab accepts, and whose task fails: this VM is off."""
+        model, config = self.sdk.model, "vmm.v4.ahv.config"
+        paths = {"source_path": "/etc/motd", "destination_path": "/etc/motd"}
+        try:
+            file = model("vmm", f"{config}.TransferFileAttributes", should_overwrite=True, **paths)
+        except ModuleNotFoundError:
+            self.skipped.append("TransferFileAttributes: since v4.3")
+            return
+        files = model(
+            "vmm",
+            f"{config}.TransferFilesFromVolumeDisk",
+            volume_disk_reference=reference,
+            files_to_transfer=[file],
+        )
+        login = model("vmm", f"{config}.Credential", username="root", password="of the guest")
+        body = model(
+            "vmm",
+            f"{config}.TransferFilesToGuestSpec",
+            transfer_files_spec=files,
+            guest_authentication=login,
+        )
+        label = "transfer_files_to_guest"
+        etag = self.fresh(label, "vmm", "VmApi", "get_vm_by_id", vm)
+
+        def run():
+            answer = self.call(label, "vmm", "VmApi", label, vm, body, if_match=etag)
+            self.expect(self.wait(answer.data.ext_id).status, "FAILED")
+
+        self.check(label, run)
 
     def disk_of_a_volume_disk(self, vm, backing):
         """A disk of a VM goes, and another comes: a restore in place."""

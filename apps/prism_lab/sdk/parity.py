@@ -27,7 +27,7 @@ _IN_PATH = re.compile(rf"/([a-z-]+)/((?:[^/]*:)?{_UUID.pattern})")
 # Fields that may hold one of several types: a server can only tell by $objectType.
 _ONE_OF = {
     "applicationConsistentProperties", "backingInfo", "bootConfig", "diskRecoveryPoint",
-    "reference", "referenceDiskRecoveryPoint", "spec",
+    "guestAuthentication", "reference", "referenceDiskRecoveryPoint", "spec", "transferFilesSpec",
 }  # fmt: skip
 
 

@@ -16,7 +16,9 @@ from prism_client import (
     DiskSnapshotRef,
     DiskSpec,
     EmptyDisk,
+    FileTransfer,
     NicSpec,
+    TaskFailed,
     VmSpec,
     VolumeDiskRef,
 )
@@ -313,8 +315,20 @@ class Run:
             "etag for create_disk of a volume disk + create_disk of a volume disk",
             lambda: client.vms.add_disk(made.ext_id, DiskSpec(source, "SCSI", 2, stage.container)),
         )
+        if client.vms.transfers_files:
+            self.do(
+                "vms.transfer_files",
+                "etag for transfer_files_to_guest + transfer_files_to_guest",
+                lambda: self.refused_transfer(made.ext_id, source),
+            )
         client.vms.delete(made.ext_id)
         client.volume_groups.delete(group.ext_id)
+
+    def refused_transfer(self, vm: str, source: VolumeDiskRef) -> None:
+        """The VM is off, so that the task fails; the request is what counts here."""
+        files = [FileTransfer("/etc/motd", "/etc/motd", overwrite=True)]
+        with pytest.raises(TaskFailed):
+            self.client.vms.transfer_files(vm, source, files, user="root", password="of the guest")
 
     def images(self) -> None:
         images = self.client.images

@@ -150,6 +150,10 @@ class Vm:
     protection: Protection = "UNPROTECTED"
     policy: str | None = None
     nvram: str | None = None
+    guest_login: tuple[str, str] | None = attrs.field(default=None, repr=False)
+    """A user of the guest and its password; without one no file is copied into the guest."""
+    guest_files: dict[str, bytes] = attrs.field(factory=dict, repr=False)
+    """The files that were copied into the guest, by their paths there."""
     ext_id: str = attrs.field(factory=new_id)
     created: dt.datetime = attrs.field(factory=now)
     version: int = 1

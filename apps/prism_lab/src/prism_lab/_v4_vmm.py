@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from flask import Response, g
 
-from prism_lab import _snapshots, _vms
+from prism_lab import _snapshots, _transfers, _vms
 from prism_lab._api import (
     NEVER,
     ApiError,
@@ -170,6 +170,16 @@ def _register_actions(api: V4Api) -> None:
             task.details["vmExtIds"] = made.ext_id
 
         return api.start("CloneVm", work)
+
+    files = "transfer-files-to-guest"
+
+    @api.task("POST", NS, f"{actions}/{files}", f"{AHV}.TransferFilesToGuestApiResponse", since=3)
+    def transfer_files(vm_id: str) -> Result:
+        spec = body()
+        disk = _transfers.source(world, spec)
+        return _change(
+            api, vm_id, "TransferFilesToGuest", lambda vm: _transfers.transfer(vm, disk, spec)
+        )
 
     @api.task("POST", NS, f"{actions}/revert", f"{AHV}.RevertVmApiResponse")
     def revert(vm_id: str) -> Result:

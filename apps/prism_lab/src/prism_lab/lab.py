@@ -212,6 +212,14 @@ class Lab:
             raise NotInLab(f"VM {vm} has {len(disks)} disks, there is no disk {index}")
         return disks[index].file
 
+    def set_guest_login(self, vm: str, user: str, password: str) -> None:
+        """Let a guest take files from a user with this password, while its VM is on."""
+        self._vm(vm).guest_login = (user, password)
+
+    def guest_files(self, vm: str) -> dict[str, bytes]:
+        """Return the files that were copied into a guest, by their paths there."""
+        return dict(self._vm(vm).guest_files)
+
     def volume_disk_file(self, volume_group: str, index: int) -> Path:
         """Return the live sparse file of a disk of a volume group, which is named by its id."""
         with self._world.lock:

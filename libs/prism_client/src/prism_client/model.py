@@ -403,6 +403,19 @@ class VolumeDiskRef:
 
 
 @attrs.frozen
+class FileTransfer:
+    """A file that Prism copies from a disk into a guest, by its path on the disk and in the guest.
+
+    Paths are those of the guest's operating system. A file that is there is an error unless
+    `overwrite`.
+    """
+
+    source: str
+    destination: str
+    overwrite: bool = False
+
+
+@attrs.frozen
 class EmptyDisk:
     """A disk that reads as zeros; its size is in bytes."""
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Consistency,
         DiskSnapshotRef,
         DiskSpec,
+        FileTransfer,
         GpuModel,
         Image,
         PointId,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         Task,
         Vm,
         VmSpec,
+        VolumeDiskRef,
         VolumeGroup,
     )
 
@@ -102,6 +104,11 @@ class Vms(Protocol):
         """
         ...
 
+    @property
+    def transfers_files(self) -> bool:
+        """Whether this API can copy files into a guest; it came with vmm v4.3."""
+        ...
+
     def not_taken(self, settings: Iterable[str]) -> tuple[str, ...]:
         """Return those names of VmSpec.settings that this API has no words for."""
         ...
@@ -142,6 +149,22 @@ class Vms(Protocol):
         """Ask the guest to shut down (ACPI), unless it is off already. Raises NotFound.
 
         The guest may take its time, or ignore it: look at power_state.
+        """
+        ...
+
+    def transfer_files(
+        self,
+        ext_id: str,
+        disk: VolumeDiskRef,
+        files: Sequence[FileTransfer],
+        *,
+        user: str,
+        password: str,
+    ) -> None:
+        """Copy files from a disk of a volume group into a running guest, as one of its users.
+
+        By the models of vmm 4.3; no cluster has confirmed it. Raises NotFound, TaskFailed when
+        the guest refuses, and Unsupported where `transfers_files` is False.
         """
         ...
 

@@ -242,6 +242,12 @@ RIGHTS = (
         "restores a VM in place, with restore_to=inplace",
     ),
     Right(
+        "copy files into a guest (its operation is not documented)",
+        Need.RESTORE,
+        ("POST vmm/ahv/config/vms/*/$actions/transfer-files-to-guest",),
+        "copies files into a running guest, with restore_to=guest",
+    ),
+    Right(
         "Power On Virtual Machine",
         Need.RESTORE,
         ("POST vmm/ahv/config/vms/*/$actions/power-on",),

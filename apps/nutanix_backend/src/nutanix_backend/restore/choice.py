@@ -10,6 +10,7 @@ from nutanix_backend.restore.destination import Folder, NewVm, Paths, Proof
 from nutanix_backend.restore.drill import Drill
 from nutanix_backend.restore.groups import NewVmsAndGroups
 from nutanix_backend.restore.in_place import InPlace
+from nutanix_backend.restore.into_guest import IntoGuest
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -33,6 +34,8 @@ def choose(
                 "restore_drill=yes makes a VM and removes it: leave restore_to and disk_path out"
             )
         return Drill(job, stack)
+    if settings.restore_to == "guest":
+        return IntoGuest(job, stack)
     if settings.file:
         return single_files.choose(job, stack)
     return _by_kind(job, stack, first, with_groups=with_groups)

@@ -32,7 +32,14 @@ STARTED_BY = "PODHEITOR_STARTED_BY"
 COMMAND_LINE = "command-line"
 """What our own command line leaves in the environment of the backends that it starts."""
 STATE = Path("/var/lib/podheitor-nutanix")
-FILES = ("config_file", "password_file", "ca", "target_config_file", "key_file")
+FILES = (
+    "config_file",
+    "password_file",
+    "guest_password_file",
+    "ca",
+    "target_config_file",
+    "key_file",
+)
 """Parameters that name a file which we read."""
 FOLDERS = ("state_dir", "metrics_dir")
 """Parameters that name a folder in which we write."""

@@ -224,9 +224,10 @@ class RestoreOptions:
 
     restore_to: str = _row(
         Kind.TEXT,
-        "a new VM (ahv), the VM's own disks (inplace), raw images (disk), or only a proof (verify)",
+        "a new VM (ahv), the VM's own disks (inplace), raw images (disk), files in a running guest "
+        "(guest), or only a proof (verify)",
         "",
-        ("ahv", "inplace", "disk", "verify"),
+        ("ahv", "inplace", "disk", "guest", "verify"),
     )
     restore_via: str = _row(
         Kind.TEXT,
@@ -244,6 +245,13 @@ class RestoreOptions:
     )
     key_file: Path | None = _row(
         Kind.PATH, "file with the passphrase or key of encrypted volumes, for file"
+    )
+    guest_vm: str = _row(
+        Kind.TEXT, "running VM whose guest receives files, name or UUID, when not the old one"
+    )
+    guest_user: str = _row(Kind.TEXT, "user of that guest")
+    guest_password_file: Path | None = _row(
+        Kind.PATH, "file whose first line is the password of that user"
     )
     target_cluster: str = _row(Kind.TEXT, "cluster that receives the VM, when not the old one")
     target_config_file: Path | None = _row(

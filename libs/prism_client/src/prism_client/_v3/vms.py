@@ -14,12 +14,12 @@ from prism_client.model import VolumeDiskRef
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from uuid import UUID
 
     from prism_client._v3.api import Api
     from prism_client._v3.elements import Elements
-    from prism_client.model import DiskSpec, Vm, VmSpec
+    from prism_client.model import DiskSpec, FileTransfer, Vm, VmSpec
 
 
 @attrs.frozen
@@ -31,6 +31,10 @@ class Vms:
 
     @property
     def takes_volume_disks(self) -> bool:
+        return False
+
+    @property
+    def transfers_files(self) -> bool:
         return False
 
     def not_taken(self, settings: Iterable[str]) -> tuple[str, ...]:
@@ -56,6 +60,17 @@ class Vms:
 
     def remove_disk(self, ext_id: str, disk_ext_id: str) -> bool:  # noqa: ARG002 - nothing is asked
         raise Unsupported("disks are taken from a VM over v4 only")
+
+    def transfer_files(
+        self,
+        ext_id: str,  # noqa: ARG002 - nothing is asked
+        disk: VolumeDiskRef,  # noqa: ARG002
+        files: Sequence[FileTransfer],  # noqa: ARG002
+        *,
+        user: str,  # noqa: ARG002
+        password: str,  # noqa: ARG002
+    ) -> None:
+        raise Unsupported("v3 copies no files into guests")
 
     def power_on(self, ext_id: str) -> None:
         self._power(ext_id, "ON")

@@ -9,14 +9,15 @@ import attrs
 from prism_client import vm_settings
 from prism_client._v4 import wire
 from prism_client._v4.api import equals, segment
+from prism_client.errors import Unsupported
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from uuid import UUID
 
     from prism_client._v4.api import Api, Writes
-    from prism_client.model import DiskSpec, Vm, VmSpec
+    from prism_client.model import DiskSpec, FileTransfer, Vm, VmSpec, VolumeDiskRef
 
 _PATH = "ahv/config/vms"
 _KIND = "vmm:ahv:config:vm"
@@ -32,6 +33,10 @@ class Vms:
     @property
     def takes_volume_disks(self) -> bool:
         return self.api.revision != "v4.0"  # its models have no reference to such a disk
+
+    @property
+    def transfers_files(self) -> bool:
+        return self.api.revision not in {"v4.0", "v4.1", "v4.2"}
 
     def not_taken(self, settings: Iterable[str]) -> tuple[str, ...]:
         return vm_settings.not_known(settings, self.api.revision)
@@ -67,6 +72,20 @@ class Vms:
     def shut_down(self, ext_id: str) -> None:
         if self.get(ext_id).power_state != "OFF":
             self.writes.act(_entity(ext_id), "shutdown")
+
+    def transfer_files(
+        self,
+        ext_id: str,
+        disk: VolumeDiskRef,
+        files: Sequence[FileTransfer],
+        *,
+        user: str,
+        password: str,
+    ) -> None:
+        if not self.transfers_files:
+            raise Unsupported("vmm copies no files into guests before v4.3")
+        body = wire.transfer_body(disk, files, user, password)
+        self.writes.act(_entity(ext_id), "transfer-files-to-guest", body)
 
     def delete(self, ext_id: str) -> bool:
         return self.writes.delete(_entity(ext_id))

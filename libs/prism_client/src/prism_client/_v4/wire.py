@@ -16,6 +16,7 @@ from prism_client.model import (
     DiskRecoveryPoint,
     DiskSpec,
     EmptyDisk,
+    FileTransfer,
     GpuModel,
     GroupRecoveryPoint,
     GuestTools,
@@ -259,6 +260,33 @@ def _disk_source(source: str | VolumeDiskRef) -> dict[str, str]:
         "$objectType": "vmm.v4.ahv.config.VolumeDiskReference",
         "diskExtId": source.disk_ext_id,
         "volumeGroupExtId": source.volume_group_ext_id,
+    }
+
+
+def transfer_body(
+    disk: VolumeDiskRef, files: Iterable[FileTransfer], user: str, password: str
+) -> dict[str, Any]:
+    """Return the body that has files copied into a guest."""
+    return {
+        "$objectType": "vmm.v4.ahv.config.TransferFilesToGuestSpec",
+        "transferFilesSpec": {
+            "$objectType": "vmm.v4.ahv.config.TransferFilesFromVolumeDisk",
+            "volumeDiskReference": _disk_source(disk),
+            "filesToTransfer": [
+                {
+                    "$objectType": "vmm.v4.ahv.config.TransferFileAttributes",
+                    "sourcePath": file.source,
+                    "destinationPath": file.destination,
+                    "shouldOverwrite": file.overwrite,
+                }
+                for file in files
+            ],
+        },
+        "guestAuthentication": {
+            "$objectType": "vmm.v4.ahv.config.Credential",
+            "username": user,
+            "password": password,
+        },
     }
 
 
