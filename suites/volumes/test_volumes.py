@@ -150,7 +150,7 @@ def test_a_restore_makes_the_groups_and_attaches_them(site: Site) -> None:
     if site.lab._world.settings.pc_version == "pc.2024.3":
         backup = site.backup(Level.FULL)  # a second one, so that there is a choice
     site.write()
-    settings = site.product.settings()
+    settings = site.product.settings(restore_powerstate="on")
     result = jobs.restore(site.product.store, "job", settings, where="/", job_id=backup.job_id)
     assert result.status in {Status.GOOD, Status.WARNINGS}, said(result)
     world = site.lab._world
@@ -165,6 +165,9 @@ def test_a_restore_makes_the_groups_and_attaches_them(site: Site) -> None:
     assert digest(shared.disks[0].file) == wanted[f"{site.shared}/0"]
     first, second = vms[f"a-restore-{number}"], vms[f"b-restore-{number}"]
     assert own.vms == [first.ext_id]
+    log = said(result)
+    for name in (first.name, second.name):
+        assert log.index(f"is attached to VM {name}") < log.index(f"VM {name} is started")
     assert sorted(shared.vms) == sorted([first.ext_id, second.ext_id])
     assert not own.clients, "this host is kept out"
     state = site.lab.state()

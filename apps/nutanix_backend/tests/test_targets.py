@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from iscsi_attach.testing import MemoryDevice
+from nutanix_backend.disks.difference import DifferenceDisk
+from nutanix_backend.disks.regions import Region, RegionList
 from nutanix_backend.disks.targets import ALLOCATION, GATHERED, LunDisk, LunTarget, at_path
 from nutanix_backend.errors import RestoreFailed
 from nutanix_backend.restore.plan import plan_vm
@@ -57,6 +59,25 @@ def test_zeros_of_a_fresh_disk_are_not_written() -> None:
     disk.flush()
     assert disk.written == 4096 + ALLOCATION
     assert device.content == bytes(SIZE)
+
+
+def test_what_a_used_disk_gains_reads_as_zeros() -> None:
+    device = MemoryDevice(b"\xff" * SIZE)
+    disk = LunDisk(device, MIB, is_blank=False)
+    disk.write(0, b"x" * MIB)
+    disk.resize(SIZE)
+    disk.write(SIZE - 4096, b"y" * 4096)
+    disk.flush()
+    assert device.content == b"x" * MIB + bytes(SIZE - MIB - 4096) + b"y" * 4096
+
+
+def test_a_difference_leaves_alone_what_a_disk_gains_unless_it_differs() -> None:
+    device = MemoryDevice(b"\xff" * SIZE)
+    regions = RegionList(SIZE, [Region(2 * MIB, MIB)])
+    disk = DifferenceDisk(LunDisk(device, MIB, is_blank=False), regions)
+    disk.resize(SIZE)
+    disk.flush()
+    assert device.content == b"\xff" * 2 * MIB + bytes(MIB) + b"\xff" * MIB
 
 
 class Counting(MemoryDevice):

@@ -37,7 +37,7 @@ XML = (
 
 def plain(machine: Machine) -> dict[str, Any]:
     """A machine as JSON, without what has its default value."""
-    fields = attrs.asdict(machine, filter=lambda field, value: value != field.default)
+    fields = attrs.asdict(machine, filter=lambda f, value: value not in (f.default, {}))
     found: dict[str, Any] = json.loads(json.dumps(fields))
     return found
 

@@ -45,11 +45,12 @@ class KnownCluster:
     refusal: str = ""
 
 
-def require_volume_groups(site: Site, creation: Creation, stack: ExitStack) -> None:
+def require_volume_groups(
+    site: Site, creation: Creation, stack: ExitStack, secret: str | None
+) -> None:
     """Raise RestoreRefused unless the cluster makes disks of VMs from those of volume groups."""
     try:
         images = ImageUpload(site.client, creation, _no_images, [])
-        secret = new_secret(chap=creation.settings.chap)
         VolumeGroupUpload(site, creation, stack, images, secret).try_out(site)
     except REASONS as error:
         raise RestoreRefused(

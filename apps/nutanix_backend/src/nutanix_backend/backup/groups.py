@@ -94,15 +94,19 @@ class VmWithGroups(VmBackup):
     def _record_failures(self, error: Exception) -> None:
         saved = {group.source.vm.ext_id for group in self._ready if group.saved}
         for group_id in self._claims.of_vm(self.source.vm):
-            if group_id in saved or group_id in self._why_not:
-                continue
-            group = attrs.evolve(self.source.vm, ext_id=group_id)
-            file = backup.state_file(self._job, GroupSource(group, self.source.cluster))
-            try:
-                with file.locked():
-                    Chain(self._aside, self._client, file).record_failure(error)
-            except StateError as second:  # costs a full, which will say so
-                error.add_note(f"then: {second}")
+            if group_id not in saved and group_id not in self._why_not:
+                self._record_failure(group_id, error)
+                self._claims.failed[group_id] = with_notes(error)
+
+    def _record_failure(self, group_id: str, error: Exception) -> None:
+        """Record that a group failed in this job, so that its chain goes on from the job before."""
+        group = attrs.evolve(self.source.vm, ext_id=group_id)
+        file = backup.state_file(self._job, GroupSource(group, self.source.cluster))
+        try:
+            with file.locked():
+                Chain(self._aside, self._client, file).record_failure(error)
+        except StateError as second:  # costs a full, which will say so
+            error.add_note(f"then: {second}")
 
     def _groups(self) -> tuple[str, ...]:
         claimed = self._claims.of_vm(self.source.vm)
@@ -120,8 +124,13 @@ class VmWithGroups(VmBackup):
             if not groups:
                 raise
             self._why_not |= dict.fromkeys(groups, with_notes(error))
-            alone = super()._take(stack, journal)
+            try:
+                alone = super()._take(stack, journal)
+            except VM_ERRORS:
+                self._why_not.clear()  # they have failed with the VM
+                raise
             for group in groups:
+                self._record_failure(group, error)
                 self._give_up(group, error)
             return alone
 
@@ -130,7 +139,7 @@ class VmWithGroups(VmBackup):
         for group_id in self._groups():
             turn.check()
             try:
-                group = self._client.volume_groups.get(group_id)
+                group = self._volume_group(group_id)
                 one = GroupBackup(self._job, self._shared, self.source, group, self._claims)
                 one.prepare(stack, snapshot, turn)
             except VM_ERRORS as error:
@@ -138,10 +147,17 @@ class VmWithGroups(VmBackup):
             else:
                 self._ready.append(one)
 
+    def _volume_group(self, group_id: str) -> prism_client.VolumeGroup:
+        try:
+            return self._client.volume_groups.get(group_id)
+        except prism_client.PrismError as error:
+            self._record_failure(group_id, error)
+            raise
+
     def _give_up(self, group_id: str, error: Exception) -> None:
         if self._ends_the_job:
             raise error
-        self._why_not[group_id] = with_notes(error)
+        self._why_not[group_id] = self._claims.failed[group_id] = with_notes(error)
         self._aside.report(
             f"volume group {group_id} of VM {self.source.vm.name} is not backed up: "
             f"{with_notes(error)}"
@@ -178,8 +194,8 @@ class VmWithGroups(VmBackup):
         return attrs.evolve(made, volume_groups=tuple(attached))
 
     def _reason(self, group_id: str) -> str:
-        if group_id in self._why_not:
-            return self._why_not[group_id]
+        if group_id in self._claims.failed:
+            return self._claims.failed[group_id]
         if group_id in self._claims.owners:
             return ""
         if self._job.settings.volume_groups == "no":
@@ -198,7 +214,11 @@ class OnlyGroups(VmWithGroups):
     def run(self, turn: Turn) -> None:
         """Back the groups up."""
         with self._aside.journal(self.source.vm.ext_id) as journal:
-            self._back_up_groups(journal, turn)
+            try:
+                self._back_up_groups(journal, turn)
+            except VM_ERRORS as error:
+                self._record_failures(error)
+                raise
 
     def _back_up_groups(self, journal: Journal, turn: Turn) -> None:
         with ExitStack() as stack:
@@ -208,6 +228,8 @@ class OnlyGroups(VmWithGroups):
             if not self._ready:
                 raise SourceError("none of its volume groups could be prepared: see above")
             turn.stream(self._send_groups)
+            if not any(group.saved for group in self._ready):
+                raise SourceError("none of its volume groups could be sent: see above")
             self._prolong(snapshot)
 
 

@@ -18,6 +18,8 @@ class Claims:
 
     owners: Mapping[str, prism_client.Vm]
     members: Mapping[str, tuple[str, ...]]
+    failed: dict[str, str] = attrs.field(factory=dict)
+    """Why a group is not saved after all, once its owner has found out."""
 
     @classmethod
     def of(

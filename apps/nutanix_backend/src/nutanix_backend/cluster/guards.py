@@ -445,6 +445,7 @@ class RestoredGroupGuard(OfferGuard):
         """Keep the initiator out, and let the group outlive the guard."""
         self.client.volume_groups.detach_client(self.volume_group.ext_id, self.initiator)
         self._kept = True
+        self.entry.close()  # it is the user's from now on, whatever becomes of the job
 
     def _create(self) -> prism_client.VolumeGroup:
         return self.client.volume_groups.create_blank(

@@ -109,6 +109,9 @@ def _sweep_stale(client: PrismClient, settings: Settings, *, dry_run: bool) -> I
             reference = record.reference
             if reference is None or not points.usable(reference).reference:
                 continue  # it may be on another Prism
+            if any(file.is_kept_by(other, reference.point) for other in reference.shared_with):
+                dropped += 1  # it is the base of another, and stays
+                continue
             if not dry_run:
                 dropped += points.drop(reference)
             done = "found" if dry_run else "removed"

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from phcbt01 import Buffer
 
     from nutanix_backend.disks.regions import RegionList
-    from nutanix_backend.disks.targets import OpenDisk
+    from nutanix_backend.disks.targets import LunDisk
 
 
 class DifferenceDisk:
     """Writes the parts that lie in `regions`, and lets go of all others: they are there already."""
 
-    def __init__(self, disk: OpenDisk, regions: RegionList) -> None:
+    def __init__(self, disk: LunDisk, regions: RegionList) -> None:
         """Write to `disk`."""
         self._disk = disk
         spans = list(regions.spans())
@@ -48,8 +48,10 @@ class DifferenceDisk:
             self._disk.zero(start, end - start)
 
     def resize(self, size: int) -> None:
-        """Grow."""
-        self._disk.resize(size)
+        """Grow; what differs of the new part becomes zero."""
+        old = self.size
+        self._disk.grow(size)
+        self.zero(old, size - old)
 
     def flush(self) -> None:
         """Make it durable."""

@@ -296,7 +296,13 @@ class LunDisk:
             offset = cut
 
     def resize(self, size: int) -> None:
-        """Use more of the device; raises ApplyError beyond its end."""
+        """Use more of the device, which reads as zeros there; raises ApplyError beyond its end."""
+        old = self._size
+        self.grow(size)
+        self.zero(old, size - old)
+
+    def grow(self, size: int) -> None:
+        """Use more of the device as it is; raises ApplyError beyond its end."""
         if size < self._size:
             raise phcbt01.ShrunkDisk(f"{self._device.name} has {self._size} bytes, not {size}")
         if size > self._device.size:

@@ -9,6 +9,7 @@ import attrs
 from vm_replica.evidence import TrialKind
 
 from nutanix_backend.ahv import make_vm, watch
+from nutanix_backend.disks.targets import DiskTarget, NoTarget
 from nutanix_backend.errors import DrillFailed
 from nutanix_backend.names import DRILL
 from nutanix_backend.restore.destination import NewVm, empty_disks, record_trial, written_disks
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from nutanix_backend.job import JobContext
-    from nutanix_backend.restore.plan import VmPlan
+    from nutanix_backend.restore.plan import DiskChain, VmPlan
+    from nutanix_backend.restore.sources import SourceFile
     from nutanix_backend.restore.writer import DiskWriter
 
 
@@ -33,8 +35,30 @@ class Drill(NewVm):
         watch.check_options(job.settings)
         super().__init__(job, stack)
 
+    def prepare(self, plan: VmPlan) -> None:
+        """Ask the cluster for a VM; a volume group is only proven, the VM is tried without it."""
+        if not _is_group(plan):
+            super().prepare(plan)
+
+    def begin(self, plan: VmPlan) -> None:
+        """Say where the VM goes."""
+        if not _is_group(plan):
+            super().begin(plan)
+
+    def target(self, plan: VmPlan, chain: DiskChain) -> DiskTarget:
+        """A place on the way to the cluster; nowhere for a disk of a volume group."""
+        return NoTarget() if _is_group(plan) else super().target(plan, chain)
+
+    def configuration(self, file: SourceFile, content: bytes) -> None:
+        """Take that of a VM."""
+        if not file.name.endswith("/vg-metadata.json"):
+            super().configuration(file, content)
+
     def finish(self, plan: VmPlan, writers: Mapping[str, DiskWriter]) -> None:
         """Create the VM, watch it, remove it; raise DrillFailed when it does not live."""
+        if _is_group(plan):
+            self.job.say(f"volume group {plan.origin.vm_name} is no part of the drill")
+            return
         origin, order = plan.origin, self._specified(plan)
         subnet = watch.subnet_for(self.job.settings, order.site.networks.subnets)
         order = attrs.evolve(order, isolation=make_vm.Isolation(subnet))
@@ -59,3 +83,7 @@ class Drill(NewVm):
     def _name(self, old_name: str) -> str:
         """A name that nobody else has, and by which a sweep knows whose it is."""
         return f"{DRILL}{secrets.token_hex(4)} {old_name}"[: make_vm.LONGEST_NAME]
+
+
+def _is_group(plan: VmPlan) -> bool:
+    return bool(plan.manifest and plan.manifest.is_group)

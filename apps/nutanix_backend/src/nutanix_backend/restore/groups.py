@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from iscsi_attach import BlockDevice
 
+    from nutanix_backend.ahv.creation import Origin
     from nutanix_backend.ahv.site import Site
     from nutanix_backend.disks.targets import DiskTarget
     from nutanix_backend.job import JobContext
@@ -113,6 +114,18 @@ class NewVmsAndGroups(NewVm):
                     f"volume group {group.name} is attached to VM {vm.name}, which is switched on: "
                     "switch it off, or detach the group"
                 )
+
+    def start(self) -> None:
+        """Start the VMs, which have their groups by now."""
+        super().start()
+        if self.job.settings.restore_powerstate == "on":
+            for made in self.made:
+                if not super()._has_turn(made.origin):
+                    self._start(made)
+
+    def _has_turn(self, origin: Origin) -> bool:  # noqa: ARG002 - all of them
+        """Every VM waits for its groups."""
+        return True
 
     def target(self, plan: VmPlan, chain: DiskChain) -> DiskTarget:
         """A place on the way to the cluster, or a disk of the new group."""
@@ -217,6 +230,11 @@ class NewGroup:
             if old not in manifest.attached_to or old in self._attached:
                 continue
             self._attached.add(old)
+            if vm.origin.job != self._plan.origin.job:
+                job.warn(
+                    f"volume group {self.name} is as of job {self._plan.origin.job}, "
+                    f"VM {vm.name} as of job {vm.origin.job}, which did not save the group"
+                )
             try:
                 self._destination.client.volume_groups.attach_vm(group.ext_id, vm.ext_id)
             except prism_client.PrismError as error:

@@ -12,6 +12,7 @@ from nutanix_backend.ahv import method
 from nutanix_backend.ahv.creation import Creation
 from nutanix_backend.ahv.site import inspect_target
 from nutanix_backend.cluster import inventory, sweep
+from nutanix_backend.cluster.guards import new_secret
 from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.references import state
 from nutanix_backend.references.point_fields import point_fields
@@ -47,6 +48,7 @@ class InPlace(Destination):
         self._journal = stack.enter_context(job.journal())
         sweep.before_job(job, self._client, job.settings)
         self._vms: dict[str, OwnDisks] = {}
+        self._secret = new_secret(chap=job.settings.chap)
 
     def prepare(self, plan: VmPlan) -> None:
         """Look whether the cluster allows it, down to a trial, before anything is written."""
@@ -67,9 +69,9 @@ class InPlace(Destination):
         reference = _reference(self._client, plan, disks)
         site = inspect_target(self._client, settings, origin, named_by_user=False)
         creation = Creation(settings, self.job, self._journal, self.job.info.name, "")
-        method.require_volume_groups(site, creation, self._stack)
+        method.require_volume_groups(site, creation, self._stack, self._secret)
         owner = Owner(self._client, site.cluster, vm, disks, reference)
-        self._vms[origin.folder] = OwnDisks(owner, creation, self._stack)
+        self._vms[origin.folder] = OwnDisks(owner, creation, self._stack, self._secret)
         self.job.say(f"{origin} is restored in place: only what changed since is written")
 
     def target(self, plan: VmPlan, chain: DiskChain) -> DiskTarget:

@@ -20,7 +20,6 @@ from nutanix_backend.cluster.guards import (
     IscsiSessionGuard,
     SafetyGuard,
     VolumeGroupGuard,
-    new_secret,
 )
 from nutanix_backend.cluster.objects import way_back
 from nutanix_backend.disks import difference
@@ -77,11 +76,17 @@ class Clone:
 class OwnDisks:
     """The disks of one VM that are restored in place."""
 
-    def __init__(self, owner: Owner, creation: Creation, stack: ExitStack) -> None:
-        """Prepare; nothing is made before the first disk is opened, `stack` removes what is."""
+    def __init__(
+        self, owner: Owner, creation: Creation, stack: ExitStack, secret: str | None
+    ) -> None:
+        """Prepare; nothing is made before the first disk is opened, `stack` removes what is.
+
+        Sessions have the CHAP `secret`, if any: all of a job share one.
+        """
         self._owner = owner
         self._creation = creation
         self._stack = stack
+        self._secret = secret
         self._session = ExitStack()
         self._clones: dict[str, Clone] = {}
         self._safety: SafetyGuard | None = None
@@ -129,9 +134,8 @@ class OwnDisks:
         settings, warn = self._creation.settings, self._creation.report.warn
         chosen = transport.choose(settings.transport)
         portal = transport.portal(settings, self._owner.cluster, warn)
-        secret = new_secret(chap=settings.chap)
         sources = [plan.snapshot.disk_recovery_point_ext_id for plan in plans]
-        group = VolumeGroupGuard(safety, sources, transport.initiator_name(), secret)
+        group = VolumeGroupGuard(safety, sources, transport.initiator_name(), self._secret)
         self._group = self._stack.enter_context(group)
         self._stack.push(self._session)
         session = self._session.enter_context(IscsiSessionGuard(group, portal, chosen))
