@@ -32,7 +32,7 @@ const bool DONOTSAVE_FT_PLUGIN_CONFIG = false;  // the restore options below are
 // --- restore options, as bconsole shows them: name, reader, help, required, default shown.
 // The framework can hand on what these three readers take: str, int64 and bool.
 struct ini_items plugin_items_dump[] = {
-   {"restore_to", ini_store_str, "a new VM (ahv), the VM's own disks (inplace), raw images (disk), or only a proof (verify)", 0, "*by where*"},
+   {"restore_to", ini_store_str, "a new VM (ahv), the VM's own disks (inplace), raw images (disk), files in a running guest (guest), or only a proof (verify)", 0, "*by where*"},
    {"restore_vm_name", ini_store_str, "name of the restored VM", 0, "*old name and job*"},
    {"restore_powerstate", ini_store_str, "state of the restored VM", 0, "off"},
    {"disk", ini_store_str, "restore only these disks, by number", 0, "*all*"},
