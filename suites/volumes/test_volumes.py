@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from typing import TYPE_CHECKING
 
 import attrs
@@ -248,8 +249,12 @@ def test_without_v4_each_group_is_named(tmp_path: Path) -> None:
 
 def test_a_group_that_fails_does_not_fail_its_vm(site: Site) -> None:
     site.lab.faults.status(f"GET */volume-groups/{site.own}", 403, times=9)
-    result = site.backup(Level.FULL)
+    folder = site.product.root / "metrics"
+    folder.mkdir()
+    result = site.backup(Level.FULL, metrics_dir=folder)
     site.lab.faults.clear()
+    (metrics,) = folder.iterdir()
+    assert re.search(r"^podheitor_nutanix_job_success\{.*\} 0\.0$", metrics.read_text(), re.MULTILINE)
     made = site.manifests(result)
     assert site.own not in made
     assert {site.first.ext_id, site.second.ext_id, site.shared} <= set(made)

@@ -27,7 +27,7 @@ from nutanix_backend.manifest import VOLUME_GROUP, AttachedGroup
 from nutanix_backend.names import OURS, GroupFolder, VmFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from nutanix_backend.backup.job import Prepared, Shared
     from nutanix_backend.backup.pipeline import Turn
@@ -82,6 +82,11 @@ class VmWithGroups(VmBackup):
         """The groups behind their VM."""
         groups = [group.saved for group in self._ready if group.saved]
         return [*super().all_saved, *groups]
+
+    @property
+    def failed_groups(self) -> Mapping[str, Exception]:
+        """Those that were given up."""
+        return {group: SourceError(reason) for group, reason in self._why_not.items()}
 
     def run(self, turn: Turn) -> None:
         """Back the VM up; where it fails, its groups have failed in this job too."""

@@ -153,6 +153,8 @@ def _back_up_all(held: HeldJob, backups: list[VmBackup], outcome: Outcome) -> li
 
     pipeline = Pipeline(held.settings.parallel_vms, check, ended)
     pipeline.run(backup.run for backup in backups)
+    for backup in backups:
+        outcome.failed |= backup.failed_groups
     outcome.saved = {b.source.vm.ext_id: b.saved for b in backups if b.saved}
     saved = [saved for backup in backups for saved in backup.all_saved]
     failed = [backups[number].source.vm.name for number in sorted(failures)]
@@ -315,6 +317,11 @@ class VmBackup:
     def all_saved(self) -> list[SavedVm]:
         """What was saved, for the summary."""
         return [self.saved] if self.saved else []
+
+    @property
+    def failed_groups(self) -> Mapping[str, Exception]:
+        """The volume groups that were to be saved and are not, by id."""
+        return {}
 
     def _groups(self) -> tuple[str, ...]:
         """The volume groups that are in the recovery point, and saved with the VM."""

@@ -70,7 +70,7 @@ class RosterFile:
         """Return the file for a job of this name that selects so."""
         chosen = (
             selection.vm, selection.exclude_vm, selection.category, selection.exclude_category,
-            selection.project, selection.cluster,
+            selection.project, selection.cluster, selection.volume_groups,
         )  # fmt: skip
         digest = hashlib.sha256(repr(chosen).encode()).hexdigest()[:16]
         return cls(state_dir / FOLDER / f"{component(series_of(job))}-{digest}.json")
