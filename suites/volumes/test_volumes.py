@@ -193,6 +193,9 @@ def test_a_given_group_is_written_over(site: Site) -> None:
     on = said(restore(overwrite="yes"))
     assert "is attached to VM a, which is switched on" in on
     site.lab._world.vms[site.first.ext_id].power_state = "OFF"
+    site.lab._world.volume_groups[site.own].clients.append("iqn.2026-01.example:other")
+    assert "is attached to 1 iSCSI clients" in said(restore(overwrite="yes"))
+    site.lab._world.volume_groups[site.own].clients.clear()
     result = restore(overwrite="yes", verify="yes")
     assert result.status is Status.GOOD, said(result)
     found = site.content()

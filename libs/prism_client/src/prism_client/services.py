@@ -307,6 +307,10 @@ class VolumeGroups(Protocol):
         """Delete with its disks; detach clients first. False: it was gone."""
         ...
 
+    def clients(self, ext_id: str) -> tuple[str, ...]:
+        """Return the ids of the iSCSI clients that it is attached to. Raises Unsupported on v3."""
+        ...
+
     def attach_vm(self, vg_ext_id: str, vm_ext_id: str) -> None:
         """Give a VM the disks of a group. Raises NotFound, and Unsupported on v3."""
         ...

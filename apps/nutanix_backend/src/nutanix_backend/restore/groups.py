@@ -108,6 +108,11 @@ class NewVmsAndGroups(NewVm):
         )
 
     def _refuse_used(self, group: prism_client.VolumeGroup) -> None:
+        if clients := self.client.volume_groups.clients(group.ext_id):
+            raise RestoreRefused(
+                f"volume group {group.name} is attached to {len(clients)} iSCSI clients: log them "
+                "out, and detach them in Prism"
+            )
         for vm in self.client.vms.list():
             if group.ext_id in vm.volume_group_ext_ids and vm.power_state != "OFF":
                 raise RestoreRefused(

@@ -111,6 +111,9 @@ class VolumeGroups:
     def delete(self, ext_id: str) -> bool:
         return self.elements.delete(_entity(ext_id))
 
+    def clients(self, ext_id: str) -> tuple[str, ...]:  # noqa: ARG002 - nothing is asked
+        raise Unsupported("the clients of a volume group are listed over v4 only")
+
     def attach_vm(self, vg_ext_id: str, vm_ext_id: str) -> None:  # noqa: ARG002 - nothing is asked
         raise Unsupported("a volume group is attached to a VM over v4 only")
 

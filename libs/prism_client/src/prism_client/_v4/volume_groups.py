@@ -120,11 +120,14 @@ class VolumeGroups:
         path = "config/iscsi-clients"
         return next(self.api.records("iSCSI client", path, ours, filter_=filter_), None)
 
+    def clients(self, ext_id: str) -> tuple[str, ...]:
+        path = f"{_entity(ext_id)}/external-iscsi-attachments"
+        attached = [entry.fields("iSCSI client") for entry in self.api.list(path)]
+        return tuple(item.text("extId") for item in attached)
+
     def _is_attached(self, vg_ext_id: str, client: str) -> bool:
-        path = f"{_entity(vg_ext_id)}/external-iscsi-attachments"
         try:
-            attached = [entry.fields("iSCSI client") for entry in self.api.list(path)]
-            return any(item.text("extId") == client for item in attached)
+            return client in self.clients(vg_ext_id)
         except NotFound:
             return False  # the group is gone, and with it what was attached
 
