@@ -77,9 +77,10 @@ def test_what_selects_nothing_costs_the_others_nothing(product: Product) -> None
 def test_the_vm_of_a_drill_is_not_saved(product: Product) -> None:
     """It is gone before the job could end."""
     guest = product.guest(1 << 20)
-    product.guest(1 << 20, name=f"{DRILL}12345678 {guest.name}")
+    left = product.guest(1 << 20, name=f"{DRILL}12345678 {guest.name}")
     result = jobs.listing("job", product.settings(vm=f"*{guest.name}"), Phase.ESTIMATE)
     assert {file.name.split("/")[2] for file in result.files} == {guest.ext_id}
+    del product.lab._world.vms[left.ext_id]
 
 
 def test_with_abort_on_error_one_value_ends_the_job(product: Product) -> None:

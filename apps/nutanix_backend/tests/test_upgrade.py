@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from apps.nutanix_backend.tests.conftest import Product
 
 KIB, MIB = 1 << 10, 1 << 20
+WITH_FILTER: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+"""Python 3.11 of Debian 12 has no filter, later ones warn without it."""
 RELEASES = sorted((Path(__file__).parent / "frozen").glob("*.tar.xz"))
 
 
@@ -51,7 +53,7 @@ class Frozen:
 def frozen(request: pytest.FixtureRequest, product: Product) -> Frozen:
     """The folders of a version; its backups are those of the product."""
     with tarfile.open(request.param) as archive:
-        archive.extractall(product.root / "frozen", filter="data")
+        archive.extractall(product.root / "frozen", **WITH_FILTER)
     found = Frozen(product.root / "frozen")
     (found.folder / "store").rename(product.root / "store")
     return found
