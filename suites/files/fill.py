@@ -154,7 +154,8 @@ def change(root: Path, chance: random.Random, number: int, *, is_unix: bool, kin
         shutil.rmtree(root / "docs" / "many" / f"{number}0")
     write(root / "docs" / f"note {number}.txt", b"as of backup %d\n" % number)
     write(root / "docs" / f"Größe-漢字-{number}", chance.randbytes(5000))
-    for path in sorted(root.rglob("*"), reverse=True):
+    below = (Path(top, name) for top, folders, files in os.walk(root) for name in folders + files)
+    for path in sorted(below, reverse=True):
         if not path.is_symlink() and "keep" not in path.name:
             when = chance.randrange(10**9, 18 * 10**8) // 2 * 2 * 10**9
             os.utime(path, ns=(when, when + (0 if kind in COARSE else 123_456_700)))
