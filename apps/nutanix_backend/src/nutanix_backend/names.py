@@ -31,6 +31,7 @@ DRILL = f"{OURS}drill "
 STAGING = "podheitor-nutanix-"
 """With this begins the name of a folder for what is only on its way."""
 NAMESPACE = "@nutanix"
+GROUP_RECORD = "vg-metadata.json"
 _ID = r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}"
 _METADATA = {
     NAMESPACE: r"v[mg]-metadata\.json",
@@ -93,7 +94,7 @@ class GroupFolder(VmFolder):
 
     def metadata(self) -> str:
         """Name of the group's configuration file."""
-        return f"{self.path}/vg-metadata.json"
+        return f"{self.path}/{GROUP_RECORD}"
 
 
 @attrs.frozen

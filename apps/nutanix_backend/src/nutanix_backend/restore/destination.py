@@ -21,7 +21,7 @@ from nutanix_backend.cluster import inventory, journal, sweep
 from nutanix_backend.cluster.guards import FolderGuard, new_secret
 from nutanix_backend.disks.targets import DiskTarget, ImageTarget, NoTarget, at_path
 from nutanix_backend.errors import RestoreFailed, RestoreRefused
-from nutanix_backend.names import STAGING
+from nutanix_backend.names import GROUP_RECORD, STAGING
 from nutanix_backend.references import evidence
 from nutanix_backend.restore import configuration, firmware
 from nutanix_backend.restore.plan import numbers
@@ -337,7 +337,12 @@ class NewVm(Destination):
         return upload.target(plan.origin, _new_disk(chain))
 
     def configuration(self, file: SourceFile, content: bytes) -> None:
-        """Remember the configuration for when the disks are complete, if a VM can be made of it."""
+        """Remember the configuration for when the disks are complete, if a VM can be made of it.
+
+        That of a volume group is in its manifest.
+        """
+        if file.name.endswith(f"/{GROUP_RECORD}"):
+            return
         configuration.read(file.namespace, content)
         self._configurations[file.folder] = content
 

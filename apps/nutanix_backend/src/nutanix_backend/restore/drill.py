@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from nutanix_backend.job import JobContext
     from nutanix_backend.restore.plan import DiskChain, VmPlan
-    from nutanix_backend.restore.sources import SourceFile
     from nutanix_backend.restore.writer import DiskWriter
 
 
@@ -37,26 +36,21 @@ class Drill(NewVm):
 
     def prepare(self, plan: VmPlan) -> None:
         """Ask the cluster for a VM; a volume group is only proven, the VM is tried without it."""
-        if not _is_group(plan):
+        if not plan.is_group:
             super().prepare(plan)
 
     def begin(self, plan: VmPlan) -> None:
         """Say where the VM goes."""
-        if not _is_group(plan):
+        if not plan.is_group:
             super().begin(plan)
 
     def target(self, plan: VmPlan, chain: DiskChain) -> DiskTarget:
         """A place on the way to the cluster; nowhere for a disk of a volume group."""
-        return NoTarget() if _is_group(plan) else super().target(plan, chain)
-
-    def configuration(self, file: SourceFile, content: bytes) -> None:
-        """Take that of a VM."""
-        if not file.name.endswith("/vg-metadata.json"):
-            super().configuration(file, content)
+        return NoTarget() if plan.is_group else super().target(plan, chain)
 
     def finish(self, plan: VmPlan, writers: Mapping[str, DiskWriter]) -> None:
         """Create the VM, watch it, remove it; raise DrillFailed when it does not live."""
-        if _is_group(plan):
+        if plan.is_group:
             self.job.say(f"volume group {plan.origin.vm_name} is no part of the drill")
             return
         origin, order = plan.origin, self._specified(plan)
@@ -83,7 +77,3 @@ class Drill(NewVm):
     def _name(self, old_name: str) -> str:
         """A name that nobody else has, and by which a sweep knows whose it is."""
         return f"{DRILL}{secrets.token_hex(4)} {old_name}"[: make_vm.LONGEST_NAME]
-
-
-def _is_group(plan: VmPlan) -> bool:
-    return bool(plan.manifest and plan.manifest.is_group)

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from nutanix_backend.job import JobContext
     from nutanix_backend.restore.destination import MadeVm
     from nutanix_backend.restore.plan import DiskChain, VmPlan
-    from nutanix_backend.restore.sources import SourceFile
     from nutanix_backend.restore.writer import DiskWriter
 
 LONGEST_NAME = 256
@@ -51,7 +50,7 @@ class NewVmsAndGroups(NewVm):
 
     def prepare(self, plan: VmPlan) -> None:
         """Ask the cluster, for a VM or for a group."""
-        if plan.manifest and plan.manifest.is_group:
+        if plan.is_group:
             self._prepare_group(plan)
         else:
             super().prepare(plan)
@@ -136,11 +135,6 @@ class NewVmsAndGroups(NewVm):
         """A place on the way to the cluster, or a disk of the new group."""
         group = self._groups.get(plan.origin.folder)
         return group.target(chain) if group else super().target(plan, chain)
-
-    def configuration(self, file: SourceFile, content: bytes) -> None:
-        """Take the configuration of a VM; that of a group is in its manifest."""
-        if not file.name.endswith("/vg-metadata.json"):
-            super().configuration(file, content)
 
     def finish(self, plan: VmPlan, writers: Mapping[str, DiskWriter]) -> None:
         """Make the VM, or finish the group; and attach what belongs together and is there."""

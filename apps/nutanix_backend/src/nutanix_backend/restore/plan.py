@@ -100,6 +100,11 @@ class VmPlan:
     where: str = ""
     """Below which folder the daemon was told to restore."""
 
+    @property
+    def is_group(self) -> bool:
+        """Whether it is of a volume group."""
+        return bool(self.manifest and self.manifest.is_group)
+
 
 def numbers(given: Iterable[str]) -> tuple[str, ...]:
     """The numbers of disks in a list of texts that may each hold several."""

@@ -24,7 +24,7 @@ from nutanix_backend.errors import RestoreRefused
 
 NAMESPACES = ("@nutanix", "@proxmox", "@vsphere", "@hyperv")
 _CONFIGURATIONS = {
-    "@nutanix": ("vm-metadata.json", "vg-metadata.json"),
+    "@nutanix": ("vm-metadata.json", names.GROUP_RECORD),
     "@proxmox": (".conf",),
     "@vsphere": (".vmx", ".ovf"),
     "@hyperv": (".xml", ".vmcx"),
