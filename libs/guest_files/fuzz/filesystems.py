@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 LIMITS = Limits(entries=5000, silence=5, processor=5, memory=1024 * MIB)
 KEY = b"a passphrase"
+BATCH = 500
+"""Mutants that one process reads before it says how they ended."""
 
 
 class ForkedChild:
@@ -265,14 +267,14 @@ def read(seed: Seed, base: mmap.mmap, patches: dict[int, bytes]) -> str:
     return "result"
 
 
-def work(job: tuple[list[Seed], int, int, int]) -> tuple[Counter[tuple[str, str]], list[str]]:
-    """Read so many mutants."""
-    seeds, first, count, step = job
+def work(job: tuple[list[Seed], range]) -> tuple[Counter[tuple[str, str]], list[str]]:
+    """Read the mutants of these numbers."""
+    seeds, numbers = job
     counts: Counter[tuple[str, str]] = Counter()
     findings = []
     files = {seed.name: seed.path.open("rb") for seed in seeds}
     bases = {name: mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) for name, file in files.items()}
-    for number in range(first, count, step):
+    for number in numbers:
         chance = random.Random(number)
         seed = seeds[number % len(seeds)]
         try:
@@ -281,6 +283,12 @@ def work(job: tuple[list[Seed], int, int, int]) -> tuple[Counter[tuple[str, str]
         except Exception:  # noqa: BLE001 - that is what is looked for
             findings.append(f"{seed.name}, mutant {number}:\n{traceback.format_exc()}")
     return counts, findings
+
+
+def summary(counts: Counter[tuple[str, str]], findings: list[str], began: float) -> str:
+    """How many mutants were read in how many seconds, and what was found."""
+    read_ones = counts.total() + len(findings)
+    return f"{read_ones} mutants in {time.monotonic() - began:.0f} s, {len(findings)} findings"
 
 
 def main() -> int:
@@ -294,16 +302,20 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         seeds = make_seeds(Path(name))
         last = options.first + options.count
-        jobs = [(seeds, options.first + n, last, options.workers) for n in range(options.workers)]
+        jobs = [
+            (seeds, range(first, min(first + BATCH, last)))
+            for first in range(options.first, last, BATCH)
+        ]
+        total: Counter[tuple[str, str]] = Counter()
+        findings: list[str] = []
         with get_context("fork").Pool(options.workers) as pool:
-            results = pool.map(work, jobs, chunksize=1)
-    total: Counter[tuple[str, str]] = sum((counts for counts, _ in results), Counter())
+            for counts, found in pool.imap_unordered(work, jobs):
+                total += counts
+                findings += found
+                sys.stderr.write(f"{summary(total, findings, began)}\n")
     for (kind, how), number in sorted(total.items()):
         sys.stdout.write(f"{kind:24} {how:70} {number:7}\n")
-    findings = [text for _, found in results for text in found]
-    sys.stdout.write(
-        f"{total.total()} mutants in {time.monotonic() - began:.0f} s, {len(findings)} findings\n"
-    )
+    sys.stdout.write(f"{summary(total, findings, began)}\n")
     sys.stdout.writelines(findings[:20])
     return int(bool(findings))
 
