@@ -3,6 +3,7 @@
 FilesError            what was asked for cannot be read
 ├── NotThere          no volume or no file has this name
 ├── NotWhole          a file cannot be read to its end
+├── CannotOpen        an encrypted volume cannot be opened
 ├── LimitReached      a file system claims more than a sane one has
 └── ReaderDied        the child process that reads the file system ended, or said nonsense
 """
@@ -26,3 +27,7 @@ class LimitReached(FilesError):
 
 class ReaderDied(FilesError):
     """The process that reads the file system ended without an answer, or gave a wrong one."""
+
+
+class CannotOpen(FilesError):
+    """The volume cannot be opened: unknown cipher, damaged header, or no key fits."""

@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidKey, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf import argon2
 
-from guest_files.errors import FilesError
+from guest_files.errors import CannotOpen
 from guest_files.sources import SECTOR, Source
 
 if TYPE_CHECKING:
@@ -37,10 +37,6 @@ _ERRORS = (
     UnsupportedAlgorithm, OverflowError, MemoryError, RecursionError,
 )  # fmt: skip
 """What a damaged or unknown header leads to."""
-
-
-class CannotOpen(FilesError):
-    """The volume cannot be opened: unknown cipher, damaged header, or no key fits."""
 
 
 @attrs.frozen

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import attrs
-import pybde
 
-from guest_files import luks, lvm, partitions
+from guest_files import bitlocker, luks, lvm, partitions
 from guest_files.damage import DAMAGE, words
+from guest_files.errors import CannotOpen
 from guest_files.model import Volume
-from guest_files.sources import FileObject, Pieces, Source
+from guest_files.sources import Pieces, Source
 from guest_files.trees import READERS, open_tree
 
 if TYPE_CHECKING:
@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 INSTEAD = "restore the disk, or use `files export` with a program that can"
 """What to do where files cannot be read."""
 _SIGNATURES = (
-    # file systems that are read: kind, offset and bytes of what they begin with
+    # kind, offset and bytes of what they begin with; BitLocker keeps the words of the file system
+    # below it, of NTFS and FAT32, in its first sector: it stands before them
+    ("LUKS", 0, luks.MAGIC),
+    *(("BitLocker", offset, magic) for offset, magic in bitlocker.SIGNATURES),
+    # file systems that are read
     ("ext4", 1080, b"\x53\xef"),
     ("XFS", 0, b"XFSB"),
     ("NTFS", 3, b"NTFS    "),
     ("exFAT", 3, b"EXFAT   "),
     ("FAT", 54, b"FAT1"),
     ("FAT", 82, b"FAT32   "),
-    # containers
-    ("LUKS", 0, luks.MAGIC),
-    ("BitLocker", 3, b"-FVE-FS-"),
     # what is only named
     ("btrfs", 0x10040, b"_BHRfS_M"),
     ("ReFS", 3, b"ReFS\0\0\0\0"),
@@ -148,38 +149,15 @@ def _unlocked(
     physical: list[lvm.PhysicalVolume],
 ) -> Iterator[Found]:
     try:
-        plain = luks.unlock(source, keys) if kind == "LUKS" else _bitlocker(source, keys)
-    except (luks.CannotOpen, *DAMAGE) as error:
-        yield Found(Volume(name, kind, source.size, reason=words(error)))
+        plain = luks.unlock(source, keys) if kind == "LUKS" else bitlocker.unlock(source, keys)
+    except CannotOpen as error:
+        yield Found(Volume(name, kind, source.size, reason=str(error)))
+        return
+    except DAMAGE as error:
+        reason = f"its {kind} cannot be opened: {words(error)}; {INSTEAD}"
+        yield Found(Volume(name, kind, source.size, reason=reason))
         return
     yield from _opened(name, "", plain, (), physical)
-
-
-class _Readable(Source):
-    """What a library decrypts."""
-
-    def __init__(self, volume: pybde.volume) -> None:
-        self._volume = volume
-        self.size = volume.get_size()
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """So many bytes, fewer at the end."""
-        length = max(0, min(length, self.size - offset))
-        return bytes(self._volume.read_buffer_at_offset(length, offset)) if length else b""
-
-
-def _bitlocker(source: Source, keys: Sequence[bytes]) -> Source:
-    """Open a BitLocker volume with a recovery password (48 digits) or a password."""
-    for key in (None, *keys):  # without one for a clear key
-        volume = pybde.volume()
-        if key is not None:
-            text = key.decode("utf-8", "replace")
-            is_recovery = sum(letter.isdigit() for letter in text) == 48
-            (volume.set_recovery_password if is_recovery else volume.set_password)(text)
-        volume.open_file_object(FileObject(source))
-        if not volume.is_locked():
-            return _Readable(volume)
-    raise luks.CannotOpen("no key fits: give the recovery password of BitLocker with --key-file")
 
 
 def _logical(physical: Sequence[lvm.PhysicalVolume], keys: Sequence[bytes]) -> Iterator[Found]:
