@@ -63,7 +63,7 @@ def restart_file_daemon(console: Console) -> None:
     """Stop the File Daemon and start it again, so that it loads the plugin that is there now."""
     console.host.shell("kill $(cat /run/bacula/bacula-fd.9102.pid)")
     daemons = console.host.daemons
-    (file_daemon,) = (daemon for daemon in daemons if "/usr/sbin/bacula-fd" in daemon.args)
+    (file_daemon,) = (daemon for daemon in daemons if "bacula-fd" in str(daemon.args))
     file_daemon.wait()
     daemons.remove(file_daemon)
     bacula.start_file_daemon(console.host)
