@@ -142,11 +142,10 @@ class StreamSender:
     def put(self, piece: Buffer) -> None:
         """Send or gather a piece of at most UNIT bytes."""
         length = memoryview(piece).nbytes
-        self._digest.update(piece)
         self.sent += length
         if length >= SMALL:
             self._flush()
-            self._send(Data(piece))
+            self._put(piece)
             return
         self._gathered += piece
         if len(self._gathered) >= UNIT - SMALL:
@@ -158,6 +157,10 @@ class StreamSender:
         return self._digest.text()
 
     def _flush(self) -> None:
-        if self._gathered:
-            self._send(Data(bytes(self._gathered)))
-            self._gathered.clear()
+        gathered, self._gathered = self._gathered, bytearray()
+        if gathered:
+            self._put(gathered)
+
+    def _put(self, packet: Buffer) -> None:
+        self._digest.update(packet)
+        self._send(Data(packet))
