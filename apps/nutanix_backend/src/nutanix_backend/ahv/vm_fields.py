@@ -235,7 +235,7 @@ FIELDS = (
         "disks[].backingInfo.volumeGroupExtId",
         _NOT_RESTORED,
         "an attached volume group: attached again where it is restored in the same job",
-        line="volume groups are attached to it only if they are restored in this job",
+        line="volume groups are attached to it only if they are restored, or replicated, with it",
     ),
     VmField("storageConfig", _RESTORED, "v4"),
     VmField("storageConfig.isFlashModeEnabled", _RESTORED, copied=True),

@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from nutanix_backend.job import JobContext
     from nutanix_backend.manifest import DiskEntry, Manifest
 
-BUS = "VOLUME"
-"""Stands for the bus of a disk of a volume group, which has an index only."""
-
 
 def run(job: JobContext) -> None:
     """Back up every VM asked for with its volume groups, as `volume_groups` says."""
@@ -320,22 +317,11 @@ class GroupBackup(VmBackup):
 
 def _as_vm(group: prism_client.VolumeGroup, owner: prism_client.Vm) -> prism_client.Vm:
     """The group as something that has disks, a name for messages, and an id."""
-    disks = tuple(
-        prism_client.VmDisk(
-            ext_id=disk.ext_id,
-            disk_ext_id=disk.ext_id,
-            bus=BUS,
-            index=disk.index,
-            size=disk.size,
-            storage_container_ext_id=None,
-        )
-        for disk in group.disks
-    )
     return attrs.evolve(
         owner,
         ext_id=group.ext_id,
         name=f"{owner.name}, volume group {group.name},",
-        disks=disks,
+        disks=group_record.disks_of(group),
         volume_group_ext_ids=(),
         raw=group.raw,
     )

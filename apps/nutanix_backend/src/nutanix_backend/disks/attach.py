@@ -101,8 +101,14 @@ def reference(
                 plan.disk.size,
                 plan.snapshot.disk_recovery_point_ext_id,
                 roots.get(plan.disk.disk_ext_id, ""),
+                _other_part(point, plan),
             )
             for plan in plans
         ),
         shared_with=shared_with,
     )
+
+
+def _other_part(point: prism_client.RecoveryPoint, plan: DiskPlan) -> str:
+    part = plan.snapshot.vm_recovery_point_ext_id
+    return "" if part == point.vm_recovery_point_ext_id else part
