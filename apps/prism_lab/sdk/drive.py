@@ -917,12 +917,10 @@ class Drive:
         label = "delete_nic_by_id"
         etag = self.fresh(label, "vmm", "VmApi", "get_nic_by_id", vm, nic)
         self.write(label, "vmm", "VmApi", label, vm, nic, if_match=etag)
-        for disk in body.disks:
-            etag = self.fresh("clean up", "vmm", "VmApi", "get_disk_by_id", vm, disk.ext_id)
-            made = self.call(
-                "clean up", "vmm", "VmApi", "delete_disk_by_id", vm, disk.ext_id, if_match=etag
-            )
-            self.wait(made.data.ext_id)
+        for number, disk in enumerate(body.disks):
+            label = f"delete_disk_by_id, {number}"
+            etag = self.fresh(label, "vmm", "VmApi", "get_disk_by_id", vm, disk.ext_id)
+            self.write(label, "vmm", "VmApi", "delete_disk_by_id", vm, disk.ext_id, if_match=etag)
 
     def clean_up(self, namespace, api, entity, ext_id):
         etag = self.fresh("clean up", namespace, api, f"get_{entity}", ext_id)
