@@ -7,6 +7,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import prism_client as pc
 import pytest
 from prism_client._http import Call
@@ -298,6 +299,46 @@ def test_a_recovery_point_is_deleted_once(prism: Any, snapshot: Any) -> None:
     assert not prism.client.recovery_points.exists(point.ext_id)
     with pytest.raises(pc.NotFound):
         prism.client.recovery_points.get(point.ext_id)
+
+
+def test_a_vm_is_made_of_a_recovery_point_and_then_into_another(prism: Any, snapshot: Any) -> None:
+    client, lab = prism.client, prism.lab
+    source = client.vms.get(lab.create_vm("firmware", [MIB], description="old"))
+    point = snapshot(source.ext_id)
+    ids = (point.ext_id, point.vm_recovery_point_ext_id)
+    target = {"cluster_ext_id": lab.cluster_ext_id, "name": f"shell {uuid.uuid4()}"}
+    spec = pc.VmSpec(
+        name=f"refitted {uuid.uuid4()}",
+        description="new",
+        cluster_ext_id=lab.cluster_ext_id,
+        sockets=2,
+        cores_per_socket=1,
+        threads_per_core=1,
+        memory=2 << 30,
+        machine_type=None,
+        boot=pc.Boot(order=("DISK",)),
+        disks=(pc.DiskSpec(pc.EmptyDisk(2 * MIB), "SCSI", 3),),
+        nics=(pc.NicSpec(client.subnets.list()[0].ext_id, "50:6b:8d:00:00:09", connected=False),),
+        category_ext_ids=(client.categories.list()[0].ext_id,) if client.categories.list() else (),
+    )
+    if prism.generation == "v3":
+        with pytest.raises(pc.Unsupported):
+            client.recovery_points.restore(*ids, **target)
+        with pytest.raises(pc.Unsupported):
+            client.vms.refit(source.ext_id, spec)
+        return
+    key = uuid.uuid4()
+    made = client.recovery_points.restore(*ids, **target, request_id=key)
+    assert client.recovery_points.restore(*ids, **target, request_id=key) == made
+    assert client.vms.get(made).name == target["name"]
+    for _ in range(2):  # again it is the same
+        vm = client.vms.refit(made, spec)
+        assert (vm.ext_id, vm.name, vm.description) == (made, spec.name, "new")
+        assert (vm.sockets, vm.memory, vm.category_ext_ids) == (2, 2 << 30, spec.category_ext_ids)
+        assert [(d.bus, d.index, d.size) for d in vm.disks] == [("SCSI", 3, 2 * MIB)]
+        assert [(nic.mac, nic.connected) for nic in vm.nics] == [("50:6b:8d:00:00:09", False)]
+    client.vms.refit(made, attrs.evolve(spec, category_ext_ids=()))
+    assert client.vms.delete(made)
 
 
 def test_the_same_request_makes_one_recovery_point(prism: Any, snapshot: Any) -> None:

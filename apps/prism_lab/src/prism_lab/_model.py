@@ -150,6 +150,8 @@ class Vm:
     protection: Protection = "UNPROTECTED"
     policy: str | None = None
     nvram: str | None = None
+    firmware: str = attrs.field(factory=new_id)
+    """Stands for the UEFI variables and the content of the vTPM, which no call tells."""
     guest_login: tuple[str, str] | None = attrs.field(default=None, repr=False)
     """A user of the guest and its password; without one no file is copied into the guest."""
     guest_files: dict[str, bytes] = attrs.field(factory=dict, repr=False)

@@ -280,10 +280,15 @@ def _need_request_id() -> None:
 
 def _restore(api: V4Api, point: RecoveryPoint, spec: Json) -> Accepted:
     overrides = {
-        o["vmRecoveryPointExtId"]: o for o in spec.get("vmRecoveryPointRestoreOverrides") or []
+        need(o, "vmRecoveryPointExtId"): o
+        for o in spec.get("vmRecoveryPointRestoreOverrides") or []
     }
-    for part_id in overrides:
+    for part_id, override in overrides.items():
         _find_part(point.vms, part_id)
+        _check_override(override.get("vmOverrideSpec") or {})
+    cluster = spec.get("clusterExtId")
+    if cluster is not None and cluster != api.world.ext_id:
+        raise not_found("Cluster", cluster)
     chosen = [part for part in point.vms if not overrides or part.ext_id in overrides]
 
     def work(task: Task) -> None:
@@ -295,6 +300,15 @@ def _restore(api: V4Api, point: RecoveryPoint, spec: Json) -> Accepted:
         task.details["vmExtIds"] = ",".join(made)
 
     return api.start("RestoreRecoveryPoint", work)
+
+
+def _check_override(spec: Json) -> None:
+    """Refuse what the revision does not know: the models of v4.0 override the name alone."""
+    unknown = [name for name in spec if name != "name" and name[0] != "$"]
+    if unknown and not g.revision:
+        raise InvalidRequest(unknown[0], "this revision does not know it")
+    if len(spec.get("name") or "") > 80:
+        raise InvalidRequest("name", "a name has at most 80 characters")
 
 
 def _check_discovery(world: World, spec: Json) -> None:

@@ -137,6 +137,15 @@ class Vms(Protocol):
         """Take a disk from a VM, and delete it. False: it was gone. Raises Unsupported on v3."""
         ...
 
+    def refit(self, ext_id: str, spec: VmSpec) -> Vm:
+        """Make a VM that is switched off into what `spec` says; last comes its name.
+
+        Its disks, network cards and categories go, and those of `spec` take their places. Its UEFI
+        variables and its vTPM stay, and so do its CD-ROM drives, serial ports and PCIe devices.
+        Asked again after an error it does the same. Raises NotFound, and Unsupported on v3.
+        """
+        ...
+
     def power_on(self, ext_id: str) -> None:
         """Switch on, unless it is on already. Raises NotFound."""
         ...
@@ -226,6 +235,21 @@ class RecoveryPoints(Protocol):
         self, *, vm_ext_id: str | None = None, name: str | None = None
     ) -> Iterator[RecoveryPoint]:
         """Yield recovery points, without their disks, that match all that is given."""
+        ...
+
+    def restore(
+        self,
+        ext_id: str,
+        part_ext_id: str,
+        *,
+        cluster_ext_id: str,
+        name: str,
+        request_id: UUID | None = None,
+    ) -> str:
+        """Make a new VM called `name` of the VM part of a recovery point; return its id.
+
+        It is switched off. Raises NotFound, and Unsupported on v3, which restores no VM snapshot.
+        """
         ...
 
     def set_expiration(self, ext_id: str, expires: datetime) -> None:

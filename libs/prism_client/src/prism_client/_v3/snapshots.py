@@ -82,6 +82,17 @@ class RecoveryPoints:
                 if vm_ext_id in (None, point.vm_ext_id) and name in (None, point.name):
                     yield point
 
+    def restore(
+        self,
+        ext_id: str,  # noqa: ARG002 - nothing is asked
+        part_ext_id: str,  # noqa: ARG002
+        *,
+        cluster_ext_id: str,  # noqa: ARG002
+        name: str,  # noqa: ARG002
+        request_id: UUID | None = None,  # noqa: ARG002
+    ) -> str:
+        raise Unsupported("v3 makes no VM of a VM snapshot")
+
     def set_expiration(self, ext_id: str, expires: datetime) -> None:
         stamp = wire.milliseconds(expires)
 
