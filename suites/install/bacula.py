@@ -122,7 +122,7 @@ def start(client: Host, lab: Lab) -> Console:
     """Start Bacula as Debian configures it, with the job of the guide."""
     configure(client, lab)
     names = director_names(client)
-    client.shell("install -d -o bacula /var/lib/bacula/volumes /run/bacula")
+    client.shell("install -d -o bacula /var/lib/bacula/volumes")
     storage = client.path("/etc/bacula/bacula-sd.conf")
     archive = re.sub(
         r"Archive Device = /non\S+", "Archive Device = /var/lib/bacula/volumes", storage.read_text()
@@ -146,6 +146,7 @@ def start(client: Host, lab: Lab) -> Console:
 
 def start_file_daemon(host: Host) -> subprocess.Popen[bytes]:
     """Start the File Daemon of a host."""
+    host.shell("install -d -o bacula /run/bacula")
     return host.start("/usr/sbin/bacula-fd", "-f", "-c", "/etc/bacula/bacula-fd.conf")
 
 
