@@ -90,7 +90,7 @@ def make_vm(lab: Lab) -> list[Path]:
 def change(disk: Path) -> None:
     """Write 400,000 bytes somewhere into a disk."""
     with disk.open("r+b") as file:
-        file.seek(20 * MIB + 123)
+        file.seek(12 * MIB + 123)
         file.write(random.randbytes(400_000))
 
 
