@@ -1143,13 +1143,17 @@ class FaultyProduct(Product):
         return list((self.root / "state" / "journal").glob("*"))
 
     def assert_chain_restores(self, *guests: Guest) -> None:
-        """The newest good job restores to what the disks hold now."""
+        """The newest good job restores to what the disks hold now, also those of groups."""
         self.order()
         where = self.root / "restored"
         self.good_restore(where)
         for guest in guests:
             for index in range(len(guest.disk_ids())):
                 assert same(self.restored(where, guest, index), guest.disk(index))
+        for group in self.user_groups:
+            for disk in self.lab._world.volume_groups[group].disks:
+                (image,) = where.rglob(f"{group}/disks/disk-*{disk.ext_id}*.raw")
+                assert same(image, disk.file)
         shutil.rmtree(where)
 
 
