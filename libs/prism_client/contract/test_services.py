@@ -558,6 +558,63 @@ def test_a_volume_group_of_snapshots_is_offered_to_one_initiator(prism: Any, sna
     assert list(groups.list(name=name)) == []
 
 
+@pytest.fixture
+def alone(prism: Any) -> Iterator[str]:
+    """A volume group with two disks."""
+    ext_id = prism.lab.create_volume_group(f"alone {uuid.uuid4()}", [2 * MIB, MIB], [])
+    yield ext_id
+    prism.lab._groups.delete(prism.lab._world.volume_groups[ext_id])
+
+
+def test_a_snapshot_of_a_volume_group_alone(prism: Any, alone: str) -> None:
+    lab, points, groups = prism.lab, prism.client.recovery_points, prism.client.volume_groups
+    ext_id, vm, key = alone, prism.vm("beside"), uuid.uuid4()
+    name = f"of a group {key}"
+    groups.attach_vm(ext_id, vm)
+    groups.attach_vm(ext_id, vm)
+    assert prism.client.vms.get(vm).volume_group_ext_ids == (ext_id,)
+    assert groups.clients(ext_id) == ()
+    assert points.groups_apart is (prism.generation == "v3")
+    if not points.groups_apart:
+        with pytest.raises(pc.Unsupported):
+            points.create_of_group(ext_id, name=name, expires=soon())
+        return
+    with pytest.raises(pc.NotFound):
+        points.create_of_group(NOBODY, name=name, expires=soon())
+    made = points.create_of_group(ext_id, name=name, expires=soon(), request_id=key)
+    assert points.create_of_group(ext_id, name=name, expires=soon(), request_id=key) == made
+    assert (made.name, made.vm_ext_id, made.of_group) == (name, ext_id, True)
+    disks = groups.get(ext_id).disks
+    assert {part.disk_ext_id for part in made.disks} == {disk.ext_id for disk in disks}
+    with lab.volume_disk_file(ext_id, disks[1].index).open("r+b") as file:
+        file.write(b"after" * 100)
+    later = points.create_of_group(ext_id, name=f"{name} later", expires=soon())
+    disk = disks[1]
+    paths = [
+        next(part.ext_id for part in point.disks if part.disk_ext_id == disk.ext_id)
+        for point in (made, later)
+    ]
+    old, new = (
+        pc.DiskSnapshotRef(point.ext_id, point.vm_recovery_point_ext_id, path, of_group=True)
+        for point, path in zip((made, later), paths, strict=True)
+    )
+    changes = prism.client.changed_regions.open(new, old, disk_size=disk.size)
+    assert [(region.offset, region.zeroed) for region in changes] == [(0, False)]
+    assert points.exists(made.ext_id)
+    assert points.get(made.ext_id) == made
+    assert [p.ext_id for p in points.list(vm_ext_id=ext_id, name=name)] == [made.ext_id]
+    until = datetime.now(UTC).replace(microsecond=0) + timedelta(days=9)
+    points.set_expiration(made.ext_id, until)
+    assert points.get(made.ext_id).expires == until
+    group = groups.create(f"read {name}", lab.cluster_ext_id, paths[:1], chap_secret=None)
+    assert [each.size for each in group.disks] == [MIB]
+    assert groups.delete(group.ext_id)
+    assert points.delete(later.ext_id)
+    assert points.delete(made.ext_id) is True
+    assert points.delete(made.ext_id) is False
+    assert not points.exists(made.ext_id)
+
+
 def test_what_a_vm_may_belong_to_is_listed(prism: Any) -> None:
     categories = prism.client.categories.list()
     assert [(c.key, c.value) for c in categories] == (

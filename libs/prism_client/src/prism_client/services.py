@@ -202,6 +202,26 @@ class RecoveryPoints(Protocol):
         """How many volume groups a recovery point can hold beside its VM; 0 for v3."""
         ...
 
+    @property
+    def groups_apart(self) -> bool:
+        """Whether volume groups have snapshots of their own, each of its own moment: v3."""
+        ...
+
+    def create_of_group(
+        self,
+        volume_group_ext_id: str,
+        *,
+        name: str,
+        expires: datetime,
+        request_id: UUID | None = None,
+    ) -> RecoveryPoint:
+        """Take a snapshot of a volume group alone, `of_group`; the group is its `vm_ext_id`.
+
+        All other calls take its id as that of a VM's. v3 takes a name of 64 characters at most.
+        Raises NotFound, and Unsupported unless `groups_apart`.
+        """
+        ...
+
     def create(
         self,
         vm_ext_id: str,
@@ -332,11 +352,11 @@ class VolumeGroups(Protocol):
         ...
 
     def clients(self, ext_id: str) -> tuple[str, ...]:
-        """Return the ids of the iSCSI clients that it is attached to. Raises Unsupported on v3."""
+        """Return the ids of the iSCSI clients that it is attached to; over v3 their names."""
         ...
 
     def attach_vm(self, vg_ext_id: str, vm_ext_id: str) -> None:
-        """Give a VM the disks of a group. Raises NotFound, and Unsupported on v3."""
+        """Give a VM the disks of a group. Raises NotFound."""
         ...
 
     def attach_client(

@@ -284,6 +284,28 @@ class GroupSnapshot(SnapshotGuard):
         self._whole.keep()
 
 
+class ApartGroupSnapshot(SnapshotGuard):
+    """A snapshot of a volume group alone, where Prism takes none together with its VM: v3."""
+
+    def __init__(
+        self,
+        client: prism_client.PrismClient,
+        journal: Journal,
+        group: prism_client.Vm,
+        name: str,
+    ) -> None:
+        """Prepare to snapshot `group`, which is put as a VM, under our unique `name`."""
+        super().__init__(client, journal, group, name, "crash")
+
+    def _create(self, *, application: bool) -> prism_client.RecoveryPoint:  # noqa: ARG002 - never
+        return self.client.recovery_points.create_of_group(
+            self.vm.ext_id,
+            name=self.name,
+            expires=datetime.now(UTC) + TEMPORARY,
+            request_id=self.entry.key,
+        )
+
+
 class SafetyGuard(SnapshotGuard):
     """A recovery point of a VM before its own disks are changed; the user returns to it.
 

@@ -8,7 +8,7 @@ import attrs
 
 from prism_client._v4 import wire
 from prism_client._v4.api import equals, segment
-from prism_client.errors import BadAnswer
+from prism_client.errors import BadAnswer, Unsupported
 from prism_client.model import BackupType, PointKind
 
 if TYPE_CHECKING:
@@ -39,6 +39,20 @@ class RecoveryPoints:
     @property
     def most_groups(self) -> int:
         return 29  # 30 entities, as the v4.0 clients say; later ones say 32
+
+    @property
+    def groups_apart(self) -> bool:
+        return False
+
+    def create_of_group(
+        self,
+        volume_group_ext_id: str,  # noqa: ARG002 - nothing is asked
+        *,
+        name: str,  # noqa: ARG002
+        expires: datetime,  # noqa: ARG002
+        request_id: UUID | None = None,  # noqa: ARG002
+    ) -> RecoveryPoint:
+        raise Unsupported("over v4 a volume group is in the recovery point of its VM")
 
     def create(
         self,
