@@ -188,7 +188,9 @@ def register_content(api: V4Api) -> None:
         "volume-group": ("volume-group-recovery-points", "ChangedVolumeGroupRegionsApiResponse"),
     }
     for kind, (segment, answer) in parts.items():
-        disk = f"content/recovery-points/<point_id>/{segment}/<part_id>/disk-recovery-points/<disk_id>"
+        disk = (
+            f"content/recovery-points/<point_id>/{segment}/<part_id>/disk-recovery-points/<disk_id>"
+        )
         rule = f"{disk}/$actions/compute-changed-regions"
         api.get(NS, f"{disk}/data", "")(partial(_read_range, world))
         reference = "referenceVmRecoveryPointExtId"
