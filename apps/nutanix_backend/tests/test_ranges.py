@@ -197,7 +197,9 @@ def test_what_fails_the_proof_is_not_used(hybrid: Hybrid) -> None:
 
 
 def test_a_cluster_is_asked_again_once_its_release_has_changed(hybrid: Hybrid) -> None:
-    hybrid.record.write_bytes(hybrid.proven.replace(b'"release": "', b'"release": "before '))
+    older = hybrid.proven.replace(b'"release":"', b'"release":"before ')
+    assert older != hybrid.proven
+    hybrid.record.write_bytes(older)
     groups, before = hybrid.groups_made(), len(hybrid.lab.requests)
     hybrid.change()
     hybrid.product.good_backup(INCREMENTAL, hybrid.guest)
