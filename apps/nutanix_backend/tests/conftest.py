@@ -51,7 +51,7 @@ from prism_client import (
     VolumeGroup,
 )
 from prism_lab import Lab
-from prism_lab._storage import discard
+from prism_lab._storage import clone, discard
 from ptcomm import (
     Ack,
     Answer,
@@ -374,7 +374,7 @@ class Product:
         copies = []
         for index, disk_id in enumerate(guest.disk_ids()):
             copies.append(folder / f"{index}.raw")
-            shutil.copyfile(self.lab.recovery_point_file(point, disk_id), copies[-1])
+            clone(self.lab.recovery_point_file(point, disk_id), copies[-1])  # holes stay holes
         self._points[result.job_id, guest.ext_id] = copies
 
 

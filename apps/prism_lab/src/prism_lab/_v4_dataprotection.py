@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 from flask import Response, g, request
 
-from prism_lab import _regions, _snapshots
+from prism_lab import _ranges, _regions, _snapshots
 from prism_lab._api import (
     Accepted,
     Answer,
@@ -187,10 +188,11 @@ def register_content(api: V4Api) -> None:
         "volume-group": ("volume-group-recovery-points", "ChangedVolumeGroupRegionsApiResponse"),
     }
     for kind, (segment, answer) in parts.items():
-        rule = (
-            f"content/recovery-points/<point_id>/{segment}/<part_id>"
-            "/disk-recovery-points/<disk_id>/$actions/compute-changed-regions"
+        disk = (
+            f"content/recovery-points/<point_id>/{segment}/<part_id>/disk-recovery-points/<disk_id>"
         )
+        rule = f"{disk}/$actions/compute-changed-regions"
+        api.get(NS, f"{disk}/data", "")(partial(_read_range, world))
         reference = "referenceVmRecoveryPointExtId"
         if kind == "volume-group":
             reference = "referenceVolumeGroupRecoveryPointExtId"
@@ -200,6 +202,14 @@ def register_content(api: V4Api) -> None:
             point_id: str, part_id: str, disk_id: str, reference: str = reference
         ) -> Result:
             return _compute(world, (point_id, part_id, disk_id), reference, body())
+
+
+def _read_range(world: World, point_id: str, part_id: str, disk_id: str) -> Result:
+    """Answer for a call that no public release is known to have; its path is an assumption."""
+    offer = world.ranged_reads.next()
+    if offer == "no":
+        return Response("404 page not found", status=404, content_type="text/plain")
+    return _ranges.answer(_find_disk(world, (point_id, part_id, disk_id)).file, offer)
 
 
 def _register_vss(api: V4Api) -> None:

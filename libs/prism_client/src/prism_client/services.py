@@ -311,6 +311,30 @@ class ChangedRegions(Protocol):
         ...
 
 
+class DiskData(Protocol):
+    """The bytes of one disk's snapshot. For any thread."""
+
+    def fill(self, offset: int, buffer: memoryview) -> None:
+        """Fill the buffer with the bytes from `offset` on. The cluster is asked once for them.
+
+        Raises what tells that the answer is not exactly these bytes: ApiError, BadAnswer (also for
+        a 200 with everything, whose body is not read), TransportError. The buffer may have changed.
+        """
+        ...
+
+
+class SnapshotData(Protocol):
+    """Bytes of snapshots by HTTP ranges.
+
+    No public release of Prism is known to offer them, and no official SDK has the call: its path is
+    an assumption. Whether a cluster has it is only known when it has answered.
+    """
+
+    def open(self, disk: DiskSnapshotRef, *, disk_size: int) -> DiskData:
+        """Return the bytes of a disk, whose size in bytes is known. Raises Unsupported on v3."""
+        ...
+
+
 class VolumeGroups(Protocol):
     """Volume groups cloned from recovery points, and who may attach them by iSCSI."""
 

@@ -74,15 +74,17 @@ def delta_pieces(
     image: ImageDigests | None = None,
     *,
     on_zeros: bool = False,
+    gap: int = 0,
 ) -> Generator[Buffer]:
     """A PHCBT01 stream of the regions: data is read, zeroed parts are written as zeros.
 
     `device` may be None when there is nothing to read; `image` is told what is sent. With
     `on_zeros` the stream is a whole disk, and `image` is told of the zeros between the regions too.
+    Gaps of up to `gap` bytes are read along, and not sent.
     """
     encoder = phcbt01.Encoder(regions.size, sum(1 for _ in regions.spans()))
     yield encoder.start()
-    contents = _contents(device, regions)
+    contents = _contents(device, regions, gap)
     position = 0
     for span in regions.spans():
         yield encoder.region(phcbt01.Region(span.offset, span.length))
@@ -106,11 +108,25 @@ def read_blocks(
     yield from _read(device, (Extent(*block) for block in blocks), unit=BLOCK)
 
 
-def _contents(device: BlockDevice | None, regions: RegionList) -> Iterator[memoryview]:
+def _contents(device: BlockDevice | None, regions: RegionList, gap: int) -> Iterator[memoryview]:
     """The bytes of every region, one after the other."""
-    read = (view for _, view in _read(device, regions.data_extents()))
+    read = _parts(_read(device, regions.merged_extents(gap)), regions.data_extents())
     for region in regions:
         yield from zeros(region.length) if region.zeroed else _take(read, region.length)
+
+
+def _parts(
+    pieces: Iterable[tuple[int, memoryview]], extents: Iterator[Extent]
+) -> Iterator[memoryview]:
+    """The parts of the pieces that lie in the extents; both ascend."""
+    extent = next(extents, None)
+    for start, view in pieces:
+        while extent is not None and extent.offset < start + len(view):
+            end = extent.offset + extent.length
+            yield view[max(0, extent.offset - start) : end - start]
+            if end > start + len(view):
+                break
+            extent = next(extents, None)
 
 
 def _read(
