@@ -6,8 +6,8 @@ A disk of 100 GiB unless said otherwise, sparse, with 1 GiB of data; then 1 % of
 pieces of 64 KiB all over it. Ours reads what Prism lists over iSCSI, digests it, and writes a
 PHCBT01 stream to a file. The peer reads the same bytes of the same disk in a qcow2 image, whose
 dirty bitmap qemu-nbd offers, and writes a stream to a file: nbd_read.py does what virtnbdbackup
-does, which cannot run without libvirtd. Last `qemu-img convert` of the whole disk from the same
-LUN. Sizes, and so CPU seconds per GiB, are of what changed.
+does, which cannot run without libvirtd. Last `qemu-img convert` of the whole image, over NBD too.
+Sizes, and so CPU seconds per GiB, are of what changed.
 
 The list of changes is got once, and its seconds are printed: the lab compares two files for it,
 which no cluster does. Contestants take turns (.ci/race.py has to be on PYTHONPATH, as ./run bench
@@ -31,7 +31,7 @@ from digests import ImageDigests
 from nutanix_backend.cluster import journal
 from nutanix_backend.cluster.guards import IscsiSessionGuard, SnapshotGuard, VolumeGroupGuard
 from nutanix_backend.cluster.inventory import connect
-from nutanix_backend.cluster.transport import choose, initiator_name, is_target
+from nutanix_backend.cluster.transport import choose, initiator_name
 from nutanix_backend.disks.regions import Region, RegionList
 from nutanix_backend.disks.streams import StreamSender, delta_length, delta_pieces
 from nutanix_backend.settings.parameters import parse
@@ -117,8 +117,8 @@ class Site:
         regions = self.client.changed_regions.open(self._new[1], self._old, disk_size=self.size)
         return RegionList(self.size, (Region(r.offset, r.length, r.zeroed) for r in regions))
 
-    def device(self) -> tuple[BlockDevice, str]:
-        """The disk as a job reads it, and its URL."""
+    def device(self) -> BlockDevice:
+        """The disk as a job reads it."""
         guard, disk = self._new
         initiator = initiator_name()
         group = self._stack.enter_context(
@@ -127,14 +127,7 @@ class Site:
         portal = iscsi_attach.Portal(self.lab.data_services_ip)
         session = IscsiSessionGuard(group, portal, choose("userspace"))
         attachment = self._stack.enter_context(session).attachment
-        lun = attachment.luns[0].lun
-        found = iscsi_attach.userspace.discover(portal, initiator=initiator)
-        (iqn,) = {t.iqn for t in found if is_target(t.iqn, group.volume_group.target_name)}
-        options = (
-            f"driver=iscsi,transport=tcp,portal={portal},target={iqn},lun={lun},"
-            f"initiator-name={initiator}"
-        )
-        return attachment.open(lun), options
+        return attachment.open(attachment.luns[0].lun)
 
 
 def run(*command: str) -> str:
@@ -187,9 +180,18 @@ def by_virtnbdbackup(socket: Path, output: Path, changed: int) -> None:
         sys.exit(f"{done} of {changed} bytes were read over NBD")
 
 
-def by_qemu(options: str, output: Path) -> None:
-    """All of the disk, as far as the target does not say that it is a hole."""
-    run("qemu-img", "convert", "--image-opts", "-O", "raw", options, str(output))
+def by_qemu(socket: Path, output: Path) -> None:
+    """All of the disk that is not a hole."""
+    run(
+        "qemu-img",
+        "convert",
+        "-f",
+        "raw",
+        "-O",
+        "raw",
+        f"nbd+unix:///?socket={socket}",
+        str(output),
+    )
     output.unlink()
 
 
@@ -203,7 +205,7 @@ def main() -> None:
         print(f"{len(site.places)} changes listed in {time.perf_counter() - began:.1f} s")
         if regions.data_bytes != site.changed:
             sys.exit(f"{regions.data_bytes} bytes are listed, {site.changed} changed")
-        device, options = site.device()
+        device = site.device()
         read_only = ("--read-only", "--shared=4", f"--bitmap={BITMAP}")
         socket = stack.enter_context(offered(site.image, folder, *read_only))
         output = folder / "out"
@@ -218,7 +220,7 @@ def main() -> None:
         race(
             f"1 % of {size // GIB} GiB changed",
             ours,
-            ("qemu-img convert, whole", lambda: by_qemu(options, output)),
+            ("qemu-img convert, whole", lambda: by_qemu(socket, output)),
             site.changed,
             1.0,
         )

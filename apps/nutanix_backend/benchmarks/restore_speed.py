@@ -2,7 +2,7 @@
 
     restore_speed.py
 
-One 1-GiB disk, half of it data. First the way onto a new disk of a volume group, against
+One 4-GiB disk, half of it data. First the way onto a new disk of a volume group, against
 `qemu-img convert` from the same file to such a disk, over the same user-space initiator. Then whole
 restore jobs, from the start of the backend to the finished VM, by either way. Contestants take
 turns on one lab (.ci/race.py has to be on PYTHONPATH, as ./run bench puts it), which clones disks
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ptcomm import Message
 
 MIB = 1 << 20
-SIZE = 1024 * MIB
+SIZE = 4096 * MIB
 PIECE = 64 * 1024
 """Bytes in which bacula-fd hands data over."""
 
