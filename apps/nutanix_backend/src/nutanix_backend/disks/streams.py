@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import phcbt01
 from digests import BLOCK, StreamDigest
 from iscsi_attach import UNIT, Extent, read_extents
+from iscsi_attach.extents import DEPTH
 from ptcomm import Data
 
 from nutanix_backend.errors import SourceError
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from nutanix_backend.disks.regions import RegionList
 
 _ZEROS = memoryview(bytes(UNIT))
+SMALL_READ, MANY = 131_072, 64
+"""Bytes of a read, and how many are under way, where regions are shorter than that on average: one
+such read at a time is all waiting. The memory is that of a few large ones."""
 MERGE_GAP = UNIT
 """Unallocated gaps up to this many bytes are read along: one large read beats two small ones."""
 SMALL = 262_144
@@ -110,7 +114,9 @@ def read_blocks(
 
 def _contents(device: BlockDevice | None, regions: RegionList, gap: int) -> Iterator[memoryview]:
     """The bytes of every region, one after the other."""
-    read = _parts(_read(device, regions.merged_extents(gap)), regions.data_extents())
+    is_scattered = not gap and regions.data_bytes < len(regions) * SMALL_READ
+    unit, depth = (SMALL_READ, MANY) if is_scattered else (UNIT, DEPTH)
+    read = _parts(_read(device, regions.merged_extents(gap), unit, depth), regions.data_extents())
     for region in regions:
         yield from zeros(region.length) if region.zeroed else _take(read, region.length)
 
@@ -130,9 +136,9 @@ def _parts(
 
 
 def _read(
-    device: BlockDevice | None, extents: Iterable[Extent], unit: int = UNIT
+    device: BlockDevice | None, extents: Iterable[Extent], unit: int = UNIT, depth: int = DEPTH
 ) -> Iterator[tuple[int, memoryview]]:
-    return read_extents(device, extents, unit=unit) if device else iter(())
+    return read_extents(device, extents, unit=unit, depth=depth) if device else iter(())
 
 
 def _take(pieces: Iterator[memoryview], length: int) -> Iterator[memoryview]:
