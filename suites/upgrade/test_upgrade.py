@@ -152,10 +152,13 @@ def test_two_clients_have_chains_of_their_own(clients: Clients, second: Host) ->
 
 
 def test_a_downgrade_loses_nothing(clients: Clients) -> None:
-    """The old version backs up everything if it cannot read the state, and restores its backups."""
-    install(clients.console.host, "podheitor-nutanix_0.1.0_*.deb")
+    """The old version goes on with its jobs; the newer one restores what both have saved."""
+    host = clients.console.host
+    install(host, "podheitor-nutanix_0.1.0_*.deb")
     restart_file_daemon(clients.console)
     change(clients.disks[0])
     clients.incremental()
+    install(host, "podheitor-nutanix_*+deb12_*.deb")
+    restart_file_daemon(clients.console)
     clients.console.restore("/downgraded")
-    assert images(clients.console.host, "/downgraded") == clients.now()
+    assert images(host, "/downgraded") == clients.now()
