@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
+from chain_disk import CachedDisk, ChainDisk, ChainFile
 from prism_lab import Lab
 from ptcomm import Level
 
@@ -21,6 +22,8 @@ from apps.nutanix_backend.tests.conftest import Guest, Product
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from chain_disk import Disk
 
 PROJECT = Path(__file__).parents[2]
 DISKS = ("linux", "second", "windows")
@@ -106,6 +109,11 @@ def fill(out: Path) -> Path:
     assert status.exists(), f"the guest did not end: {last_words(out)}"
     assert status.read_text().strip() == "0", output.read_text()[-4000:]
     return out
+
+
+def raw_disk(path: Path) -> Disk:
+    """A raw image as a disk."""
+    return CachedDisk(ChainDisk([ChainFile(path, is_delta=False)]))
 
 
 def run(*words: object, **options: Any) -> str:

@@ -7,17 +7,14 @@ import hashlib
 import os
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-from chain_disk import CachedDisk, ChainDisk, ChainFile
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from guest_files import GuestFiles, bitlocker
 from guest_files.sources import CachedSource
 from guest_files.volumes import kind_of
 
-if TYPE_CHECKING:
-    from chain_disk import Disk
+from suites.files.conftest import raw_disk, run
 
 HERE = Path(__file__).parent
 MIB = 1 << 20
@@ -32,15 +29,11 @@ BITLOCKER = (
 )
 
 
-def disk(path: Path) -> Disk:
-    return CachedDisk(ChainDisk([ChainFile(path, is_delta=False)]))
-
-
 def files_of(path: Path, key: bytes) -> dict[bytes, bytes]:
     """The bytes of every file of the only volume."""
     warnings: list[str] = []
     found = {}
-    with GuestFiles([disk(path)], [key], warn=warnings.append) as files:
+    with GuestFiles([raw_disk(path)], [key], warn=warnings.append) as files:
         for file in files.files(["/**"]):
             content = bytearray(file.entry.size)
             for offset, piece in file.pieces:
@@ -77,7 +70,7 @@ def test_bitlocker_of_windows(images: Path, name: str, kind_of_key: str) -> None
 
 
 def test_bitlocker_without_its_key(images: Path) -> None:
-    with GuestFiles([disk(images / "bitlk-aes-xts-128.img")], [b"not the key"]) as files:
+    with GuestFiles([raw_disk(images / "bitlk-aes-xts-128.img")], [b"not the key"]) as files:
         (volume,) = files.volumes()
     assert volume.kind == "BitLocker"
     assert "no key fits" in volume.reason
@@ -85,7 +78,7 @@ def test_bitlocker_without_its_key(images: Path) -> None:
 
 def test_bitlocker_with_its_key(images: Path) -> None:
     """What the first sector of the plain volume says is told, and that the rest is not there."""
-    with GuestFiles([disk(images / "bitlk-aes-xts-128.img")], [b"anaconda"]) as files:
+    with GuestFiles([raw_disk(images / "bitlk-aes-xts-128.img")], [b"anaconda"]) as files:
         (volume,) = files.volumes()
     assert volume.kind == "NTFS"
     assert "damaged" in volume.reason
@@ -126,8 +119,3 @@ def encrypt(plain: Path, volume: Path, kdf: str, sector: int) -> None:
             tweak = (at // 512).to_bytes(16, "little")  # plain64 counts sectors of 512 bytes
             cipher = Cipher(algorithms.AES(told.read_bytes()), modes.XTS(tweak)).encryptor()
             file.write(cipher.update(source.read(sector)))
-
-
-def run(*words: object) -> None:
-    """Run a program."""
-    subprocess.run([str(word) for word in words], check=True, capture_output=True)

@@ -8,8 +8,9 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from chain_disk import CachedDisk, ChainDisk, ChainFile
 from guest_files import GuestFiles
+
+from suites.files.conftest import raw_disk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ KINDS = {
 
 
 def disks_of(state: State) -> list[Disk]:
-    return [CachedDisk(ChainDisk([ChainFile(path, is_delta=False)])) for path in state.disks]
+    return [raw_disk(path) for path in state.disks]
 
 
 def assert_equal(disks: Sequence[Disk], truth: Mapping[str, list[dict[str, Any]]]) -> None:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 FD_SETTINGS = "/etc/bacula/bacula-fd.conf"
 SECOND = "second"
 PORT = 9112
-STATE = "/var/lib/podheitor-nutanix"
 
 
 @attrs.define
@@ -42,9 +41,9 @@ class Clients:
         """Return the bytes of the disks."""
         return [disk.read_bytes() for disk in self.disks]
 
-    def incremental(self, job: str = JOB) -> str:
-        """Back up what changed, and return the job log."""
-        return self.console.run(f"run job={job} level=Incremental yes")
+    def incremental(self) -> str:
+        """Back up what changed with the first client, and return the job log."""
+        return self.console.run(f"run job={JOB} level=Incremental yes")
 
 
 def install(host: Host, pattern: str) -> str:
@@ -67,9 +66,14 @@ def restart_file_daemon(console: Console) -> None:
     file_daemon.wait()
     daemons.remove(file_daemon)
     bacula.start_file_daemon(console.host)
+    wait_for_plugin(console)
+
+
+def wait_for_plugin(console: Console) -> None:
+    """Wait until the File Daemon of the client answers and has loaded the plugin."""
     wait_until(
         lambda: "podheitor-nutanix(" in console.type(f"status client={console.client}"),
-        "the File Daemon",
+        f"the File Daemon of {console.client}",
     )
 
 
@@ -120,10 +124,7 @@ def second(clients: Clients, lab: Lab) -> Iterator[Host]:
         director.write_text(f"{director.read_text()}{director_lines(password)}")
         bacula.start_file_daemon(host)
         clients.console.type("reload")
-        wait_until(
-            lambda: "podheitor-nutanix(" in clients.console.type(f"status client={SECOND}"),
-            "the second client",
-        )
+        wait_for_plugin(Console(clients.console.host, SECOND))
         yield host
 
 
