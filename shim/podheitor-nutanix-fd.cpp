@@ -70,7 +70,7 @@ const char *valid_params[] = {
    "prism", "user", "password", "password_file", "api_key", "config_file", "ca", "fingerprint",
    "prism_insecure", "timeout",
    // where we run
-   "proxy_mode", "dsip", "transport", "chap", "state_dir", "metrics_dir",
+   "proxy_mode", "dsip", "transport", "data_path", "chap", "state_dir", "metrics_dir",
    // what
    "vm", "exclude_vm", "category", "exclude_category", "project", "exclude_disk", "cluster",
    "consistency", "backup_type", "volume_groups", "parallel_vms", "lock_wait",

@@ -27,6 +27,7 @@ from command_line.text import with_notes
 from nutanix_backend.cluster import journal, sweep
 from nutanix_backend.cluster.guards import DiskPlace as NewPlace
 from nutanix_backend.cluster.guards import (
+    GroupSnapshot,
     ImageGuard,
     NewDiskGuard,
     SnapshotGuard,
@@ -145,6 +146,7 @@ class Site:
     used: pc.RecoveryPoint
     image: Path
     root: Path
+    group: str
     name: str = ""
     places: dict[str, list[DiskPlace]] = attrs.field(factory=dict)
     kinds: set[str] = attrs.field(factory=set)
@@ -197,6 +199,24 @@ def take_a_snapshot(site: Site) -> None:
         site.client.vms.get(site.vm.ext_id)
         assert len(site.left("recovery_points", "vm_snapshots")) == 1
         guard.prolong()
+
+
+def take_a_snapshot_with_a_group(site: Site) -> None:
+    if not site.client.recovery_points.most_groups:
+        return
+    guard = SnapshotGuard(
+        site.client, site.journal, site.vm, site.name, "crash", groups=(site.group,)
+    )
+    with guard:
+        assert site.client.volume_groups.get(site.group).disks
+        assert GroupSnapshot(guard, site.group, site.name).recovery_point.disks
+        guard.prolong()
+
+
+def attach_a_group(site: Site) -> None:
+    """As a restore or a failover gives a VM its group."""
+    if site.client.recovery_points.most_groups:
+        site.client.volume_groups.attach_vm(site.group, site.vm.ext_id)
 
 
 def plan_a_full(site: Site) -> None:
@@ -289,9 +309,9 @@ def small_vm(site: Site) -> pc.VmSpec:
 
 
 STEPS = (
-    log_in, select, take_a_snapshot, plan_a_full, plan_an_incremental, drop_a_reference,
-    offer_the_disks, offer_a_new_disk, look_before_a_restore, upload_an_image, make_a_vm,
-    try_a_vm,
+    log_in, select, take_a_snapshot, take_a_snapshot_with_a_group, attach_a_group, plan_a_full,
+    plan_an_incremental, drop_a_reference, offer_the_disks, offer_a_new_disk, look_before_a_restore,
+    upload_an_image, make_a_vm, try_a_vm,
 )  # fmt: skip
 
 
@@ -367,6 +387,7 @@ def site(
             used=points[0],
             image=image,
             root=root,
+            group=lab.create_volume_group("data", (MIB,), ()),
         )
         tally["personalities"] += 1
         yield running

@@ -93,6 +93,36 @@ def test_every_call_may_fail_with_four_vms_in_flight(
     tell(f"four VMs / {place}: {tried} calls failed; {saved} VMs were saved; nothing was left")
 
 
+@pytest.mark.parametrize("place", ["prism", "iscsi"])
+def test_every_third_call_may_fail_with_a_volume_group(
+    faulty: FaultyProduct, tell: Callable[[str], None], place: str
+) -> None:
+    """What fails of a group stays with it, or fails the job; the next job has both chains."""
+    guest = faulty.guest(MIB)
+    group = faulty.volume_group("data", [MIB], guest)
+    assert faulty.job(Level.FULL, guest).status is Status.GOOD
+    disk = faulty.lab.volume_disk_file(group, 0)
+    tried = good = 0
+    for first, when in enumerate(("before", "after"), start=1):
+        for number in count(first, 3):
+            guest.write(0, 512 * KIB, 70 * KIB)
+            with disk.open("r+b") as file:
+                file.seek(number * KIB)
+                file.write(b"x" * 300)
+            faulty.order(place=place, call=number, when=when)
+            result = faulty.job(Level.INCREMENTAL, guest)
+            what = faulty.sprung()
+            if not what:
+                assert result.status is Status.GOOD, said(result)
+                break
+            check_ending(result, what)
+            clear_up(faulty, result, what, guest, most=4)
+            tried, good = tried + 1, good + result.status.good
+    faulty.assert_chain_restores(guest)
+    faulty.remove_user_groups()
+    tell(f"a VM with a volume group / {place}: {tried} calls failed, {good} jobs were good")
+
+
 RESTORED = 5
 """Every so many cases, the chains are restored."""
 

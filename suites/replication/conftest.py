@@ -446,6 +446,15 @@ class Site:
     receiver: Receiver
     folder: Path
     listener: Words = attrs.field(factory=Words)
+    groups: dict[str, list[str]] = attrs.field(factory=dict)
+    """The disks of the volume groups of each VM."""
+
+    def group(self, guest: Guest, size: int) -> str:
+        """A volume group with one disk, attached to the VM."""
+        ext_id = self.lab.create_volume_group(f"data of {guest.name}", [size], [guest.name])
+        (disk,) = self.lab._world.volume_groups[ext_id].disks
+        self.groups[guest.ext_id] = [disk.ext_id]
+        return ext_id
 
     @property
     def state_dir(self) -> Path:
@@ -506,7 +515,7 @@ class Site:
         for disk_id in disks:
             image = self.replica(guest).files.image(disk_id)
             assert same(image, self.point(guest, disk_id)), f"disk {disk_id} is another"
-        assert len(disks) == len(guest.disk_ids())
+        assert len(disks) == len(guest.disk_ids()) + len(self.groups.get(guest.ext_id, ()))
 
     def generation(self, guest: Guest) -> int:
         """The number of the last generation; 0 before the first."""
@@ -528,6 +537,8 @@ class Site:
     def assert_clean(self, guest: Guest) -> None:
         """On the cluster is nothing of ours but recorded references, two at most."""
         found = self.lab.state()
+        theirs = [group for group in found["volume_groups"] if group["name"].startswith("data of")]
+        found["volume_groups"] = [g for g in found["volume_groups"] if g not in theirs]
         for kind in ("volume_groups", "images", "sessions", "tasks"):
             assert not found[kind], f"{kind} are left: {found[kind]}"
         points = guest.recovery_points()

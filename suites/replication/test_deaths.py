@@ -85,6 +85,7 @@ def test_the_source_is_killed(
     site: Site, forks: tuple[Prepared, Prepared], tmp_path: Path, tally: Counter[str]
 ) -> None:
     guest = site.guest(8 * MIB, 2 * MIB)
+    group = site.group(guest, MIB)
     chance = random.Random(7)
     sources = forks[1]
     log = tmp_path / "source.log"
@@ -93,6 +94,8 @@ def test_the_source_is_killed(
     for number in range(SOURCES):
         guest.write(0, chance.randrange(6) * MIB, chance.choice((4096, MIB)))
         guest.discard(1, 0, 4096 * chance.randrange(1, 100))
+        with site.lab.volume_disk_file(group, 0).open("r+b") as disk:
+            disk.write(chance.randbytes(4096))
         sources.start(argv=site.argv(guest), log=str(log))
         time.sleep(chance.uniform(0, longest))
         killed = sources.kill()
@@ -112,3 +115,4 @@ def test_the_source_is_killed(
             site.assert_clean(guest)
         elif generation:
             assert site.current(guest).number >= generation
+    site.lab._groups.delete(site.lab._world.volume_groups[group])

@@ -15,12 +15,13 @@ from nutanix_backend.queries import coverage
 from nutanix_backend.references import state
 from nutanix_backend.settings.parameters import parse
 from prism_lab import Lab
+from prism_lab._v4_volumes import client_named
 from ptcomm import Level, Severity
 from ptcomm import Phase as JobPhase
 from ptcomm_runner import jobs
 from ptcomm_runner.catalog import Status
 
-from apps.nutanix_backend.tests.conftest import Product
+from apps.nutanix_backend.tests.conftest import FaultyProduct, Product
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from nutanix_backend.manifest import Manifest
     from ptcomm_runner.jobs import Result
 
-    from apps.nutanix_backend.tests.conftest import FaultyProduct, Guest
+    from apps.nutanix_backend.tests.conftest import Guest
 
 KIB, MIB = 1 << 10, 1 << 20
-V4 = ["2024.3", "7.3", "7.6", "newest"]
+V3, V4 = ["2023.4"], ["2024.3", "7.3", "7.6", "newest"]
 
 
 def said(result: Result, *severities: Severity) -> str:
@@ -64,6 +65,24 @@ class Site:
     @property
     def lab(self) -> Lab:
         return self.product.lab
+
+    @property
+    def is_v3(self) -> bool:
+        """Whether each group has a snapshot of its own."""
+        return not self.lab._world.settings.revisions
+
+    @property
+    def tracks_changes(self) -> bool:
+        return self.is_v3 or self.lab._world.settings.change_tracking
+
+    def points(self) -> set[str]:
+        """What is on the cluster, by id: recovery points, or snapshots."""
+        there = self.lab.state()
+        return {point["ext_id"] for point in (*there["recovery_points"], *there["vm_snapshots"])}
+
+    def recorded(self) -> set[str]:
+        """What some chain stands on, by id."""
+        return set(state.recorded_points(self.product.root / "state"))
 
     def volumes(self) -> list[tuple[str, int]]:
         return [(self.own, 0), (self.own, 1), (self.shared, 0)]
@@ -113,7 +132,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.fixture(params=V4)
+@pytest.fixture(params=V3 + V4)
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     with Lab.start(tmp_path / "lab", personality=request.param, task_seconds=0) as lab:
         yield Site.of(Product(lab, tmp_path / "host", references=9))
@@ -131,18 +150,18 @@ def test_each_point_of_a_chain_is_restored(site: Site, tmp_path: Path) -> None:
         assert set(made) == {site.first.ext_id, site.second.ext_id, site.own, site.shared}
         assert made[site.own].is_group
         assert made[site.shared].attached_to == (site.first.ext_id, site.second.ext_id)
-        moments = {made[ext_id].recovery_point for ext_id in (site.first.ext_id, site.own)}
-        assert len(moments) == 1, "one moment for all disks"
+        together = [made[ext_id] for ext_id in (site.first.ext_id, site.own)]
+        moments = {manifest.recovery_point or manifest.snapshot_uuid for manifest in together}
+        assert len(moments) == (2 if site.is_v3 else 1), "over v4 one moment for all disks"
         kinds = {disk.kind for manifest in made.values() for disk in manifest.disks}
-        has_changes = level is not Level.FULL and site.lab._world.settings.change_tracking
+        has_changes = level is not Level.FULL and site.tracks_changes
         assert kinds == ({"phcbt01"} if has_changes else {"raw"})
         site.write()
     for number, (result, wanted) in enumerate(points):
         assert site.restored(result, tmp_path / f"restored-{number}") == wanted
-    kept = {point["ext_id"] for point in site.lab.state()["recovery_points"]}
-    recorded = set(state.recorded_points(site.product.root / "state"))
-    assert kept == recorded, "what is on the cluster is what some chain needs"
-    assert len(kept) <= 6
+    kept = site.points()
+    assert kept == site.recorded(), "what is on the cluster is what some chain needs"
+    assert len(kept) <= (12 if site.is_v3 else 6)
 
 
 def test_a_restore_makes_the_groups_and_attaches_them(site: Site) -> None:
@@ -193,7 +212,8 @@ def test_a_given_group_is_written_over(site: Site) -> None:
     on = said(restore(overwrite="yes"))
     assert "is attached to VM a, which is switched on" in on
     site.lab._world.vms[site.first.ext_id].power_state = "OFF"
-    site.lab._world.volume_groups[site.own].clients.append("iqn.2026-01.example:other")
+    other = client_named(site.lab._world, "iqn.2026-01.example:other", None)
+    site.lab._world.volume_groups[site.own].clients.append(other.ext_id)
     assert "is attached to 1 iSCSI clients" in said(restore(overwrite="yes"))
     site.lab._world.volume_groups[site.own].clients.clear()
     result = restore(overwrite="yes", verify="yes")
@@ -234,24 +254,15 @@ def test_estimate_and_coverage_know_the_groups(site: Site) -> None:
         before = "; ".join(row.problem for row in coverage.report(client, parameters))
         site.backup(Level.FULL)
         after = "; ".join(row.problem for row in coverage.report(client, parameters))
-    assert f"its volume group {site.shared} is not saved by this host" in before
-    assert "is not saved by this host" not in after
-
-
-def test_without_v4_each_group_is_named(tmp_path: Path) -> None:
-    with Lab.start(tmp_path / "lab", personality="2023.4", task_seconds=0) as lab:
-        site = Site.of(Product(lab, tmp_path / "host", references=9))
-        result = site.backup(Level.FULL)
-        made = site.manifests(result)
-        assert set(made) == {site.first.ext_id, site.second.ext_id}
-        warned = said(result, Severity.WARNING)
-        assert f"the attached volume group {site.own} are NOT in this backup" in warned
-        reasons = {group.not_saved for group in made[site.first.ext_id].volume_groups}
-        assert reasons == {"Prism saves no volume groups with VMs over this API"}
+        old = attrs.evolve(parameters, coverage_days=0)
+        later = "; ".join(row.problem for row in coverage.report(client, old))
+    assert f"its volume group {site.shared}: never saved by this host" in before
+    assert "its volume group" not in after
+    assert f"its volume group {site.shared}: not saved for 0 days" in later
 
 
 def test_a_group_that_fails_does_not_fail_its_vm(site: Site) -> None:
-    site.lab.faults.status(f"GET */volume-groups/{site.own}", 403, times=9)
+    site.lab.faults.status(f"GET */volume[_-]groups/{site.own}", 403, times=9)
     folder = site.product.root / "metrics"
     folder.mkdir(parents=True)
     result = site.backup(Level.FULL, metrics_dir=folder)
@@ -274,28 +285,35 @@ def test_a_group_that_fails_does_not_fail_its_vm(site: Site) -> None:
 def test_a_vm_that_fails_costs_its_groups_one_job_and_no_chain(site: Site) -> None:
     site.backup(Level.FULL)
     site.write()
-    site.lab.faults.status("POST */recovery-points", 500, times=12)
+    snapshots = "vm_snapshots" if site.is_v3 else "recovery-points"
+    site.lab.faults.status(f"POST */{snapshots}", 500, times=12)
     failed = site.backup(Level.INCREMENTAL)
     site.lab.faults.clear()
     assert "is not backed up" in said(failed) or failed.status is Status.FAILED
     site.write()
     result = site.backup(Level.INCREMENTAL)
     assert result.status is Status.GOOD, said(result)
-    if site.lab._world.settings.change_tracking:
+    if site.tracks_changes:
         kinds = {d.kind for m in site.manifests(result).values() for d in m.disks}
         assert kinds == {"phcbt01"}
 
 
 def test_where_prism_takes_no_groups_the_vm_is_saved_alone(site: Site) -> None:
-    site.lab.faults.status("POST */recovery-points", 403, message="no groups with VMs here")
+    if site.is_v3:  # a release that does not know them
+        why = "is not known here"
+        site.lab.faults.status("* */volume_group_snapshots*", 404, times=99, message=why)
+    else:
+        why = "no groups with VMs here"
+        site.lab.faults.status("POST */recovery-points", 403, message=why)
     result = site.backup(Level.FULL, vm="a")
     made = site.manifests(result)
     assert set(made) == {site.first.ext_id}
     log = said(result)
     assert f"volume group {site.own} of VM a is not backed up" in log
-    assert "no groups with VMs here" in log
+    assert why in log
     reasons = [group.not_saved for group in made[site.first.ext_id].volume_groups]
-    assert all("no groups with VMs here" in reason for reason in reasons)
+    assert len(reasons) == 2
+    assert all(why in reason for reason in reasons)
 
 
 PLACES = [("prism", number) for number in range(3, 40, 4)] + [("iscsi", n) for n in range(1, 12, 3)]
@@ -306,13 +324,37 @@ def test_after_a_fault_or_a_kill_the_next_job_is_good_and_nothing_is_left(
     faulty: FaultyProduct, tmp_path: Path, act: str
 ) -> None:
     site = Site.of(faulty)
-    result, wanted = site.backup(Level.FULL), site.content()
-    assert result.status is Status.GOOD
-    for place, number in PLACES:
+    assert site.backup(Level.FULL).status is Status.GOOD
+    try_all(site, faulty, act, PLACES, tmp_path / "restored")
+    for group in list(site.lab._world.volume_groups.values()):
+        site.lab._groups.delete(group)
+    for guest in (site.first, site.second):
+        del site.lab._world.vms[guest.ext_id]
+
+
+def test_with_snapshots_of_their_own_a_kill_leaves_nothing_either(
+    prepared_door: Path, tmp_path: Path
+) -> None:
+    with Lab.start(tmp_path / "lab", personality="2023.4", task_seconds=0) as lab:
+        faulty = FaultyProduct(lab, tmp_path / "host", door=prepared_door)
+        faulty.order()
+        site = Site.of(faulty)
+        assert site.backup(Level.FULL).status is Status.GOOD
+        calls = [("prism", number) for number in range(6, 80, 7)]
+        try_all(site, faulty, "kill", calls, tmp_path / "restored")
+
+
+def try_all(
+    site: Site, faulty: FaultyProduct, act: str, places: list[tuple[str, int]], where: Path
+) -> None:
+    """Let a job go wrong in each of these places: the next one is good, and nothing is left."""
+    sprung, wanted = 0, site.content()
+    result = site.backup(Level.INCREMENTAL)
+    for place, number in places:
         site.write()
         faulty.order(act=act, place=place, call=number)
         site.backup(Level.INCREMENTAL)
-        faulty.sprung()
+        sprung += bool(faulty.sprung())
         faulty.order()
         wanted = site.content()
         result = site.backup(Level.INCREMENTAL)
@@ -320,8 +362,6 @@ def test_after_a_fault_or_a_kill_the_next_job_is_good_and_nothing_is_left(
         groups = [g["name"] for g in site.lab.state()["volume_groups"]]
         assert [name for name in groups if name.startswith("podheitor")] == []
         assert not site.lab.state()["sessions"]
-    assert site.restored(result, tmp_path / "restored") == wanted
-    for group in list(site.lab._world.volume_groups.values()):
-        site.lab._groups.delete(group)
-    for guest in (site.first, site.second):
-        del site.lab._world.vms[guest.ext_id]
+        assert site.points() <= site.recorded()
+    assert sprung > len(places) // 2
+    assert site.restored(result, where) == wanted

@@ -17,12 +17,9 @@ from __future__ import annotations
 import fcntl
 import os
 import random
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,8 +61,6 @@ from ptcomm import (
 )
 from ptcomm.stdio import PIPE_SIZE
 from race import race
-from rich.console import Console
-from rich.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -74,7 +69,6 @@ if TYPE_CHECKING:
 
 GIB = 1 << 30
 MIB = 1 << 20
-ROUNDS = 5
 SIZE = 2 * GIB
 PROLOGUE = "Hello bench 1|Job|Name=bench|JobID=1|Type=B|Level=F||Params||BackupStart|"
 """What bacula-fd says until it waits for files; an empty line is the end of a block."""
@@ -142,28 +136,6 @@ def into_a_pipe(loop: str) -> None:
         sys.exit("dd failed")
 
 
-def in_turns(works: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Run the works in turns, so that a slow moment meets all; the median seconds of each."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(ROUNDS):
-        for name, work in works.items():
-            began = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
-def show(title: str, seconds: dict[str, float], ratio: str) -> None:
-    """A row for each contestant, and what it comes to."""
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    table = Table(
-        "", "seconds", "MB/s", title=title, caption=f"{ratio}; {resident:.0f} MiB resident"
-    )
-    for name, value in seconds.items():
-        table.add_row(name, f"{value:.2f}", f"{SIZE / value / 1e6:,.0f}")
-    Console(width=110).print(table)
-
-
 @contextmanager
 def random_disk(folder: Path) -> Iterator[str]:
     """A loop device of incompressible data that bypasses the cache."""
@@ -228,35 +200,20 @@ def thin(folder: Path) -> None:
 
 
 def proof(folder: Path) -> None:
-    """A whole disk with and without its digest list: wall time, and processor time of this process.
-
-    Last, how large the list of a disk of 1 TiB is.
-    """
-    used: dict[bool, list[float]] = {True: [], False: []}
-
-    def send(device: BlockDevice, *, with_list: bool) -> None:
-        everything = RegionList(device.size, [Region(0, device.size)])
-        began = time.process_time()
-        send_image(device, everything, ImageDigests(device.size) if with_list else None)
-        used[with_list].append(time.process_time() - began)
-
+    """A whole disk with and without its digest list; last, how large that of a disk of 1 TiB is."""
     with random_disk(folder) as loop, iscsi_attach.open_direct(Path(loop)) as device:
-        seconds = in_turns(
-            {
-                "without a digest list": lambda: send(device, with_list=False),
-                "with its digest list": lambda: send(device, with_list=True),
-            }
+        everything = RegionList(device.size, [Region(0, device.size)])
+        race(
+            "raw disk to the wire, proven",
+            ("with its digest list", lambda: send_image(device, everything, ImageDigests(SIZE))),
+            ("without", lambda: send_image(device, everything)),
+            SIZE,
+            0.95,
         )
-    without, listed = seconds.values()
-    more = (statistics.median(used[True]) - statistics.median(used[False])) / (SIZE / GIB)
-    ratio = (
-        f"{100 * (listed / without - 1):+.1f} % wall time, goal 5; {more:+.3f} CPU s/GiB, goal 0.1"
-    )
-    show("raw disk to the wire", seconds, ratio)
     tib = 1024 * GIB
     for share in (1, 0.1, 0):
         size = encoded_size(tib, int(share * blocks_of(tib)))
-        Console().print(f"digest list of 1 TiB, {share:.0%} with data: {size / MIB:.2f} MiB")
+        print(f"digest list of 1 TiB, {share:.0%} with data: {size / MIB:.2f} MiB")
 
 
 def main() -> None:

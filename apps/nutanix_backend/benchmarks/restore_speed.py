@@ -2,11 +2,11 @@
 
     restore_speed.py
 
-One 1-GiB disk, half of it data. First the way onto a new disk of a volume group, against
+One 4-GiB disk, half of it data. First the way onto a new disk of a volume group, against
 `qemu-img convert` from the same file to such a disk, over the same user-space initiator. Then whole
 restore jobs, from the start of the backend to the finished VM, by either way. Contestants take
-turns on one lab (.ci/race.py has to be on PYTHONPATH, as ./run bench puts it). Both are durable
-when their time ends.
+turns on one lab (.ci/race.py has to be on PYTHONPATH, as ./run bench puts it), which clones disks
+by reference, as a cluster does. Both are durable when their time ends.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clones import cloning_folder
 from digests import StreamDigest
 from iscsi_attach import Portal
 from nutanix_backend.cluster import journal
@@ -39,13 +38,14 @@ from race import race
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from iscsi_attach import BlockDevice
     from nutanix_backend.cluster.journal import Journal
     from ptcomm import Message
 
 MIB = 1 << 20
-SIZE = 1024 * MIB
+SIZE = 4096 * MIB
 PIECE = 64 * 1024
 """Bytes in which bacula-fd hands data over."""
 
@@ -210,8 +210,8 @@ def by_qemu(site: Site) -> Callable[[NewDiskGuard, Journal], float]:
 
 def main() -> None:
     """Run both comparisons."""
-    with tempfile.TemporaryDirectory(prefix="podheitor-bench-") as name, ExitStack() as stack:
-        site = Site(Path(name), stack)
+    with cloning_folder() as folder, ExitStack() as stack:
+        site = Site(folder, stack)
         race(
             "a disk onto a volume group",
             ("restore", lambda: site.to_new_disk(by_product(site))),

@@ -51,7 +51,7 @@ from prism_client import (
     VolumeGroup,
 )
 from prism_lab import Lab
-from prism_lab._storage import discard
+from prism_lab._storage import clone, discard
 from ptcomm import (
     Ack,
     Answer,
@@ -191,6 +191,8 @@ class Product:
     """How many recovery points of a VM may stay after a job."""
     watcher: Watcher = attrs.field(factory=Watcher)
     command: tuple[str, ...] = BACKEND
+    user_groups: set[str] = attrs.field(factory=set)
+    """Volume groups that are attached to VMs, and nobody's to remove."""
     _points: dict[tuple[int, str], list[Path]] = attrs.field(factory=dict)
 
     @property
@@ -330,9 +332,23 @@ class Product:
                 found["-".join((name.split("-")[1], name.rpartition(".")[2]))] = stored.data_bytes
         return found
 
+    def volume_group(self, name: str, sizes: Sequence[int], *guests: Guest) -> str:
+        """A new volume group of the user's, attached to VMs; its id."""
+        names = [guest.name for guest in guests]
+        ext_id = self.lab.create_volume_group(name, sizes, names)
+        self.user_groups.add(ext_id)
+        return ext_id
+
+    def remove_user_groups(self) -> None:
+        """Take the volume groups of the user's away."""
+        while self.user_groups:
+            self.lab._groups.delete(self.lab._world.volume_groups[self.user_groups.pop()])
+
     def assert_nothing_left(self) -> None:
         """The cluster has no volume group, image, session or task of ours."""
         state = self.lab.state()
+        groups = [g for g in state["volume_groups"] if g["ext_id"] not in self.user_groups]
+        state["volume_groups"] = groups
         left = {kind: state[kind] for kind in ("volume_groups", "images", "sessions", "tasks")}
         left["trials"] = [vm for vm in state["vms"] if vm["name"].startswith(OURS)]
         assert not any(left.values()), left
@@ -358,7 +374,7 @@ class Product:
         copies = []
         for index, disk_id in enumerate(guest.disk_ids()):
             copies.append(folder / f"{index}.raw")
-            shutil.copyfile(self.lab.recovery_point_file(point, disk_id), copies[-1])
+            clone(self.lab.recovery_point_file(point, disk_id), copies[-1])  # holes stay holes
         self._points[result.job_id, guest.ext_id] = copies
 
 
@@ -1127,13 +1143,17 @@ class FaultyProduct(Product):
         return list((self.root / "state" / "journal").glob("*"))
 
     def assert_chain_restores(self, *guests: Guest) -> None:
-        """The newest good job restores to what the disks hold now."""
+        """The newest good job restores to what the disks hold now, also those of groups."""
         self.order()
         where = self.root / "restored"
         self.good_restore(where)
         for guest in guests:
             for index in range(len(guest.disk_ids())):
                 assert same(self.restored(where, guest, index), guest.disk(index))
+        for group in self.user_groups:
+            for disk in self.lab._world.volume_groups[group].disks:
+                (image,) = where.rglob(f"{group}/disks/disk-*{disk.ext_id}*.raw")
+                assert same(image, disk.file)
         shutil.rmtree(where)
 
 

@@ -18,7 +18,7 @@ from nutanix_backend.settings.parameters import parse
 from vm_config.ahv_record import ConfigDisk, ConfigNic, VmConfig
 from vm_replica.failover import transitions
 from vm_replica.failover.errors import FailoverFailed, FailoverRefused
-from vm_replica.failover.point import Point, PointDisk
+from vm_replica.failover.point import Point, PointDisk, PointGroup
 from vm_replica.protocol.manifest import Configuration
 
 if TYPE_CHECKING:
@@ -63,26 +63,40 @@ def content(size: int, seed: int) -> bytes:
     return bytes([seed]) * (size // 4) + bytes(size - size // 4)
 
 
+def writer(data: bytes) -> Callable[[Path | phcbt01.Target], object]:
+    """Write a disk with this content."""
+
+    def write(target: Path | phcbt01.Target) -> None:
+        if isinstance(target, Path):
+            target.write_bytes(data)
+        else:
+            phcbt01.write_sparse(target, 0, data)
+            target.flush()
+
+    return write
+
+
 @pytest.fixture
 def point() -> Point:
     """Generation 7 of the VM."""
-
-    def writer(data: bytes) -> Callable[[Path | phcbt01.Target], object]:
-        def write(target: Path | phcbt01.Target) -> None:
-            if isinstance(target, Path):
-                target.write_bytes(data)
-            else:
-                phcbt01.write_sparse(target, 0, data)
-                target.flush()
-
-        return write
-
     disks = tuple(
         PointDisk(d.disk_id, n, d.size, d.size, writer(content(d.size, n + 1)))
         for n, d in enumerate(config().disks)
     )
     configuration = Configuration("@nutanix", config().encode().decode())
     return Point(7, config().vm_id, configuration, configuration.read(), disks)
+
+
+@pytest.fixture
+def with_group(point: Point) -> Point:
+    """The same with a volume group of two disks."""
+    sizes = (2 * MIB, MIB)
+    disks = tuple(
+        PointDisk(f"group-disk-{n}", n + 3, size, size, writer(content(size, n + 7)))
+        for n, size in enumerate(sizes)
+    )
+    group = PointGroup("99999999-9999-4999-8999-999999999999", "data", disks, 1_700_000_000)
+    return attrs.evolve(point, groups=(group,), missing=("volume group x is not in this copy",))
 
 
 def copy_at(place: str, kind: str, name: str = "web01-test-7") -> transitions.Copy:
@@ -110,6 +124,7 @@ class Site:
         state = self.lab.state()
         assert not state["vms"]
         assert not state["images"]
+        assert not state["volume_groups"]
         assert not list(self.ahv.staging.iterdir())
 
 
@@ -227,12 +242,69 @@ def test_what_fails_leaves_nothing(site: Site, point: Point, via: str, call: str
     site.assert_clean()
 
 
-def test_a_vm_that_cannot_be_switched_on_stays_and_is_reported(site: Site, point: Point) -> None:
+def test_a_copy_has_its_volume_groups(site: Site, with_group: Point) -> None:
     copy = copy_at(site.ahv.place, site.ahv.kind)
-    site.lab.faults.status("POST */$actions/power-on", 400)
-    assert "power off" in site.ahv.make(copy, point, test=True)
-    assert any("a step after its creation failed" in line for line in site.said)
+    site.ahv.refuse_unfit(copy.name, with_group, test=True)
+    site.ahv.make(copy, with_group, test=True)
+    (group,) = site.lab._world.volume_groups.values()
+    vm = site.vm(copy.name)
+    assert (group.vms, group.clients, vm["power"]) == ([vm["ext_id"]], [], "ON")
+    assert group.name == f"{copy.name} data [{copy.key[:8]}-99999999]"
+    assert [disk.file.read_bytes() for disk in group.disks] == [
+        content(2 * MIB, 7),
+        content(MIB, 8),
+    ]
+    assert "warning: volume group x is not in this copy" in site.said
     site.ahv.remove(copy)
+    site.assert_clean()
+
+
+CALLS_OF_GROUPS = (
+    "POST */volume-groups", "POST */$actions/attach-iscsi-client", "POST */$actions/attach-vm",
+    "POST */$actions/detach-iscsi-client", "POST */vms",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("call", CALLS_OF_GROUPS)
+def test_what_fails_with_a_group_leaves_nothing(site: Site, with_group: Point, call: str) -> None:
+    if site.ahv.settings.restore_via == "image":  # groups are made in one way only
+        return
+    copy = copy_at(site.ahv.place, site.ahv.kind)
+    site.lab.faults.status(call, 400, times=20)
+    with pytest.raises(FailoverFailed):
+        site.ahv.make(copy, with_group, test=True)
+    site.lab.faults.clear()
+    site.ahv.remove(copy)
+    site.assert_clean()
+
+
+def test_without_its_groups_a_copy_says_so(site: Site, with_group: Point) -> None:
+    nowhere = attrs.evolve(site.ahv, settings=attrs.evolve(site.ahv.settings, dsip="host:no"))
+    with pytest.raises(FailoverRefused, match="dsip=host:no is not host"):
+        nowhere.refuse_unfit("x", with_group, test=False)
+    only = attrs.evolve(site.ahv, settings=attrs.evolve(site.ahv.settings, volume_groups="only"))
+    with pytest.raises(FailoverRefused, match="volume_groups=only is for backups only"):
+        only.refuse_unfit("x", with_group, test=False)
+    settings = attrs.evolve(site.ahv.settings, volume_groups="no")
+    without = attrs.evolve(site.ahv, settings=settings)
+    copy = copy_at(site.ahv.place, site.ahv.kind)
+    without.refuse_unfit(copy.name, with_group, test=True)
+    without.make(copy, with_group, test=True)
+    assert "warning: volume group data is not in this copy: volume_groups=no" in site.said
+    without.remove(copy)
+    site.assert_clean()
+
+
+def test_a_vm_that_cannot_be_switched_on_stays_and_is_reported(
+    site: Site, point: Point, with_group: Point
+) -> None:
+    for wanted in (point, with_group):
+        copy = copy_at(site.ahv.place, site.ahv.kind)
+        site.lab.faults.status("POST */$actions/power-on", 400)
+        assert "power off" in site.ahv.make(copy, wanted, test=True)
+        assert any("a step after its creation failed" in line for line in site.said)
+        site.said.clear()
+        site.ahv.remove(copy)
     site.assert_clean()
 
 

@@ -170,6 +170,21 @@ def test_options_of_new_vms_are_refused(product: Product) -> None:
     saved(product, MIB)
     result = product.restore(restore_to="inplace", restore_vm_name="other")
     assert "makes no new VM: leave restore_vm_name out" in said(result, Severity.FATAL)
+    result = product.restore(restore_to="inplace", storage_container="fast")
+    assert "makes no new VM: leave storage_container out" in said(result, Severity.FATAL)
+    result = product.restore(restore_to="inplace", restore_identity="new")
+    assert "changes no UUID and no MAC addresses" in said(result, Severity.FATAL)
+
+
+def test_a_vm_that_does_not_start_is_restored_all_the_same(product: Product) -> None:
+    guest, _ = saved(product, 4 * MIB)
+    before = content(product.lab, guest)
+    spoil(guest)
+    product.lab.faults.status("POST */$actions/power-on", 403, message="no power here")
+    result = product.restore(restore_to="inplace", restore_powerstate="on")
+    assert result.status is Status.WARNINGS, said(result)
+    assert "is restored in place, but it was not started: " in said(result)
+    assert content(product.lab, guest) == before
 
 
 def test_changes_that_prism_left_out_are_found_before_a_disk_is_replaced(product: Product) -> None:

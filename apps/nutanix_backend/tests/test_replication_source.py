@@ -10,24 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
+from command_line.text import with_notes
 from digests import StreamDigest
 from nutanix_backend.cluster import inventory, selection, sweep, transport
 from nutanix_backend.cluster.guards import new_secret
 from nutanix_backend.errors import ChainError, SelectionError
 from nutanix_backend.references import state
+from nutanix_backend.replicate.groups import with_groups
 from nutanix_backend.replicate.source import Link, Replication, Result
 from nutanix_backend.settings.parameters import parse
 from phcbt01 import apply
 from phcbt01.testing import MemoryTarget
+from prism_client import PrismError
 from ptcomm import Level
 from vm_replica.errors import Code, CycleRefused, PeerFailed, ReplicationError
 from vm_replica.protocol import manifest as manifests
 from vm_replica.protocol import messages
 from vm_replica.protocol.channel import Channel, Patience, greet
+from vm_replica.protocol.manifest import ReplicaGroup
 from vm_replica.protocol.tls import Peer
 from vm_replica.throttle import Throttle
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from prism_lab import Lab
@@ -45,6 +50,7 @@ class Replica:
 
     generation: int = 0
     digest: str = ""
+    groups: tuple[ReplicaGroup, ...] = ()
     disks: dict[str, bytearray] = attrs.field(factory=dict)
     spool: dict[str, bytearray] = attrs.field(factory=dict)
     spooled: str = ""
@@ -139,6 +145,7 @@ class Replica:
         self.disks, self.spool, self.spooled = disks, {}, ""
         self.generation += 1
         self.digest = manifest.digest()
+        self.groups = manifest.groups
 
 
 @attrs.define
@@ -164,13 +171,16 @@ class Site:
 
     def cycle(self, **parameters: object) -> Result:
         """One cycle; nothing but recorded references may be left afterwards, however it ends."""
-        settings = parse(self.product.parameters(vm=self.guest.name, **parameters))
+        chosen = {"vm": self.guest.name, **parameters}
+        settings = parse(self.product.parameters(**chosen))
         throttle = Throttle(settings.replicate_limit, threading.Event())
         reach = transport.choose("userspace")
         link = Link(self.replica.connect, reach, new_secret(chap=True), throttle, rpo=60)
         try:
             with inventory.connect(settings) as client:
-                (source,) = selection.select(client, settings, whole=True).sources
+                selected = selection.select(client, settings, whole=True).sources
+                sources = {s.vm.ext_id: s for s in with_groups(client, settings, selected)}
+                source = sources[self.guest.ext_id]
                 return Replication(settings, source, link, self.words).run(client)
         finally:
             self.product.assert_nothing_left()
@@ -389,3 +399,96 @@ def test_a_vm_under_a_policy_is_replicated_only_when_told(site: Site) -> None:
     site.fails(SelectionError, "under a protection policy of Prism .gold.")
     assert site.guest.recovery_points() == []
     assert site.cycle(replicate_protected="yes").seed
+
+
+# --- volume groups -------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Shared:
+    """Two VMs, a volume group `own` of the first, and one that both share."""
+
+    first: Site
+    second: Site
+    own: str
+    shared: str
+
+    def files(self) -> dict[str, Path]:
+        lab = self.first.product.lab
+        return {
+            disk.ext_id: disk.file
+            for group in (self.own, self.shared)
+            for disk in lab._world.volume_groups[group].disks
+        }
+
+    def cycle(self, site: Site) -> Result:
+        return site.cycle(vm=[self.first.guest.name, self.second.guest.name])
+
+    def write(self, seed: int) -> None:
+        self.first.change()
+        for file in self.files().values():
+            with file.open("r+b") as disk:
+                disk.seek(seed * 64 * KIB)
+                disk.write(bytes([seed]) * 50_000)
+
+    def assert_same(self) -> None:
+        """The first replica has both groups, the second none."""
+        first, groups = self.first.replica, self.files()
+        for disk_id, file in groups.items():
+            assert first.disks[disk_id] == file.read_bytes()
+        own = {name: data for name, data in first.disks.items() if name not in groups}
+        attrs.evolve(self.first, replica=attrs.evolve(first, disks=own)).assert_same()
+        self.second.assert_same()
+
+
+@pytest.fixture
+def shared(site: Site) -> Iterator[Shared]:
+    product, guest = site.product, site.guest
+    second = Site(product, product.guest(MIB))
+    own = product.volume_group("data", [3 * MIB, MIB], guest)
+    both = product.volume_group("quorum", [MIB], guest, second.guest)
+    yield Shared(site, second, own, both)
+    product.remove_user_groups()
+
+
+def test_volume_groups_come_with_their_vm_and_shared_ones_once(shared: Shared) -> None:
+    first = shared.first
+    for number in (1, 2, 3):
+        shared.write(number)
+        result = shared.cycle(first)
+        assert result.seed == (number == 1)
+        assert result.seed or result.sent < MIB, "its changes only"
+        shared.cycle(shared.second)
+        shared.assert_same()
+        assert len(first.guest.recovery_points()) == 1, "one moment for all disks"
+    own, both = first.replica.groups
+    assert (own.group_id, both.group_id) == (shared.own, shared.shared)
+    (elsewhere,) = shared.second.replica.groups
+    assert elsewhere == ReplicaGroup(shared.shared, "", (), first.guest.ext_id)
+    shared.write(4)
+    first.replica.cut_after = first.replica.received + 400 * KIB
+    with pytest.raises(ReplicationError):
+        shared.cycle(first)
+    first.replica.cut_after = -1
+    assert shared.cycle(first).resumed
+    shared.cycle(shared.second)
+    shared.assert_same()
+
+
+def test_what_is_not_replicated_is_named_and_how_to_go_on_without(shared: Shared) -> None:
+    site = shared.first
+    assert site.cycle(volume_groups="no").seed
+    assert sum("are NOT in its replica" in line for line in site.words.lines) == 2
+    assert site.replica.groups == ()
+    site.product.lab.faults.status("POST */recovery-points", 403)
+    with pytest.raises(PrismError) as failed:
+        shared.cycle(site)
+    assert "volume_groups=no replicates the VM without" in with_notes(failed.value)
+    old = messages.Refused(Code.BAD_MANIFEST, "", "it has schema 3, this side knows 1 and 2")
+    site.replica.refuse.append(old)
+    with pytest.raises(CycleRefused) as refused:
+        shared.cycle(site)
+    assert "a receiver that is not updated" in with_notes(refused.value)
+    assert not shared.cycle(site).seed, "the groups are whole, and the rest is changes"
+    shared.cycle(shared.second)
+    shared.assert_same()

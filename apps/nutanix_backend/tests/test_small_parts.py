@@ -13,6 +13,7 @@ from nutanix_backend import vm_record
 from nutanix_backend.backup.job import Shared, VmBackup, doubts
 from nutanix_backend.cluster import transport
 from nutanix_backend.cluster.inventory import Source
+from nutanix_backend.cluster.range_offer import RangeOffers
 from nutanix_backend.disks.exclusion import DiskExclusion
 from nutanix_backend.disks.streams import SMALL, StreamSender, _take
 from nutanix_backend.errors import SourceError, StateError, as_line
@@ -151,7 +152,9 @@ def test_a_file_that_is_shorter_than_announced_fails_the_job(
     job = job_by_hand(parameters=(("state_dir", str(tmp_path)),)).context
     aside = job.held()
     reach = transport.choose("userspace")
-    shared = Shared(aside, prism.client, reach, None, {}, NoPolicies(), DiskExclusion([], {}))
+    ranges = RangeOffers(job.settings, aside.warn)
+    nothing = DiskExclusion([], {})
+    shared = Shared(aside, prism.client, reach, None, {}, NoPolicies(), nothing, ranges)
     backup = VmBackup(job, shared, Source(vm, cluster))
     assert not backup.spoils_the_job
     with pytest.raises(SourceError, match="5 bytes were read where 10 were announced"):

@@ -10,9 +10,10 @@ from nutanix_backend.ahv import vm_fields
 from nutanix_backend.ahv.vm_fields import Fate
 from nutanix_backend.cluster import inventory
 from nutanix_backend.settings.parameters import parse
-from prism_lab import Lab
+from prism_lab import Lab, _snapshots
 from prism_lab._model import CdRom
 from ptcomm import Level, Severity
+from ptcomm_runner import jobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from ptcomm_runner.jobs import Result
 
-    from apps.nutanix_backend.tests.conftest import Guest, Product
+    from apps.nutanix_backend.tests.conftest import FaultyProduct, Guest, Product
 
 MIB = 1 << 20
 AHV = "vmm.v4.ahv.config"
@@ -102,8 +103,14 @@ def without_marks(value: Any) -> Any:
     return [without_marks(v) for v in value] if isinstance(value, list) else value
 
 
+def forget_points(lab: Lab) -> None:
+    for point in list(lab._world.recovery_points.values()):
+        _snapshots.delete(lab._world, point)
+
+
+@pytest.mark.parametrize("has_point", [True, False], ids=["of its recovery point", "anew"])
 def test_every_copied_field_comes_back(
-    newest: Lab, make_product: Callable[..., Product], tmp_path: Path
+    newest: Lab, make_product: Callable[..., Product], tmp_path: Path, *, has_point: bool
 ) -> None:
     product = make_product(newest, tmp_path / "host")
     guest = product.guest(2 * MIB)
@@ -111,6 +118,8 @@ def test_every_copied_field_comes_back(
     product.good_backup(Level.FULL, guest)
     before = without_marks(shown(newest, product, guest.name))
     newest._world.vms.pop(source.ext_id)
+    if not has_point:
+        forget_points(newest)
     result = product.restore(restore_vm_name="again", restore_identity="old")
     after = without_marks(shown(newest, product, "again"))
     checked = [field.path for field in vm_fields.FIELDS if field.copied]
@@ -129,15 +138,14 @@ def test_every_copied_field_comes_back(
     assert after["disks"][0]["backingInfo"]["storageConfig"] == {"isFlashModeEnabled": True}
     assert after["description"].startswith("the books of the firm\nrestored by job ")
     warned = said(result)
-    for words in (
-        "its UEFI variables are new",
-        "its vTPM is new and empty",
-        "its PCIe devices are not restored",
-        "its CD-ROM drives are empty",
-        "Guest Tools are not enabled",
-    ):
+    assert (vm_of(newest, "again").firmware == source.firmware) is has_point
+    lost = ["Guest Tools are not enabled"]
+    if not has_point:
+        lost += ["its UEFI variables are new", "its vTPM is new and empty"]
+        lost += ["its PCIe devices are not restored", "its CD-ROM drives are empty"]
+    for words in lost:
         assert words in warned, words
-    assert warned.count("VM again") == 5 + warned.count("still has the old ones")
+    assert warned.count("VM again") == len(lost)
 
 
 def test_what_the_source_still_uses_is_not_taken_from_it(
@@ -148,20 +156,29 @@ def test_what_the_source_still_uses_is_not_taken_from_it(
     full_house(newest, guest)
     product.backup(Level.FULL, guest)
     result = product.restore(restore_vm_name="copy")
-    assert "ipv4Config" not in vm_of(newest, "copy").nics[0].network
+    copy, source = vm_of(newest, "copy"), vm_of(newest, guest.name)
+    assert "ipv4Config" not in copy.nics[0].network
     assert "address 10.0.0.7 is not assigned to it: the source VM still exists" in said(result)
-    assert "still has the old ones" in said(result), "the recovery point is named"
+    assert copy.firmware == source.firmware, "what its vTPM has sealed is opened by the copy's"
+    assert copy.hardware["biosUuid"] != source.hardware["biosUuid"]
+    assert {nic.mac for nic in copy.nics}.isdisjoint(nic.mac for nic in source.nics)
+    assert "its vTPM are those of this backup, from recovery point" in said(result, Severity.INFO)
 
 
+@pytest.mark.parametrize("has_point", [True, False], ids=["of its recovery point", "anew"])
 def test_what_prism_refuses_costs_the_settings_and_not_the_vm(
-    newest: Lab, make_product: Callable[..., Product], tmp_path: Path
+    newest: Lab, make_product: Callable[..., Product], tmp_path: Path, *, has_point: bool
 ) -> None:
     product = make_product(newest, tmp_path / "host")
     guest = product.guest(MIB)
-    full_house(newest, guest)
+    source = full_house(newest, guest)
     backup = product.backup(Level.FULL, guest)
-    trial = 1
-    newest.faults.status("POST */ahv/config/vms", 400, skip=trial, message="no such thing here")
+    if has_point:
+        newest.faults.status("PUT */ahv/config/vms/*", 400, message="no such thing here")
+    else:
+        forget_points(newest)
+        trial = 1
+        newest.faults.status("POST */ahv/config/vms", 400, skip=trial, message="no such thing here")
     result = product.restore(restore_vm_name="plain")
     warned = said(result)
     assert "Prism refused it with all its settings (" in warned
@@ -169,7 +186,62 @@ def test_what_prism_refuses_costs_the_settings_and_not_the_vm(
     assert "it is created without apcConfig, cdRoms, " in warned
     vm = vm_of(newest, "plain")
     assert vm.disks[0].file.read_bytes() == product.points(backup, guest)[0].read_bytes()
-    assert "serialPorts" not in vm.hardware
+    assert ("serialPorts" in vm.hardware) is has_point
+    assert (vm.firmware == source.firmware) is has_point
+
+
+def lose_the_recovery_point(lab: Lab, _guest: Guest) -> None:
+    lab.faults.status("POST */recovery-points/*/$actions/restore", 500, times=9)
+
+
+def let_the_task_fail_behind_its_effect(lab: Lab, _guest: Guest) -> None:
+    lab.faults.fail_task("POST */recovery-points/*/$actions/restore", times=9)
+
+
+def refuse_the_disks(lab: Lab, _guest: Guest) -> None:
+    lab.faults.status("DELETE */vms/*/disks/*", 500, times=9)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lose_the_recovery_point, let_the_task_fail_behind_its_effect, refuse_the_disks]
+)
+def test_without_the_firmware_the_vm_is_made_anew(
+    newest: Lab,
+    make_product: Callable[..., Product],
+    tmp_path: Path,
+    spoil: Callable[[Lab, Guest], None],
+) -> None:
+    product = make_product(newest, tmp_path / "host")
+    guest = product.guest(MIB)
+    source = full_house(newest, guest)
+    backup = product.backup(Level.FULL, guest)
+    spoil(newest, guest)
+    result = product.restore(restore_vm_name="plain")
+    assert "still has its UEFI variables and its vTPM, but could not be used" in said(result)
+    assert "its vTPM is new and empty" in said(result)
+    vm = vm_of(newest, "plain")
+    assert vm.firmware != source.firmware
+    assert vm.disks[0].file.read_bytes() == product.points(backup, guest)[0].read_bytes()
+    assert {each.name for each in newest._world.vms.values()} == {guest.name, "plain"}
+
+
+def test_the_firmware_of_another_moment_is_named(
+    newest: Lab, make_product: Callable[..., Product], tmp_path: Path
+) -> None:
+    product = make_product(newest, tmp_path / "host")
+    guest = product.guest(MIB)
+    source = full_house(newest, guest)
+    first = product.backup(Level.FULL, guest)
+    guest.write(0, 0, 4096)
+    product.backup(Level.FULL, guest)
+    oldest = min(newest._world.recovery_points.values(), key=lambda point: point.created)
+    _snapshots.delete(newest._world, oldest)
+    settings = product.settings(restore_vm_name="older")
+    result = jobs.restore(product.store, "job", settings, where="/", job_id=first.job_id)
+    assert "are not of this backup, whose recovery point is gone, but from" in said(result)
+    vm = vm_of(newest, "older")
+    assert vm.firmware == source.firmware
+    assert vm.disks[0].file.read_bytes() == product.points(first, guest)[0].read_bytes()
 
 
 @pytest.mark.parametrize("personality", ["2024.3", "2023.4"])
@@ -222,3 +294,39 @@ def test_the_table_has_each_path_once_and_says_what_is_lost() -> None:
     assert covered is not None
     assert covered.fate is Fate.IDENTITY
     assert vm_fields.covering("somethingNew.below") is None
+
+
+def test_a_killed_restore_with_its_firmware_leaves_a_whole_vm_or_none(
+    faulty: FaultyProduct, tell: Callable[[str], None]
+) -> None:
+    """Kill the restore after each write to Prism: disks of the recovery point stay in no VM."""
+    guest = faulty.guest(MIB)
+    lab, source = faulty.lab, vm_of(faulty.lab, guest.name)
+    source.hardware["bootConfig"] = {"$objectType": f"{AHV}.UefiBoot"}
+    faulty.job(Level.FULL, guest)
+    saved = source.disks[0].file.read_bytes()
+    for point in lab._world.recovery_points.values():
+        held = point.vms[0].disks[-1].file
+        assert held is not None
+        held.write_bytes(bytes(MIB))  # not what the backup has
+    wholes = kills = ended = 0
+    for number in range(1, 60):
+        faulty.order(act="kill", place="prism", when="after", call=number)
+        jobs.restore(faulty.store, "job", faulty.settings(restore_vm_name="new"))
+        was_killed = bool(faulty.sprung())
+        faulty.sweep()
+        faulty.let_an_hour_pass()
+        made = [vm for vm in lab._world.vms.values() if vm.ext_id != source.ext_id]
+        for vm in made:
+            assert (vm.name, vm.firmware) == ("new", source.firmware)
+            assert vm.disks[0].file.read_bytes() == saved
+        wholes, kills = wholes + len(made), kills + was_killed
+        assert made or was_killed
+        faulty.take_vm("new")
+        faulty.assert_nothing_left()
+        ended += not was_killed  # this call failed, as it may, or there was none
+        if ended == 2:
+            break
+    tell(f"\nkilled with firmware: {kills} times, {wholes} whole VMs")
+    assert kills > 8
+    assert wholes > 1

@@ -836,6 +836,7 @@ class Drive:
         made = self.write(label, "vmm", "VmApi", "create_vm", body, rel="vmm:ahv:config:vm")
         if made is not None:
             self.disk_of_a_volume_disk(made, backing)
+            self.refit(made)
             self.files_into_a_guest(made, reference)
             self.clean_up("vmm", "VmApi", "vm_by_id", made)
 
@@ -888,6 +889,38 @@ class Drive:
         label = "create_disk of a volume disk"
         etag = self.fresh(label, "vmm", "VmApi", "get_vm_by_id", vm)
         self.write(label, "vmm", "VmApi", "create_disk", vm, body, if_match=etag)
+
+    def refit(self, vm):
+        """A VM gets another card, loses its category, and is called otherwise."""
+        model, config = self.sdk.model, "vmm.v4.ahv.config"
+        card = model(
+            "vmm",
+            f"{config}.Nic",
+            backing_info=model(
+                "vmm", f"{config}.EmulatedNic", is_connected=True, mac_address="50:6b:8d:00:00:02"
+            ),
+            network_info=model(
+                "vmm",
+                f"{config}.NicNetworkInfo",
+                nic_type="NORMAL_NIC",
+                subnet=model("vmm", f"{config}.SubnetReference", ext_id=self.about["subnet"]),
+            ),
+        )
+        self.vm_write("create_nic", vm, card)
+        category = model("vmm", f"{config}.CategoryReference", ext_id=self.about["category"])
+        kind = f"{config}.DisassociateVmCategoriesParams"
+        self.vm_write("disassociate_categories", vm, model("vmm", kind, categories=[category]))
+        body = self.call("a VM", "vmm", "VmApi", "get_vm_by_id", vm).data
+        nic = body.nics[0].ext_id
+        body.name, body.description = "parity refitted", "made twice"
+        self.vm_write("update_vm_by_id", vm, body)
+        label = "delete_nic_by_id"
+        etag = self.fresh(label, "vmm", "VmApi", "get_nic_by_id", vm, nic)
+        self.write(label, "vmm", "VmApi", label, vm, nic, if_match=etag)
+        for number, disk in enumerate(body.disks):
+            label = f"delete_disk_by_id, {number}"
+            etag = self.fresh(label, "vmm", "VmApi", "get_disk_by_id", vm, disk.ext_id)
+            self.write(label, "vmm", "VmApi", "delete_disk_by_id", vm, disk.ext_id, if_match=etag)
 
     def clean_up(self, namespace, api, entity, ext_id):
         etag = self.fresh("clean up", namespace, api, f"get_{entity}", ext_id)

@@ -28,6 +28,7 @@ _IN_PATH = re.compile(rf"/([a-z-]+)/((?:[^/]*:)?{_UUID.pattern})")
 _ONE_OF = {
     "applicationConsistentProperties", "backingInfo", "bootConfig", "diskRecoveryPoint",
     "guestAuthentication", "reference", "referenceDiskRecoveryPoint", "spec", "transferFilesSpec",
+    "vmOverrideSpec",
 }  # fmt: skip
 
 
@@ -152,9 +153,12 @@ def _at(gap: Gap, *fields: str, ours: Any = MISSING, sdk: Any = MISSING) -> bool
 
 
 _DEFAULTS = {
+    "body.backingInfo.numQueues": 1,
     "body.hardwareClockTimezone": "UTC",
+    "body.isInstantRestore": False,
     "body.nics[].backingInfo.numQueues": 1,
     "body.isHidden": False,
+    "body.vmRecoveryPointRestoreOverrides[].isStrictMode": False,
     "body.shouldLoadBalanceVmAttachments": False,
 }
 
@@ -205,6 +209,12 @@ DIFFERENCES = (
             _at(gap, "header.Authorization", sdk="Basic")
             or _at(gap, "header.Cookie", ours="NTNX_IAM_SESSION")
         ),
+    ),
+    Difference(
+        "moment",
+        "A VM that is changed is sent back with the times at which it was made and changed.",
+        "Each client changes a VM of its own.",
+        lambda gap: _at(gap, "body.createTime", "body.updateTime", ours=gap.ours, sdk=gap.sdk),
     ),
     Difference(
         "time",

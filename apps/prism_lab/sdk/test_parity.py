@@ -187,6 +187,17 @@ class Run:
             lambda: points.set_expiration(point.ext_id, stage.later),
         )
         self.changed_regions(point)
+        restored = self.do(
+            "recovery_points.restore",
+            "etag for restore_recovery_point + restore_recovery_point",
+            lambda: points.restore(
+                point.ext_id,
+                point.vm_recovery_point_ext_id,
+                cluster_ext_id=stage.lab.cluster_ext_id,
+                name="sdk-restored",
+            ),
+        )
+        client.vms.delete(restored)
         return point
 
     def changed_regions(self, point: Any) -> None:
@@ -315,6 +326,7 @@ class Run:
             "etag for create_disk of a volume disk + create_disk of a volume disk",
             lambda: client.vms.add_disk(made.ext_id, DiskSpec(source, "SCSI", 2, stage.container)),
         )
+        self.refit(made.ext_id, source)
         if client.vms.transfers_files:
             self.do(
                 "vms.transfer_files",
@@ -323,6 +335,36 @@ class Run:
             )
         client.vms.delete(made.ext_id)
         client.volume_groups.delete(group.ext_id)
+
+    def refit(self, vm: str, source: VolumeDiskRef) -> None:
+        """The same disks, another card, no category, and another name."""
+        client, stage = self.client, self.stage
+        spec = VmSpec(
+            name="parity refitted",
+            description="made twice",
+            cluster_ext_id=stage.lab.cluster_ext_id,
+            sockets=1,
+            cores_per_socket=1,
+            threads_per_core=1,
+            memory=1 << 30,
+            machine_type=None,
+            boot=Boot(order=("DISK", "CDROM")),
+            disks=(
+                DiskSpec(EmptyDisk(1 << 20), "SCSI", 5, stage.container),
+                DiskSpec(source, "SCSI", 2, stage.container),
+            ),
+            nics=(NicSpec(stage.subnet, "50:6b:8d:00:00:02", connected=True),),
+        )
+        parts = [
+            f"etag for {name} + {name}"
+            for name in ("create_nic", "disassociate_categories", "update_vm_by_id")
+        ]
+        self.do("vms.refit", " + ".join(parts), lambda: client.vms.refit(vm, spec))
+        self.do(
+            "vms.refit, of a VM with a card",
+            "etag for delete_nic_by_id + delete_nic_by_id",
+            lambda: client.vms.refit(vm, spec),
+        )
 
     def refused_transfer(self, vm: str, source: VolumeDiskRef) -> None:
         """The VM is off, so that the task fails; the request is what counts here."""

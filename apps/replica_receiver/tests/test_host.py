@@ -15,7 +15,7 @@ from replica_receiver.host import Host
 from vm_config.ahv_record import ConfigDisk, ConfigNic, VmConfig
 from vm_replica.failover import transitions
 from vm_replica.failover.errors import FailoverFailed, FailoverRefused
-from vm_replica.failover.point import Point, PointDisk
+from vm_replica.failover.point import Point, PointDisk, PointGroup
 from vm_replica.protocol.manifest import Configuration
 
 if TYPE_CHECKING:
@@ -60,17 +60,19 @@ def content(size: int, seed: int) -> bytes:
     return bytes([seed]) * (size // 4) + bytes(size - size // 4)
 
 
+def writer(data: bytes) -> Callable[[Path | phcbt01.Target], object]:
+    """Write a disk with this content."""
+
+    def write(target: Path | phcbt01.Target) -> None:
+        assert isinstance(target, Path)
+        target.write_bytes(data)
+
+    return write
+
+
 @pytest.fixture
 def point() -> Point:
     """Generation 7 of the VM."""
-
-    def writer(data: bytes) -> Callable[[Path | phcbt01.Target], object]:
-        def write(target: Path | phcbt01.Target) -> None:
-            assert isinstance(target, Path)
-            target.write_bytes(data)
-
-        return write
-
     disks = tuple(
         PointDisk(d.disk_id, n, d.size, d.size, writer(content(d.size, n + 1)))
         for n, d in enumerate(config().disks)
@@ -84,6 +86,21 @@ def copy_at(place: str, kind: str, name: str = "web01-test-7") -> transitions.Co
 
 
 # --- a plain host --------------------------------------------------------------------------------
+
+
+def test_the_disks_of_volume_groups_are_disks_of_the_domain(tmp_path: Path, point: Point) -> None:
+    disk = PointDisk("of-group", 0, MIB, MIB, writer(content(MIB, 9)))
+    group = PointGroup("group-1", "data", (disk,), 0)
+    whole = attrs.evolve(point, groups=(group,), missing=("volume group x is not in this copy",))
+    host = Host(tmp_path, "raw")
+    copy = copy_at(host.place, host.kind)
+    host.refuse_unfit(copy.name, whole, test=True)
+    said = host.make(copy, whole, test=True)
+    assert "volume group data as of 1970-01-01 00:00:00 is group-0-disk-*" in said
+    assert "warning: volume group x is not in this copy" in said
+    image = tmp_path / copy.name / "group-0-disk-0.raw"
+    assert image.read_bytes() == content(MIB, 9)
+    assert str(image) in (tmp_path / copy.name / "domain.xml").read_text()
 
 
 @pytest.mark.parametrize("image_format", ["qcow2", "raw"])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from durable import records
+from prism_client import VmDisk
 from vm_config import ahv_record
 
 from nutanix_backend.errors import RestoreRefused
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from prism_client import VolumeGroup
 
 SCHEMA = 1
+BUS = "VOLUME"
+"""Stands for the bus of a disk of a volume group, which has an index only."""
 
 
 @attrs.frozen
@@ -46,6 +49,21 @@ class GroupConfig:
 
 Configuration = ahv_record.VmConfig | GroupConfig
 """What a backup keeps of a VM or of a volume group besides its bytes."""
+
+
+def disks_of(group: VolumeGroup) -> tuple[VmDisk, ...]:
+    """The disks of a group as those of a VM."""
+    return tuple(
+        VmDisk(
+            ext_id=disk.ext_id,
+            disk_ext_id=disk.ext_id,
+            bus=BUS,
+            index=disk.index,
+            size=disk.size,
+            storage_container_ext_id=None,
+        )
+        for disk in group.disks
+    )
 
 
 def from_group(group: VolumeGroup, attached_to: Sequence[str]) -> GroupConfig:

@@ -69,9 +69,14 @@ def not_saved(vm: Vm, saved: Container[str] = ()) -> Iterator[str]:
         )
 
 
-def not_replicated(vm: Vm) -> Iterator[str]:
-    """What belongs to a VM and is in no replica of it, one line each."""
+def not_replicated(vm: Vm, replicated: Container[str] = ()) -> Iterator[str]:
+    """What belongs to a VM and is in no replica, one line each.
+
+    `replicated` are volume groups that are in one.
+    """
     for group in vm.volume_group_ext_ids:
+        if group in replicated:
+            continue
         yield (
             f"VM {vm.name}: the disks of the attached volume group {group} are NOT in its replica: "
             "back them up"

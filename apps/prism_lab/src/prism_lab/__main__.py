@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from prism_lab import _control, _process, _storage
+from prism_lab._ranges import OFFERS
 from prism_lab.errors import LabError, NotInLab, StartFailed
 from prism_lab.lab import Lab
 from prism_lab.replay import replaying
@@ -94,6 +95,13 @@ def _add_up(up: argparse.ArgumentParser) -> None:
     up.add_argument("--name", default="lab-cluster", help="name of the cluster")
     up.add_argument("--personality", choices=PERSONALITIES, default="7.6", help="its release")
     up.add_argument("--no-data-services", action="store_true", help="no data services IP")
+    up.add_argument(
+        "--ranged-reads",
+        choices=OFFERS,
+        default="no",
+        help="bytes of snapshots by HTTP ranges, which no public release is known to offer: yes, "
+        "or badly in a way that has a name",
+    )
     up.add_argument(
         "--latency",
         default="none",
@@ -186,6 +194,7 @@ def _serve(folder: Path, arguments: argparse.Namespace) -> None:
             cluster_name=arguments.name,
             data_services=not arguments.no_data_services,
             latency=arguments.latency,
+            ranged_reads=arguments.ranged_reads,
         ) as lab:
             known = _control.commands(lab, stopping.set)
             control = _control.ControlServer(lab.run_dir / "control", known)
@@ -200,6 +209,7 @@ def _serve(folder: Path, arguments: argparse.Namespace) -> None:
 def _start_detached(folder: Path, arguments: argparse.Namespace) -> None:
     argv = [sys.executable, "-m", "prism_lab", "up", "--dir", str(folder), "--name", arguments.name]
     argv += ["--personality", arguments.personality, "--latency", arguments.latency]
+    argv += ["--ranged-reads", arguments.ranged_reads]
     if arguments.no_data_services:
         argv.append("--no-data-services")
     (folder / "lab.json").unlink(missing_ok=True)

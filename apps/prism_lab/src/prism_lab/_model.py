@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 import attrs
 
 from prism_lab import _storage
+from prism_lab._ranges import RangedReads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,6 +151,8 @@ class Vm:
     protection: Protection = "UNPROTECTED"
     policy: str | None = None
     nvram: str | None = None
+    firmware: str = attrs.field(factory=new_id)
+    """Stands for the UEFI variables and the content of the vTPM, which no call tells."""
     guest_login: tuple[str, str] | None = attrs.field(default=None, repr=False)
     """A user of the guest and its password; without one no file is copied into the guest."""
     guest_files: dict[str, bytes] = attrs.field(factory=dict, repr=False)
@@ -377,6 +380,9 @@ class World:
     policies: dict[str, Named] = attrs.field(factory=dict)
     spoil_changes: Spoil | None = None
     """What makes lists of changes wrong, while it is there."""
+    ranged_reads: RangedReads = attrs.field(
+        default=attrs.Factory(lambda self: RangedReads(self.settings.ranged_reads), takes_self=True)
+    )
     incarnation: int = attrs.field(factory=lambda: secrets.randbelow(1 << 50))
     number: int = attrs.field(factory=lambda: secrets.randbelow(1 << 60))
     guests: VmRunner | None = None

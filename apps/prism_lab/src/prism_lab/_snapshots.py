@@ -105,7 +105,8 @@ def restore_vm(world: World, snapshot: EntitySnapshot, overrides: Mapping[str, A
     vm: Vm = copy.deepcopy(snapshot.config)
     vm.ext_id, vm.power_state, vm.version, vm.created = new_id(), "OFF", 1, now()
     vm.name = overrides.get("name") or vm.name
-    vm.nvram = new_id() if vm.nvram else None
+    vm.nvram = new_id() if vm.nvram else None  # another vdisk, with the same variables
+    vm.hardware["biosUuid"] = new_id()
     for nic in vm.nics:
         nic.ext_id, nic.mac = new_id(), new_mac()
     vm.disks = [
@@ -127,6 +128,7 @@ def revert_vm(world: World, vm: Vm, snapshot: EntitySnapshot) -> None:
     """Put the configuration and disks of a recovery point in the place of a VM's own."""
     old: Vm = copy.deepcopy(snapshot.config)
     gone = list(vm.disks)
+    vm.firmware = old.firmware
     vm.name, vm.hardware, vm.nics, vm.cd_roms = old.name, old.hardware, old.nics, old.cd_roms
     vm.disks = [
         _restore_disk(world, vm, disk, disk.file)

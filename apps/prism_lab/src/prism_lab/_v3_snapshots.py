@@ -1,4 +1,4 @@
-"""VM snapshots and changed regions of v3: a Prism Element has them, a Prism Central has not."""
+"""Snapshots and changed regions of v3: a Prism Element has them, a Prism Central has not."""
 
 from __future__ import annotations
 
@@ -22,16 +22,19 @@ from prism_lab._v3_api import (
     integer,
     invalid,
     not_found,
+    reference,
     spec_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from prism_lab._model import DiskSnapshot, RecoveryPoint, Task, Vm, World
+    from prism_lab._model import DiskSnapshot, RecoveryPoint, Task, Vm, VolumeGroup, World
 
 _KIND = "vm_snapshot"
+_OF_GROUP = "volume_group_snapshot"
+_LONGEST_NAME = 64
 _TYPES = {"CRASH_CONSISTENT", "APPLICATION_CONSISTENT"}
 
 
@@ -50,34 +53,44 @@ class SnapshotFile:
 
 @attrs.frozen
 class _Wanted:
-    vm: Vm
     name: str
     kind: str
     expires: dt.datetime
+    vms: tuple[Vm, ...] = ()
+    groups: tuple[VolumeGroup, ...] = ()
 
 
 def register(api: V3Api) -> None:
     """Add the calls of Prism Element."""
     world = api.world
 
-    def shelf() -> dict[str, RecoveryPoint]:
+    def of_vms() -> dict[str, RecoveryPoint]:
         _snapshots.purge_expired(world)
-        return world.vm_snapshots
+        return {ext_id: point for ext_id, point in world.vm_snapshots.items() if point.vms}
 
-    api.reads(Kind(_KIND, "vm_snapshots", shelf, lambda point: _show(world, point)))
-    _register_writes(api)
+    def of_groups() -> dict[str, RecoveryPoint]:
+        _snapshots.purge_expired(world)
+        return {ext_id: point for ext_id, point in world.vm_snapshots.items() if not point.vms}
+
+    api.reads(Kind(_KIND, "vm_snapshots", of_vms, lambda point: _show(world, point)))
+    shown_group = Kind(
+        _OF_GROUP, "volume_group_snapshots", of_groups, lambda point: _show_of_group(world, point)
+    )
+    api.reads(shown_group)
+    _register_writes(api, _KIND, _check)
+    _register_writes(api, _OF_GROUP, _check_group)
 
     @api.route("POST", "data/changed_regions")
     def changed_regions() -> Response:
         return jsonify(_changed_regions(world, body()))
 
 
-def _register_writes(api: V3Api) -> None:
+def _register_writes(api: V3Api, kind: str, check: Callable[[World, Json], _Wanted]) -> None:
     world = api.world
 
-    @api.route("POST", "vm_snapshots")
+    @api.route("POST", f"{kind}s")
     def create_snapshot() -> tuple[Response, int]:
-        return api.create(_KIND, lambda spec: _check(world, spec), make)
+        return api.create(kind, lambda spec: check(world, spec), make)
 
     def make(ext_id: str, wanted: _Wanted, task: Task) -> None:
         _snapshots.take(
@@ -85,36 +98,37 @@ def _register_writes(api: V3Api) -> None:
             name=wanted.name,
             kind=wanted.kind,
             expires=wanted.expires,
-            vms=[wanted.vm],
+            vms=wanted.vms,
+            groups=wanted.groups,
             ext_id=ext_id,
             shelf=world.vm_snapshots,
         )
-        task.affected.append((_KIND, ext_id))
+        task.affected.append((kind, ext_id))
 
-    @api.route("PUT", "vm_snapshots/<ext_id>")
+    @api.route("PUT", f"{kind}s/<ext_id>")
     def update_snapshot(ext_id: str) -> tuple[Response, int]:
-        point = _find(world, ext_id)
+        point = _find(world, kind, ext_id)
         given = body()
         spec = spec_of(given)
         check_version(given, point.version - 1)
-        expires = _expiry(spec)
+        expires = _expiry(spec if kind == _KIND else spec["resources"])
 
         def work(task: Task) -> None:
             point.expires = expires
             point.version += 1
-            task.affected.append((_KIND, ext_id))
+            task.affected.append((kind, ext_id))
 
-        return api.change(_KIND, ext_id, "update", work)
+        return api.change(kind, ext_id, "update", work)
 
-    @api.route("DELETE", "vm_snapshots/<ext_id>")
+    @api.route("DELETE", f"{kind}s/<ext_id>")
     def delete_snapshot(ext_id: str) -> tuple[Response, int]:
-        point = _find(world, ext_id)
+        point = _find(world, kind, ext_id)
 
         def work(task: Task) -> None:
             _snapshots.delete(world, point)
-            task.affected.append((_KIND, ext_id))
+            task.affected.append((kind, ext_id))
 
-        return api.change(_KIND, ext_id, "delete", work, "DELETE_PENDING")
+        return api.change(kind, ext_id, "delete", work, "DELETE_PENDING")
 
 
 def _check(world: World, spec: Json) -> _Wanted:
@@ -124,7 +138,17 @@ def _check(world: World, spec: Json) -> _Wanted:
     kind = spec.get("snapshot_type") or "CRASH_CONSISTENT"
     if kind not in _TYPES:
         raise invalid(f"snapshot_type {kind!r} is not known")
-    return _Wanted(vm, spec["name"], kind, _expiry(spec))
+    return _Wanted(spec["name"], kind, _expiry(spec), vms=(vm,))
+
+
+def _check_group(world: World, spec: Json) -> _Wanted:
+    ext_id = (spec["resources"].get("volume_group_reference") or {}).get("uuid")
+    group = world.volume_groups.get(ext_id or "")
+    if group is None:
+        raise not_found("volume_group", str(ext_id))
+    if len(spec["name"]) > _LONGEST_NAME:
+        raise invalid(f"a name has at most {_LONGEST_NAME} characters")
+    return _Wanted(spec["name"], "CRASH_CONSISTENT", _expiry(spec["resources"]), groups=(group,))
 
 
 def _expiry(spec: Json) -> dt.datetime:
@@ -137,12 +161,12 @@ def _expiry(spec: Json) -> dt.datetime:
     return expires
 
 
-def _find(world: World, ext_id: str) -> RecoveryPoint:
+def _find(world: World, kind: str, ext_id: str) -> RecoveryPoint:
     _snapshots.purge_expired(world)
     with world.lock:
         point = world.vm_snapshots.get(ext_id)
-    if point is None:
-        raise not_found(_KIND, ext_id)
+    if point is None or bool(point.vms) is not (kind == _KIND):
+        raise not_found(kind, ext_id)
     return point
 
 
@@ -162,6 +186,9 @@ def snapshot_files(world: World, point: RecoveryPoint) -> Iterator[SnapshotFile]
         for disk in part.disks:
             if disk.disk_ext_id is not None:
                 yield file(f"vmdisk/{disk.disk_ext_id}", disk)
+    for part in point.volume_groups:
+        for disk in part.disks:
+            yield file(f"vmdisk/{disk.disk_ext_id}", disk)
 
 
 def find_disk(world: World, path: str) -> DiskSnapshot | None:
@@ -178,14 +205,14 @@ def find_disk(world: World, path: str) -> DiskSnapshot | None:
 
 def _changed_regions(world: World, given: Json) -> Json:
     disk = _content(world, given, "snapshot_file_path")
-    reference = None
+    older = None
     if "reference_snapshot_file_path" in given:
-        reference = _content(world, given, "reference_snapshot_file_path")
-        if reference[1] != disk[1]:
+        older = _content(world, given, "reference_snapshot_file_path")
+        if older[1] != disk[1]:
             raise V3Error(400, "INVALID_REQUEST", "the reference is of another disk")
     found = _regions.v3_page(
         disk[0],
-        reference[0] if reference else None,
+        older[0] if older else None,
         start=integer(given, "start_offset", 0) or 0,
         end=integer(given, "end_offset", None),
         block=world.settings.block_size,
@@ -224,13 +251,7 @@ def _show(world: World, point: RecoveryPoint) -> Json:
         "resources": {"entity_uuid": part.entity_ext_id},
     }
     return {
-        "api_version": VERSION,
-        "metadata": {
-            "kind": _KIND,
-            "uuid": point.ext_id,
-            "spec_version": point.version - 1,
-            "creation_time": stamp(point.created),
-        },
+        **_head(_KIND, point),
         "spec": common,
         "status": {
             "state": "COMPLETE",
@@ -238,5 +259,39 @@ def _show(world: World, point: RecoveryPoint) -> Json:
             "consistency_group_uuid": part.ext_id,
             "location_agnostic_uuid": point.location_agnostic_id,
             "snapshot_file_list": [file.show() for file in snapshot_files(world, point)],
+        },
+    }
+
+
+def _show_of_group(world: World, point: RecoveryPoint) -> Json:
+    [part] = point.volume_groups
+    resources: Json = {
+        "volume_group_reference": reference("volume_group", part.entity_ext_id),
+        "expiration_time_msecs": int(point.expires.timestamp() * 1000),
+    }
+    files = [
+        {"volume_group_disk_uuid": file.disk.disk_ext_id, "snapshot_file_path": file.path}
+        for file in snapshot_files(world, point)
+        if file.disk is not None
+    ]
+    return {
+        **_head(_OF_GROUP, point),
+        "spec": {"name": point.name, "resources": resources},
+        "status": {
+            "state": "COMPLETE",
+            "name": point.name,
+            "resources": {**resources, "snapshot_file_list": files},
+        },
+    }
+
+
+def _head(kind: str, point: RecoveryPoint) -> Json:
+    return {
+        "api_version": VERSION,
+        "metadata": {
+            "kind": kind,
+            "uuid": point.ext_id,
+            "spec_version": point.version - 1,
+            "creation_time": stamp(point.created),
         },
     }

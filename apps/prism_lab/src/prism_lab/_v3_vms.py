@@ -170,6 +170,8 @@ def _device(world: World, entry: Json) -> tuple[str, Json]:
     properties = entry.get("device_properties") or {}
     address = properties.get("disk_address") or {}
     kind = properties.get("device_type") or "DISK"
+    if kind == "VOLUME_GROUP":
+        return kind, _attached_group(world, entry)
     if kind not in {"DISK", "CDROM"}:
         raise invalid(f"device_type {kind} is not known here")
     bus = {"busType": address.get("adapter_type"), "index": address.get("device_index")}
@@ -188,6 +190,14 @@ def _device(world: World, entry: Json) -> tuple[str, Json]:
     elif not size:
         raise invalid("a disk needs disk_size_bytes, disk_size_mib or data_source_reference")
     return kind, {"diskAddress": bus, "backingInfo": backing}
+
+
+def _attached_group(world: World, entry: Json) -> Json:
+    """Check a group that an update names again; attaching is a call of the group's own."""
+    ext_id = (entry.get("volume_group_reference") or {}).get("uuid")
+    if ext_id not in world.volume_groups:
+        raise not_found("volume_group", str(ext_id))
+    return {}
 
 
 def _source(world: World, source: Json) -> Json:

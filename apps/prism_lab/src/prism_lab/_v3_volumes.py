@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from prism_lab._volume_groups import VolumeGroups
 
 _KIND = "volume_group"
+Attachments = tuple[dict[str, str | None], list[str]]
 _IQN = "iqn.2010-06.com.nutanix:"
 
 
@@ -39,23 +40,23 @@ def register(api: V3Api, groups: VolumeGroups) -> None:
 
     @api.route("POST", "volume_groups")
     def create_group() -> tuple[Response, int]:
-        return api.create(_KIND, lambda spec: (_to_v4(world, spec), _clients(spec)), make)
+        return api.create(_KIND, lambda spec: (_to_v4(world, spec), _wanted(world, spec)), make)
 
-    def make(ext_id: str, wanted: tuple[Json, dict[str, str | None]], task: Task) -> None:
-        v4, clients = wanted
+    def make(ext_id: str, wanted: tuple[Json, Attachments], task: Task) -> None:
+        v4, attachments = wanted
         group = groups.create(v4, ext_id)
-        _attach_exactly(world, groups, group, clients)
+        _attach_exactly(world, groups, group, attachments)
         task.affected.append((_KIND, ext_id))
 
     @api.route("PUT", "volume_groups/<ext_id>")
     def update_group(ext_id: str) -> tuple[Response, int]:
         group = _find(world, ext_id)
         given = body()
-        clients = _clients(spec_of(given))
+        attachments = _wanted(world, spec_of(given))
         check_version(given, group.version - 1)
 
         def work(task: Task) -> None:
-            _attach_exactly(world, groups, group, clients)
+            _attach_exactly(world, groups, group, attachments)
             task.affected.append((_KIND, ext_id))
 
         return api.change(_KIND, ext_id, "update", work)
@@ -72,9 +73,10 @@ def register(api: V3Api, groups: VolumeGroups) -> None:
 
 
 def _attach_exactly(
-    world: World, groups: VolumeGroups, group: VolumeGroup, clients: dict[str, str | None]
+    world: World, groups: VolumeGroups, group: VolumeGroup, wanted: Attachments
 ) -> None:
-    """Let these initiators in, and nobody else."""
+    """Let these initiators and VMs in, and nobody else."""
+    clients, group.vms = wanted
     for ext_id in list(group.clients):
         if world.iscsi_clients[ext_id].initiator not in clients:
             groups.detach(group, world.iscsi_clients[ext_id])
@@ -90,14 +92,21 @@ def _find(world: World, ext_id: str) -> VolumeGroup:
     return group
 
 
-def _clients(spec: Json) -> dict[str, str | None]:
-    clients = {}
+def _wanted(world: World, spec: Json) -> Attachments:
+    """The initiators, each with its secret, and the VMs."""
+    clients: dict[str, str | None] = {}
+    vms: list[str] = []
     for entry in spec["resources"].get("attachment_list") or []:
+        if vm := (entry.get("vm_reference") or {}).get("uuid"):
+            if vm not in world.vms:
+                raise not_found("vm", vm)
+            vms.append(vm)
+            continue
         initiator = entry.get("iscsi_initiator_name")
         if not _v4_volumes.is_initiator(initiator):
             raise invalid(f"attachment_list: {entry!r} does not name an iSCSI initiator")
         clients[initiator] = entry.get("client_secret")
-    return clients
+    return clients, vms
 
 
 def _to_v4(world: World, spec: Json) -> Json:
@@ -163,8 +172,11 @@ def _show(world: World, group: VolumeGroup) -> Json:
             for disk in group.disks
         ],
         "attachment_list": [
-            {"iscsi_initiator_name": world.iscsi_clients[ext_id].initiator}
-            for ext_id in group.clients
+            *(
+                {"iscsi_initiator_name": world.iscsi_clients[ext_id].initiator}
+                for ext_id in group.clients
+            ),
+            *({"vm_reference": reference("vm", ext_id)} for ext_id in group.vms),
         ],
     }
     common = {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 from flask import Response, g, request
 
-from prism_lab import _regions, _snapshots
+from prism_lab import _ranges, _regions, _snapshots
 from prism_lab._api import (
     Accepted,
     Answer,
@@ -187,10 +188,11 @@ def register_content(api: V4Api) -> None:
         "volume-group": ("volume-group-recovery-points", "ChangedVolumeGroupRegionsApiResponse"),
     }
     for kind, (segment, answer) in parts.items():
-        rule = (
-            f"content/recovery-points/<point_id>/{segment}/<part_id>"
-            "/disk-recovery-points/<disk_id>/$actions/compute-changed-regions"
+        disk = (
+            f"content/recovery-points/<point_id>/{segment}/<part_id>/disk-recovery-points/<disk_id>"
         )
+        rule = f"{disk}/$actions/compute-changed-regions"
+        api.get(NS, f"{disk}/data", "")(partial(_read_range, world))
         reference = "referenceVmRecoveryPointExtId"
         if kind == "volume-group":
             reference = "referenceVolumeGroupRecoveryPointExtId"
@@ -200,6 +202,14 @@ def register_content(api: V4Api) -> None:
             point_id: str, part_id: str, disk_id: str, reference: str = reference
         ) -> Result:
             return _compute(world, (point_id, part_id, disk_id), reference, body())
+
+
+def _read_range(world: World, point_id: str, part_id: str, disk_id: str) -> Result:
+    """Answer for a call that no public release is known to have; its path is an assumption."""
+    offer = world.ranged_reads.next()
+    if offer == "no":
+        return Response("404 page not found", status=404, content_type="text/plain")
+    return _ranges.answer(_find_disk(world, (point_id, part_id, disk_id)).file, offer)
 
 
 def _register_vss(api: V4Api) -> None:
@@ -280,10 +290,15 @@ def _need_request_id() -> None:
 
 def _restore(api: V4Api, point: RecoveryPoint, spec: Json) -> Accepted:
     overrides = {
-        o["vmRecoveryPointExtId"]: o for o in spec.get("vmRecoveryPointRestoreOverrides") or []
+        need(o, "vmRecoveryPointExtId"): o
+        for o in spec.get("vmRecoveryPointRestoreOverrides") or []
     }
-    for part_id in overrides:
+    for part_id, override in overrides.items():
         _find_part(point.vms, part_id)
+        _check_override(override.get("vmOverrideSpec") or {})
+    cluster = spec.get("clusterExtId")
+    if cluster is not None and cluster != api.world.ext_id:
+        raise not_found("Cluster", cluster)
     chosen = [part for part in point.vms if not overrides or part.ext_id in overrides]
 
     def work(task: Task) -> None:
@@ -295,6 +310,15 @@ def _restore(api: V4Api, point: RecoveryPoint, spec: Json) -> Accepted:
         task.details["vmExtIds"] = ",".join(made)
 
     return api.start("RestoreRecoveryPoint", work)
+
+
+def _check_override(spec: Json) -> None:
+    """Refuse what the revision does not know: the models of v4.0 override the name alone."""
+    unknown = [name for name in spec if name != "name" and name[0] != "$"]
+    if unknown and not g.revision:
+        raise InvalidRequest(unknown[0], "this revision does not know it")
+    if len(spec.get("name") or "") > 80:
+        raise InvalidRequest("name", "a name has at most 80 characters")
 
 
 def _check_discovery(world: World, spec: Json) -> None:

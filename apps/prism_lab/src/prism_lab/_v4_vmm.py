@@ -130,9 +130,7 @@ def _register_disks(api: V4Api) -> None:
     def list_cd_roms(vm_id: str) -> Result:
         return Listing([_show_cd_rom(cd_rom) for cd_rom in _find(world, vm_id).cd_roms])
 
-    @api.get(NS, f"{VMS}/<vm_id>/nics", f"{AHV}.ListNicsApiResponse")
-    def list_nics(vm_id: str) -> Result:
-        return Listing([_show_nic(nic) for nic in _find(world, vm_id).nics])
+    _register_nics(api)
 
     @api.task("POST", NS, disks, f"{AHV}.CreateDiskApiResponse")
     def create_disk(vm_id: str) -> Result:
@@ -144,6 +142,31 @@ def _register_disks(api: V4Api) -> None:
     def delete_disk(vm_id: str, disk_id: str) -> Result:
         disk = _find_disk(_find(world, vm_id), disk_id)
         return _change(api, vm_id, "DeleteDisk", lambda vm: _vms.remove_disk(vm, disk))
+
+
+def _register_nics(api: V4Api) -> None:
+    world = api.world
+    nics = f"{VMS}/<vm_id>/nics"
+
+    @api.get(NS, nics, f"{AHV}.ListNicsApiResponse")
+    def list_nics(vm_id: str) -> Result:
+        return Listing([_show_nic(nic) for nic in _find(world, vm_id).nics])
+
+    @api.get(NS, f"{nics}/<nic_id>", f"{AHV}.GetNicApiResponse")
+    def get_nic(vm_id: str, nic_id: str) -> Result:
+        vm = _find(world, vm_id)
+        return Entity(_show_nic(_find_nic(vm, nic_id)), vm.version)
+
+    @api.task("POST", NS, nics, f"{AHV}.CreateNicApiResponse")
+    def create_nic(vm_id: str) -> Result:
+        spec = body()
+        _check_nic(world, spec)
+        return _change(api, vm_id, "CreateNic", lambda vm: _vms.add_nic(world, vm, spec))
+
+    @api.task("DELETE", NS, f"{nics}/<nic_id>", f"{AHV}.DeleteNicApiResponse")
+    def delete_nic(vm_id: str, nic_id: str) -> Result:
+        nic = _find_nic(_find(world, vm_id), nic_id)
+        return _change(api, vm_id, "DeleteNic", lambda vm: vm.nics.remove(nic))
 
 
 def _register_power(api: V4Api) -> None:
@@ -421,12 +444,16 @@ def _check_vm(world: World, spec: Json) -> None:
     if need(spec, "cluster").get("extId") != world.ext_id:
         raise not_found("Cluster", str(spec["cluster"].get("extId")))
     for nic in spec.get("nics") or []:
-        subnet = ((nic.get("networkInfo") or {}).get("subnet") or {}).get("extId")
-        if subnet is not None and subnet not in world.subnets:
-            raise not_found("Subnet", subnet)
+        _check_nic(world, nic)
     for disk in spec.get("disks") or []:
         _check_disk(world, disk)
     _check_settings(spec)
+
+
+def _check_nic(world: World, spec: Json) -> None:
+    subnet = ((spec.get("networkInfo") or {}).get("subnet") or {}).get("extId")
+    if subnet is not None and subnet not in world.subnets:
+        raise not_found("Subnet", subnet)
 
 
 _SINCE = {"customAttributes": 2}
@@ -477,6 +504,13 @@ def _find_disk(vm: Vm, ext_id: str) -> Disk:
         if disk.ext_id == ext_id:
             return disk
     raise not_found("VM disk", ext_id)
+
+
+def _find_nic(vm: Vm, ext_id: str) -> Nic:
+    for nic in vm.nics:
+        if nic.ext_id == ext_id:
+            return nic
+    raise not_found("NIC", ext_id)
 
 
 def _find_image(world: World, ext_id: str) -> Image:

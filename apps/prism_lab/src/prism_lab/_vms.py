@@ -132,11 +132,15 @@ def _refuse_missing_hardware(world: World, vm: Vm) -> None:
     for gpu in vm.hardware.get("gpus") or []:
         if gpu.get("deviceId") not in {*world.settings.gpus, *world.settings.virtual_gpus}:
             raise LabError(f"the cluster has no graphics card {gpu.get('deviceId')}")
-    with world.lock:
-        used = {nic.fixed_address for other in world.vms.values() for nic in other.nics} - {None}
     for nic in vm.nics:
-        if nic.fixed_address in used:
-            raise LabError(f"address {nic.fixed_address} is in use")
+        _refuse_taken_address(world, nic)
+
+
+def _refuse_taken_address(world: World, nic: Nic) -> None:
+    with world.lock:
+        used = {other.fixed_address for vm in world.vms.values() for other in vm.nics} - {None}
+    if nic.fixed_address in used:
+        raise LabError(f"address {nic.fixed_address} is in use")
 
 
 def _refuse_missing_boot_disk(vm: Vm) -> None:
@@ -166,6 +170,13 @@ def add_disk(world: World, vm: Vm, spec: Mapping[str, Any]) -> Disk:
     _fill(world, disk.path, backing)
     vm.disks.append(disk)
     return disk
+
+
+def add_nic(world: World, vm: Vm, spec: Mapping[str, Any]) -> None:
+    """Give a VM one more network card; LabError for an address that is taken."""
+    nic = nic_from_spec(world, spec)
+    _refuse_taken_address(world, nic)
+    vm.nics.append(nic)
 
 
 def _fill(world: World, target: Path, backing: Mapping[str, Any]) -> None:

@@ -112,7 +112,7 @@ class Lab:
             lab._stack = stack.pop_all()
             return lab
 
-    def upgrade(self, personality: str) -> None:
+    def upgrade(self, personality: str, *, ranged_reads: str = "no") -> None:
         """Become another release, as after an upgrade: what is on the cluster stays."""
         had = self._world.settings
         self._servers.close()
@@ -122,7 +122,9 @@ class Lab:
             data_services=had.data_services,
             task_seconds=had.task_seconds,
             latency=had.latency,
+            ranged_reads=ranged_reads,
         )
+        self.answer_ranges(ranged_reads)
         self._serve()
 
     def stop(self) -> None:
@@ -242,6 +244,10 @@ class Lab:
         What may be wrong is in `tracking`.
         """
         self._world.spoil_changes = spoil
+
+    def answer_ranges(self, offer: str, *, after: int = 0) -> None:
+        """Answer reads of ranges otherwise, after so many more: see Settings.ranged_reads."""
+        self._world.ranged_reads.change(offer, after=after)
 
     def recovery_point_file(self, rp_ext_id: str, disk_ext_id: str) -> Path:
         """Return the bytes of one disk of a recovery point.

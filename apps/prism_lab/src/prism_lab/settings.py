@@ -43,6 +43,14 @@ class Settings:
     """The dataprotection revision that the JWT's scope names and that the PE checks."""
     change_tracking: bool = True
     """Does the PE have the content API of v4 at all? Without it, it answers 404."""
+    ranged_reads: str = "no"
+    """Does the PE give bytes of a snapshot by HTTP ranges ("yes")? No public release is known to.
+
+    The path is the lab's own assumption: `GET .../disk-recovery-points/ID/data` beside the content
+    calls, where "no" is a 404. Any other value offers them and answers badly: "whole" is 200 with
+    all of the disk, "shifted" a 206 with other bytes than asked for, as its Content-Range says,
+    "short" a 206 with half of them, "wrong" a 206 that is right in its head, with wrong bytes.
+    """
     volume_disk_clones: bool = True
     """Does the cluster make a VM's disk from a disk of a volume group (v4.1 and newer can ask)?"""
     containers: tuple[str, ...] = ("default-container",)

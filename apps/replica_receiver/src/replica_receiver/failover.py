@@ -220,7 +220,9 @@ def _source(args: argparse.Namespace, stack: ExitStack, replica: StoredReplica) 
     if not parameters and not kind:
         return None
     kind = kind or _only_kind(entry_points.SOURCES, "--source-kind")
-    options = SourceOptions(replica.vm_id, replica.taken, args.grace, args.patience, args.force)
+    options = SourceOptions(
+        replica.vm_id, replica.taken, args.grace, args.patience, args.force, replica.groups
+    )
     return stack.enter_context(entry_points.source(kind)(parameters, options, _say))
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import attrs
 import durable
 import qemu_img
-from command_line.text import size
+from command_line.text import size, utc
 from durable.names import component
 from vm_config import libvirt
 from vm_config.libvirt import DomainDisk
@@ -72,6 +72,11 @@ class Host:
         return False
 
     @property
+    def takes_groups(self) -> bool:
+        """The disks of volume groups are further disks of the domain."""
+        return True
+
+    @property
     def place(self) -> str:
         """The folder."""
         return str(self.folder)
@@ -85,7 +90,8 @@ class Host:
         if self._final(name).exists():
             raise FailoverRefused(f"{self._final(name)} exists: remove it, or give another --name")
         free = shutil.disk_usage(self.folder).free
-        largest = max(disk.allocated for disk in point.disks)  # raw and qcow2 of one disk at a time
+        # raw and qcow2 of one disk at a time
+        largest = max((disk.allocated for disk in point.all_disks), default=0)
         needed = point.allocated + (largest if self.format == "qcow2" else 0)
         if free < needed:
             raise FailoverRefused(
@@ -97,7 +103,10 @@ class Host:
         partial, final = self._partial(copy.name), self._final(copy.name)
         durable.make_folder(partial)
         durable.replace(partial / _KEY, copy.key.encode())
-        disks = [DomainDisk(d.disk_id, self._image(partial, d), self.format) for d in point.disks]
+        disks = [
+            DomainDisk(disk.disk_id, self._image(partial / name, disk), self.format)
+            for name, disk in _files(point)
+        ]
         content = libvirt.describe(
             point.machine,
             copy.name,
@@ -114,7 +123,7 @@ class Host:
         durable.rename(partial, final)
         define = shlex.join(["virsh", "define", str(final / "domain.xml")])
         start = shlex.join(["virsh", "start", libvirt.name_of(copy.name)])
-        return f"{copy.name} is ready: {define} && {start}"
+        return "\n".join([*_words(point), f"{copy.name} is ready: {define} && {start}"])
 
     def watch(self, copy: Copy) -> str:
         """Raise FailoverRefused: nothing is started here."""
@@ -127,8 +136,7 @@ class Host:
                 _refuse_in_use(folder.iterdir(), copy.name)
                 shutil.rmtree(folder)
 
-    def _image(self, folder: Path, disk: PointDisk) -> Path:
-        raw = folder / f"disk-{disk.index}.raw"
+    def _image(self, raw: Path, disk: PointDisk) -> Path:
         disk.write(raw)
         if self.format == "raw":
             return raw
@@ -143,6 +151,24 @@ class Host:
 
     def _partial(self, name: str) -> Path:
         return self.folder / f"{component(name)}{_PARTIAL}"
+
+
+def _files(point: Point) -> Iterator[tuple[str, PointDisk]]:
+    """The disks of the domain, and their files; those of volume groups are behind the VM's own."""
+    for disk in point.disks:
+        yield f"disk-{disk.index}.raw", disk
+    for group_number, group in enumerate(point.groups):
+        for number, disk in enumerate(group.disks):
+            yield f"group-{group_number}-disk-{number}.raw", disk
+
+
+def _words(point: Point) -> Iterator[str]:
+    for number, group in enumerate(point.groups):
+        yield (
+            f"volume group {group.name} as of {utc(group.taken)} is group-{number}-disk-*, further "
+            "disks of the domain: other VMs that share it have copies of their own"
+        )
+    yield from (f"warning: {line}" for line in point.missing)
 
 
 def _is_ours(folder: Path, key: str) -> bool:

@@ -77,6 +77,15 @@ def _plain(point: Generation) -> dict[str, object]:
             {"id": disk.disk_id, "index": disk.index, "size": disk.size, "content": disk.content}
             for disk in point.disks
         ],
+        "volume_groups": [
+            {
+                "id": group.group_id,
+                "name": group.name,
+                "disks": list(group.disks),
+                "replica": group.replica,
+            }
+            for group in point.manifest.groups
+        ],
     }
 
 
@@ -137,7 +146,16 @@ def export_point(args: argparse.Namespace) -> int:
     for disk in generation.disks:
         path = args.folder / f"disk-{disk.index}-{disk.disk_id}.raw"
         replica.rebuild(number, disk.disk_id, path)
-        terminal.say(terminal.plain(f"{path}: {size(disk.size)}, proven"))
+        of_group = "".join(
+            f", of volume group {group.name}"
+            for group in generation.manifest.groups
+            if disk.disk_id in group.disks
+        )
+        terminal.say(terminal.plain(f"{path}: {size(disk.size)}, proven{of_group}"))
+    for group in generation.manifest.groups:
+        if group.replica:
+            text = f"volume group {group.group_id} is in the replica of VM {group.replica}"
+            terminal.say(terminal.plain(text))
     configuration = generation.manifest.configuration
     path = args.folder / CONFIGURATIONS.get(configuration.kind, "configuration.txt")
     path.write_text(configuration.text, "utf-8")

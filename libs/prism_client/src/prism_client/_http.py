@@ -244,12 +244,52 @@ class Http:
             case None:
                 return {}
 
+    def fill(self, call: Call, buffer: memoryview, offset: int, size: int) -> None:
+        """Fill the buffer with the bytes from `offset` on of something of `size` bytes.
+
+        It is asked once, without our login. Only a 206 that says it is exactly these bytes is read,
+        and no more than the buffer takes: raises the ApiError that the status stands for, BadAnswer
+        for anything else, TransportError.
+        """
+        wanted = f"bytes {offset}-{offset + len(buffer) - 1}/{size}"
+        headers = {
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            "Range": wanted.replace(" ", "=").partition("/")[0],
+        }
+        call = attrs.evolve(call, headers={**headers, **call.headers})
+        with self._answered(call, {}, self._url(call)) as (response, where):
+            _check_range(response, where, wanted, len(buffer))
+            done = 0
+            while piece := response.raw.read(len(buffer) - done, decode_content=False):
+                buffer[done : done + len(piece)] = piece
+                done += len(piece)
+            if done < len(buffer):
+                raise BadAnswer(f"{where}: {done} bytes of {len(buffer)} came")
+
     def _once(self, call: Call, login: Mapping[str, str], url: str | None = None) -> Answer:
         url = url or self._url(call)
+        started = self._clock.monotonic()
+        with self._answered(call, login, url) as (response, where):
+            body = _bounded_body(response, where)
+        seconds = self._clock.monotonic() - started
+        log.debug("%s -> %d, %.3f s", where, response.status_code, seconds)
+        if self._record is not None:
+            found = {name: text for name in _READ_HEADERS if (text := response.headers.get(name))}
+            sent_to = response.request.url or url
+            self._record(
+                Exchange(call.method, sent_to, call.json, response.status_code, found, body)
+            )
+        return Answer(where, response.status_code, response.headers, body)
+
+    @contextmanager
+    def _answered(
+        self, call: Call, login: Mapping[str, str], url: str
+    ) -> Iterator[tuple[requests.Response, str]]:
+        """Send a call; yield the answer, of which only the head was read, and what to call it."""
         session, connection = (
             (self._session, "keep-alive") if call.repeatable else (self._fresh, "close")
         )
-        started = self._clock.monotonic()
         with (
             _mapped(f"{call.method} {url}", urlsplit(url).netloc, self._trust),
             session.request(
@@ -271,17 +311,7 @@ class Http:
                 stream=True,
             ) as response,
         ):
-            where = one_line(f"{call.method} {url} (request id {call.request_id})")
-            body = _bounded_body(response, where)
-        seconds = self._clock.monotonic() - started
-        log.debug("%s -> %d, %.3f s", where, response.status_code, seconds)
-        if self._record is not None:
-            found = {name: text for name in _READ_HEADERS if (text := response.headers.get(name))}
-            sent_to = response.request.url or url
-            self._record(
-                Exchange(call.method, sent_to, call.json, response.status_code, found, body)
-            )
-        return Answer(where, response.status_code, response.headers, body)
+            yield response, one_line(f"{call.method} {url} (request id {call.request_id})")
 
     def _url(self, call: Call) -> str:
         return f"https://{self.endpoint.address}{call.path}"
@@ -323,6 +353,23 @@ def _bounded_body(response: requests.Response, where: str) -> bytes:
         if len(body) > _MOST_ANSWER:
             raise BadAnswer(f"{where}: the answer is larger than {_MOST_ANSWER >> 20} MiB")
     return bytes(body)
+
+
+def _check_range(response: requests.Response, where: str, wanted: str, length: int) -> None:
+    """Raise unless the head of an answer says that exactly these bytes follow, as they are."""
+    status, headers = response.status_code, response.headers
+    if status >= 400:
+        raise refusal(where, status, b"", response.request.headers.get("NTNX-Request-Id", ""))
+    if status != requests.codes.partial_content:
+        raise BadAnswer(f"{where}: a range was asked for, and the answer is {status}, not 206")
+    said = " ".join(headers.get("Content-Range", "none").split())
+    if said.lower() != wanted:
+        raise BadAnswer(f"{where}: the answer is Content-Range {said!r}, not {wanted!r}")
+    if headers.get("Content-Encoding", "identity") != "identity" or "Transfer-Encoding" in headers:
+        raise BadAnswer(f"{where}: the answer is encoded, and was to be as it is")
+    if headers.get("Content-Length") != str(length):
+        announced = headers.get("Content-Length", "none")
+        raise BadAnswer(f"{where}: the answer is Content-Length {announced}, not {length}")
 
 
 def _joined(base: str, location: str) -> str:

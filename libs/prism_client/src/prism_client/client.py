@@ -31,6 +31,7 @@ class PrismClient:
     projects: services.Projects
     recovery_points: services.RecoveryPoints
     changed_regions: services.ChangedRegions
+    snapshot_data: services.SnapshotData
     volume_groups: services.VolumeGroups
     images: services.Images
     tasks: services.Tasks

@@ -137,6 +137,15 @@ class Vms(Protocol):
         """Take a disk from a VM, and delete it. False: it was gone. Raises Unsupported on v3."""
         ...
 
+    def refit(self, ext_id: str, spec: VmSpec) -> Vm:
+        """Make a VM that is switched off into what `spec` says; last comes its name.
+
+        Its disks, network cards and categories go, and those of `spec` take their places. Its UEFI
+        variables and its vTPM stay, and so do its CD-ROM drives, serial ports and PCIe devices.
+        Asked again after an error it does the same. Raises NotFound, and Unsupported on v3.
+        """
+        ...
+
     def power_on(self, ext_id: str) -> None:
         """Switch on, unless it is on already. Raises NotFound."""
         ...
@@ -193,6 +202,26 @@ class RecoveryPoints(Protocol):
         """How many volume groups a recovery point can hold beside its VM; 0 for v3."""
         ...
 
+    @property
+    def groups_apart(self) -> bool:
+        """Whether volume groups have snapshots of their own, each of its own moment: v3."""
+        ...
+
+    def create_of_group(
+        self,
+        volume_group_ext_id: str,
+        *,
+        name: str,
+        expires: datetime,
+        request_id: UUID | None = None,
+    ) -> RecoveryPoint:
+        """Take a snapshot of a volume group alone, `of_group`; the group is its `vm_ext_id`.
+
+        All other calls take its id as that of a VM's. v3 takes a name of 64 characters at most.
+        Raises NotFound, and Unsupported unless `groups_apart`.
+        """
+        ...
+
     def create(
         self,
         vm_ext_id: str,
@@ -226,6 +255,21 @@ class RecoveryPoints(Protocol):
         self, *, vm_ext_id: str | None = None, name: str | None = None
     ) -> Iterator[RecoveryPoint]:
         """Yield recovery points, without their disks, that match all that is given."""
+        ...
+
+    def restore(
+        self,
+        ext_id: str,
+        part_ext_id: str,
+        *,
+        cluster_ext_id: str,
+        name: str,
+        request_id: UUID | None = None,
+    ) -> str:
+        """Make a new VM called `name` of the VM part of a recovery point; return its id.
+
+        It is switched off. Raises NotFound, and Unsupported on v3, which restores no VM snapshot.
+        """
         ...
 
     def set_expiration(self, ext_id: str, expires: datetime) -> None:
@@ -264,6 +308,30 @@ class ChangedRegions(Protocol):
         Not listed means "unchanged" with a reference, "reads as zero" without.
         Raises ChangeTrackingUnavailable, IncompleteChangeList.
         """
+        ...
+
+
+class DiskData(Protocol):
+    """The bytes of one disk's snapshot. For any thread."""
+
+    def fill(self, offset: int, buffer: memoryview) -> None:
+        """Fill the buffer with the bytes from `offset` on. The cluster is asked once for them.
+
+        Raises what tells that the answer is not exactly these bytes: ApiError, BadAnswer (also for
+        a 200 with everything, whose body is not read), TransportError. The buffer may have changed.
+        """
+        ...
+
+
+class SnapshotData(Protocol):
+    """Bytes of snapshots by HTTP ranges.
+
+    No public release of Prism is known to offer them, and no official SDK has the call: its path is
+    an assumption. Whether a cluster has it is only known when it has answered.
+    """
+
+    def open(self, disk: DiskSnapshotRef, *, disk_size: int) -> DiskData:
+        """Return the bytes of a disk, whose size in bytes is known. Raises Unsupported on v3."""
         ...
 
 
@@ -308,11 +376,11 @@ class VolumeGroups(Protocol):
         ...
 
     def clients(self, ext_id: str) -> tuple[str, ...]:
-        """Return the ids of the iSCSI clients that it is attached to. Raises Unsupported on v3."""
+        """Return the ids of the iSCSI clients that it is attached to; over v3 their names."""
         ...
 
     def attach_vm(self, vg_ext_id: str, vm_ext_id: str) -> None:
-        """Give a VM the disks of a group. Raises NotFound, and Unsupported on v3."""
+        """Give a VM the disks of a group. Raises NotFound."""
         ...
 
     def attach_client(

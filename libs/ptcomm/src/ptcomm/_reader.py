@@ -57,6 +57,15 @@ class Reader:
         """How many of them do not belong to a whole packet."""
         return self._decoder.pending
 
+    @property
+    def missing(self) -> int:
+        """How many bytes complete the packet that has begun, 0 when that is not known."""
+        return self._decoder.missing
+
+    def skip(self, packets: int, length: int) -> None:
+        """So many D packets of ``length`` bytes arrived and are known."""
+        self._decoder.skip(packets * (HEADER_SIZE + length))
+
     def receive_data(self, data: Buffer) -> None:
         """Add bytes that arrived."""
         self._decoder.receive_data(data)

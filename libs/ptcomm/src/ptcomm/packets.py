@@ -140,6 +140,12 @@ class PacketDecoder:
             self._blocks.append(block)
             self._received += block.nbytes
 
+    def skip(self, size: int) -> None:
+        """Count whole packets that arrived elsewhere, while no byte is pending here."""
+        self._received += size
+        self._taken += size
+        self._decoded += size
+
     def next_packet(self) -> Packet | None:
         """The next whole packet, or None until more bytes arrive.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptcomm._reader import Reader
-from ptcomm._state import LOST, NEVER_SENT, Conversation, IllegalEvent, symbol
+from ptcomm._state import LOST, NEVER_SENT, Conversation, IllegalEvent, State, symbol
 from ptcomm._writer import write_event
 from ptcomm.errors import LocalProtocolError, RemoteProtocolError
+from ptcomm.events import Data
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,7 @@ class Session:
         self._lost = False  # after a remote error: what arrives means nothing any more
         self._eof = False
         self._closed = False
+        self._run = 0
 
     @property
     def received(self) -> int:
@@ -41,6 +43,27 @@ class Session:
     def has_unread(self) -> bool:
         """Whether ``events`` has input left to look at (be it only part of an event)."""
         return bool(self._reader.pending) or self._eof is not self._closed
+
+    @property
+    def missing(self) -> int:
+        """How many bytes complete the packet that has begun, 0 when that is not known."""
+        return self._reader.missing
+
+    @property
+    def run(self) -> int:
+        """Bytes of the D packet before, when the next one may be as long; otherwise 0.
+
+        That is: the backend receives the content of a file, and has taken all that has arrived.
+        """
+        is_content = self._conversation.state is State.RESTORE_DATA
+        return self._run if is_content and not self.has_unread else 0
+
+    def receive_run(self, count: int) -> None:
+        """So many D packets of ``run`` bytes arrived: the caller has seen their headers.
+
+        Their payloads are the caller's; there is no event for them.
+        """
+        self._reader.skip(count, self._run)
 
     def receive_data(self, data: Buffer) -> None:
         """Add bytes that arrived; empty bytes are the end of the input.
@@ -106,6 +129,7 @@ class Session:
         while (packet := self._reader.next_packet()) is not None:
             event = self._reader.judge(packet)
             if event is not None:
+                self._run = len(event) if isinstance(event, Data) else 0
                 return event
         return None
 

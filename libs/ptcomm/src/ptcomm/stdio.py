@@ -14,8 +14,9 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, Self, TypeVar
 
+from ptcomm._run import Run, drop
 from ptcomm.errors import LocalProtocolError, PeerGone, RemoteProtocolError
-from ptcomm.events import EndOfInput, Event, Role
+from ptcomm.events import Data, EndOfInput, Event, Role
 from ptcomm.session import Session
 from ptcomm.transcript import TranscriptWriter
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 E = TypeVar("E")
 
 READ_SIZE = 128 * 1024  # bytes; stays in the processor's cache, and needs no fresh pages
+SHORTEST = 4096  # bytes of D packets that are read as a run: shorter ones are parsed one by one
 PIPE_SIZE = 1024 * 1024  # bytes; 0.6-0.95 -> 1.9-2.5 GB/s into bacula-fd on another CPU
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
 
@@ -60,21 +62,27 @@ class Endpoint:
     ) -> None:
         self.close()
 
-    def receive(self) -> Event:
+    def receive(self, buffer: memoryview | None = None) -> Event:
         """Wait for the next event; after the end of the input always EndOfInput.
 
-        Raises RemoteProtocolError.
+        With a `buffer`, D packets of a file that are of one length may come as one Data event whose
+        bytes are in it: it is filled before this returns, or the packets end. Raises
+        RemoteProtocolError.
         """
         while True:
             for event in self._session.events():
                 return event
             if self._ended:
                 return EndOfInput()
-            self._fill()
+            if buffer is not None and (length := self._run_length(buffer)):
+                if (count := self._fill_run(Run(buffer, length))) > 0:
+                    return Data(buffer[: count * length])
+            else:
+                self._fill(self._session.missing if buffer is not None else 0)
 
-    def expect(self, *types: type[E]) -> E:
+    def expect(self, *types: type[E], buffer: memoryview | None = None) -> E:
         """Receive, and raise RemoteProtocolError("out-of-order") unless it is one of these."""
-        event = self.receive()
+        event = self.receive(buffer)
         if isinstance(event, types):
             return event
         wanted = " or ".join(kind.__name__ for kind in types)
@@ -116,8 +124,29 @@ class Endpoint:
                 fd, self._read_fd = self._read_fd, None
                 os.close(fd)
 
-    def _fill(self) -> None:
-        data = os.read(self._open(self._read_fd), READ_SIZE)
+    def _run_length(self, buffer: memoryview) -> int:
+        """Bytes of each packet that is expected, 0 when there is no run or no room for one."""
+        length = self._session.run
+        is_run = SHORTEST <= length <= len(buffer) and self._transcript is None
+        return length if is_run else 0
+
+    def _fill_run(self, run: Run) -> int:
+        """Read packets of a run; return how many came, and leave the rest to the session."""
+        fd, whole = self._open(self._read_fd), 0
+        try:
+            self._ended = not run.read(lambda parts: os.readv(fd, parts))
+            whole = run.whole
+            self._session.receive_run(whole)
+        finally:  # what a signal handler that raised in between leaves is not lost
+            if rest := run.rest(whole):
+                self._session.receive_data(rest)
+        if self._ended:
+            self._session.receive_data(b"")
+        return whole
+
+    def _fill(self, most: int = 0) -> None:
+        """Read what is there; to the end of the packet that has begun, with so many bytes left."""
+        data = os.read(self._open(self._read_fd), most or READ_SIZE)
         self._ended = not data
         self._record(self._role.peer, data)
         self._session.receive_data(data)
@@ -134,7 +163,7 @@ class Endpoint:
                 written = os.writev(fd, list(islice(left, _IOV_MAX)))
             except BrokenPipeError as error:
                 raise PeerGone(f"the {self._role.peer.value} no longer reads its pipe") from error
-            _drop(left, written)
+            drop(left, written)
         self._torn = False
 
     def _record(self, sender: Role, *parts: Buffer) -> None:
@@ -145,14 +174,6 @@ class Endpoint:
         if fd is None:
             raise LocalProtocolError("the endpoint is closed")
         return fd
-
-
-def _drop(left: deque[memoryview], written: int) -> None:
-    """Take the first ``written`` bytes off, and empty parts with them."""
-    while left and left[0].nbytes <= written:
-        written -= left.popleft().nbytes
-    if written:
-        left[0] = left[0][written:]
 
 
 def claim_stdio(log_fd: int, *, record: BinaryIO | None = None) -> Endpoint:

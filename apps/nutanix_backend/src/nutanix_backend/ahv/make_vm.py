@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,12 @@ from command_line.text import with_notes
 from vm_config.machine import match_disks
 
 from nutanix_backend.ahv.vm_settings import SourceSettings
-from nutanix_backend.cluster.guards import VmGuard
-from nutanix_backend.errors import RestoreRefused
+from nutanix_backend.cluster.guards import RefittedVmGuard, ShellGuard, VmGuard
+from nutanix_backend.errors import RestoreRefused, SourceError
+from nutanix_backend.names import OURS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from vm_config.machine import Machine, MachineDisk, MachineNic
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from nutanix_backend.ahv.identity import Identity
     from nutanix_backend.ahv.site import Site
     from nutanix_backend.ahv.upload import UploadMethod
+    from nutanix_backend.cluster.guards import FirmwarePoint
 
 LONGEST_NAME = 80
 """Characters of the name of a VM."""
@@ -54,7 +57,7 @@ class Isolation:
 class VmOrder:
     """A VM to create: where, from which machine, under which name, and how its disks get there.
 
-    Without disks there is no `upload`.
+    Without disks there is no `upload`. With `firmware` it is made of that recovery point.
     """
 
     site: Site
@@ -64,6 +67,7 @@ class VmOrder:
     upload: UploadMethod | None
     power_on: bool = False
     isolation: Isolation | None = None
+    firmware: FirmwarePoint | None = None
 
 
 DiskSource = str | prism_client.VolumeDiskRef | prism_client.EmptyDisk
@@ -118,24 +122,80 @@ def _open_guard(
         if order.upload
     }
     sources |= {disk.disk_id: prism_client.EmptyDisk(disk.size) for disk in empty}
-    spec = _specification(creation, order, sources)
-    return _created(creation, order, spec, stack)
+    source = SourceSettings(order.site, order.machine, order.identity)
+    spec = _specification(creation, order, sources, source)
+    if order.firmware is not None:
+        try:
+            return _with_firmware(creation, order, order.firmware, spec, stack)
+        except (prism_client.PrismError, SourceError) as error:
+            creation.report.warn(
+                f"VM {order.name}: recovery point {order.firmware.ext_id} still has its UEFI "
+                f"variables and its vTPM, but could not be used: {with_notes(error)}: if the guest "
+                "needs them, restore that recovery point in Prism while it is there"
+            )
+    for line in source.point_lines():
+        creation.report.warn(f"VM {order.name}: {line}")
+    client, journal = order.site.client, creation.journal
+    return _created(
+        creation, order, spec, lambda spec: stack.enter_context(VmGuard(client, journal, spec))
+    )
+
+
+def _with_firmware(
+    creation: Creation,
+    order: VmOrder,
+    point: FirmwarePoint,
+    spec: prism_client.VmSpec,
+    stack: ExitStack,
+) -> VmGuard:
+    """Create the VM of a recovery point; its disks are those that were written all the same."""
+    client, journal, cluster = order.site.client, creation.journal, order.site.cluster.ext_id
+    with ExitStack() as inner:
+        name = f"{OURS}firmware {secrets.token_hex(8)}"
+        shell = inner.enter_context(ShellGuard(client, journal, point, cluster, name))
+        guard = _created(
+            creation, order, spec, lambda spec: inner.enter_context(RefittedVmGuard(shell, spec))
+        )
+        stack.push(inner.pop_all())
+    source = f"recovery point {point.ext_id} of {point.created:%Y-%m-%d %H:%M} UTC"
+    if point.is_own:
+        creation.report.say(
+            f"VM {order.name}: its UEFI variables and its vTPM are those of this backup, from "
+            f"{source}"
+        )
+    else:
+        creation.report.warn(
+            f"VM {order.name}: its UEFI variables and its vTPM are not of this backup, whose "
+            f"recovery point is gone, but from {source}, with its CD-ROM drives, serial ports and "
+            "graphics cards"
+        )
+    _tell_identity(creation, order, guard.vm)
+    return guard
+
+
+def _tell_identity(creation: Creation, order: VmOrder, vm: prism_client.Vm) -> None:
+    """Warn when Prism has not taken the wish for an old or a new BIOS UUID."""
+    old, has = order.machine.bios_uuid or "", str(vm.raw.get("biosUuid") or "")
+    if old and has and (old.lower() == has.lower()) is not order.identity.keeps:
+        wish = "the old one was asked for" if order.identity.keeps else "a new one was asked for"
+        creation.report.warn(f"VM {order.name}: its BIOS UUID is {has}, though {wish}")
 
 
 def _created(
-    creation: Creation, order: VmOrder, spec: prism_client.VmSpec, stack: ExitStack
+    creation: Creation,
+    order: VmOrder,
+    spec: prism_client.VmSpec,
+    make: Callable[[prism_client.VmSpec], VmGuard],
 ) -> VmGuard:
-    """Create the VM; where Prism refuses it, without what is not needed to have its data back."""
-    client, journal = order.site.client, creation.journal
+    """Make the VM; where Prism refuses it, without what is not needed to have its data back."""
     try:
-        return stack.enter_context(VmGuard(client, journal, spec))
+        return make(spec)
     except (prism_client.BadRequest, prism_client.TaskFailed) as error:
         names = sorted({*spec.settings, *(name for nic in spec.nics for name in nic.settings)})
         if not names:
             raise
         nics = tuple(attrs.evolve(nic, settings={}) for nic in spec.nics)
-        guard = VmGuard(client, journal, attrs.evolve(spec, settings={}, nics=nics))
-        stack.enter_context(guard)
+        guard = make(attrs.evolve(spec, settings={}, nics=nics))
         creation.report.warn(
             f"VM {order.name}: Prism refused it with all its settings ({with_notes(error)}); it is "
             f"created without {', '.join(names)}: set them in Prism"
@@ -144,11 +204,13 @@ def _created(
 
 
 def _specification(
-    creation: Creation, order: VmOrder, sources: dict[str, DiskSource]
+    creation: Creation,
+    order: VmOrder,
+    sources: dict[str, DiskSource],
+    source: SourceSettings,
 ) -> prism_client.VmSpec:
     site, machine = order.site, order.machine
     categories, project = _categories_and_project(creation, order)
-    source = SourceSettings(site, machine, order.identity)
     disks = _disks(site, machine, sources, source)
     nics = tuple(_nics(creation, order, source))
     settings = source.of_vm()

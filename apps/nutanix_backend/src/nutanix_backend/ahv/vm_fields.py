@@ -40,6 +40,8 @@ class VmField:
     note: str = ""
     copied: bool = False
     line: str = ""
+    in_point: bool = False
+    """A recovery point of the VM has it, and a VM that is made of that keeps it."""
 
 
 _TWINS = {"nicBackingInfo": "backingInfo", "nicNetworkInfo": "networkInfo"}
@@ -92,9 +94,14 @@ def _put(into: dict[str, Any], names: list[str], value: object) -> None:
     into[names[-1]] = value
 
 
-def lines(raw: Mapping[str, Any]) -> Iterator[str]:
-    """What a VM has and its copy will not have, one line each."""
+def lines(raw: Mapping[str, Any], *, in_point: bool = False) -> Iterator[str]:
+    """What a VM has and its copy will not have, one line each.
+
+    in_point: those of what a VM that is made of a recovery point keeps, instead of the others.
+    """
     for field in FIELDS:
+        if field.in_point is not in_point:
+            continue
         if field.line and any(values_at(raw, field.path)):
             yield field.line
 
@@ -144,9 +151,10 @@ FIELDS = (
     VmField("bootConfig.bootDevice.diskAddress", _RESTORED),
     VmField(
         "bootConfig.nvramDevice",
-        _NOT_RESTORED,
-        "no API reads UEFI variables",
+        _IF_THERE,
+        "from a recovery point of the VM that is still on the cluster",
         line="its UEFI variables are new: boot entries and keys that the guest had added are gone",
+        in_point=True,
     ),
     VmField(
         "bootConfig.bootDevice.macAddress",
@@ -154,15 +162,16 @@ FIELDS = (
         "a boot from one network card",
         line="that it boots from one certain network card is not restored: choose it in Prism",
     ),
-    VmField("vtpmConfig", _NEW, "a new, empty vTPM: no API reads the old one"),
-    VmField("vtpmConfig.version", _NEW),
-    VmField("vtpmConfig.vtpmDevice", _NEW),
+    VmField("vtpmConfig", _IF_THERE, "as the UEFI variables; else a new, empty vTPM"),
+    VmField("vtpmConfig.version", _IF_THERE),
+    VmField("vtpmConfig.vtpmDevice", _IF_THERE),
     VmField(
         "vtpmConfig.isVtpmEnabled",
         _RESTORED,
         "with v4",
         line="its vTPM is new and empty: what the old one had sealed needs its recovery key, such "
         "as that of BitLocker",
+        in_point=True,
     ),
     VmField("hardwareClockTimezone", _RESTORED, copied=True),
     # --- devices
@@ -197,6 +206,7 @@ FIELDS = (
         _NOT_RESTORED,
         "a device of one certain host",
         line="its PCIe devices are not restored: assign them in Prism",
+        in_point=True,
     ),
     VmField("cdRoms", _RESTORED, "an empty drive at the same address"),
     VmField("cdRoms[].diskAddress", _RESTORED),
@@ -209,6 +219,7 @@ FIELDS = (
         _NOT_RESTORED,
         "the medium in it",
         line="its CD-ROM drives are empty: the media that were in them are not restored",
+        in_point=True,
     ),
     # --- disks
     VmField("disks", _RESTORED, "address, size and content"),
@@ -235,7 +246,7 @@ FIELDS = (
         "disks[].backingInfo.volumeGroupExtId",
         _NOT_RESTORED,
         "an attached volume group: attached again where it is restored in the same job",
-        line="volume groups are attached to it only if they are restored in this job",
+        line="volume groups are attached to it only if they are restored, or replicated, with it",
     ),
     VmField("storageConfig", _RESTORED, "v4"),
     VmField("storageConfig.isFlashModeEnabled", _RESTORED, copied=True),

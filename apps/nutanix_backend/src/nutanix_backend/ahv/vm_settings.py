@@ -34,6 +34,10 @@ class SourceSettings:
         """What the new VM will not have, one line each; complete when everything was asked for."""
         yield from self._lines
 
+    def point_lines(self) -> Iterator[str]:
+        """What it will not have besides, unless it is made of a recovery point."""
+        yield from vm_fields.lines(self._raw, in_point=True)
+
     def of_vm(self) -> dict[str, Any]:
         """The further settings of the VM."""
         settings = vm_fields.copied(self._raw)

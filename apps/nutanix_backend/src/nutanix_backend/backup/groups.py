@@ -1,4 +1,4 @@
-"""Volume groups that are attached to VMs: saved with them, in the same recovery point.
+"""Volume groups that are attached to VMs: saved with them, over v4 in the same recovery point.
 
 A group has a folder, manifests and a chain of its own, as a VM has: it may be attached to other
 VMs tomorrow. Of several VMs of a job that share a group, the first one saves it.
@@ -6,6 +6,7 @@ VMs tomorrow. Of several VMs of a job that share a group, the first one saves it
 
 from __future__ import annotations
 
+import secrets
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from nutanix_backend.backup.job import VM_ERRORS, VmBackup
 from nutanix_backend.backup.summary import Stopwatch
 from nutanix_backend.cluster import inventory
 from nutanix_backend.cluster.claims import Claims
-from nutanix_backend.cluster.guards import GroupSnapshot
+from nutanix_backend.cluster.guards import ApartGroupSnapshot, GroupSnapshot
 from nutanix_backend.errors import SourceError, StateError
 from nutanix_backend.manifest import VOLUME_GROUP, AttachedGroup
 from nutanix_backend.names import OURS, GroupFolder, VmFolder
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
     from nutanix_backend.cluster.journal import Journal
     from nutanix_backend.job import JobContext
     from nutanix_backend.manifest import DiskEntry, Manifest
-
-BUS = "VOLUME"
-"""Stands for the bus of a disk of a volume group, which has an index only."""
 
 
 def run(job: JobContext) -> None:
@@ -113,9 +111,13 @@ class VmWithGroups(VmBackup):
         except StateError as second:  # costs a full, which will say so
             error.add_note(f"then: {second}")
 
-    def _groups(self) -> tuple[str, ...]:
+    def _wanted_groups(self) -> tuple[str, ...]:
+        """Those that are to be saved with the VM, and have not been given up."""
         claimed = self._claims.of_vm(self.source.vm)
         return tuple(group for group in claimed if group not in self._why_not)
+
+    def _groups(self) -> tuple[str, ...]:
+        return () if self._client.recovery_points.groups_apart else self._wanted_groups()
 
     def _saved_groups(self) -> Container[str]:
         return self._claims.owners.keys() - self._why_not.keys()
@@ -141,12 +143,15 @@ class VmWithGroups(VmBackup):
 
     def _prepare_groups(self, stack: ExitStack, snapshot: SnapshotGuard, turn: Turn) -> None:
         """Prepare each group; one that fails is reported, and the VM goes on."""
-        for group_id in self._groups():
+        self._prepare_each(stack, Moment(snapshot.journal, snapshot), turn)
+
+    def _prepare_each(self, stack: ExitStack, moment: Moment, turn: Turn) -> None:
+        for group_id in self._wanted_groups():
             turn.check()
             try:
                 group = self._volume_group(group_id)
                 one = GroupBackup(self._job, self._shared, self.source, group, self._claims)
-                one.prepare(stack, snapshot, turn)
+                one.prepare(stack, moment, turn)
             except VM_ERRORS as error:
                 self._give_up(group_id, error)
             else:
@@ -205,7 +210,16 @@ class VmWithGroups(VmBackup):
             return ""
         if self._job.settings.volume_groups == "no":
             return "volume_groups=no"
-        return "Prism saves no volume groups with VMs over this API"
+        return "a recovery point takes no more volume groups"
+
+    def _prolong(self, snapshot: SnapshotGuard) -> None:
+        """Those of the groups too, where they have snapshots of their own."""
+        super()._prolong(snapshot)
+        self._prolong_groups()
+
+    def _prolong_groups(self) -> None:
+        for group in self._ready:
+            group.prolong()
 
 
 class OnlyGroups(VmWithGroups):
@@ -228,14 +242,26 @@ class OnlyGroups(VmWithGroups):
     def _back_up_groups(self, journal: Journal, turn: Turn) -> None:
         with ExitStack() as stack:
             self._check = turn.check
-            snapshot = self._take(stack, journal)
-            self._prepare_groups(stack, snapshot, turn)
+            is_apart = self._client.recovery_points.groups_apart
+            snapshot = None if is_apart else self._take(stack, journal)
+            self._prepare_each(stack, Moment(journal, snapshot), turn)
             if not self._ready:
                 raise SourceError("none of its volume groups could be prepared: see above")
             turn.stream(self._send_groups)
             if not any(group.saved for group in self._ready):
                 raise SourceError("none of its volume groups could be sent: see above")
-            self._prolong(snapshot)
+            if snapshot is None:
+                self._prolong_groups()
+            else:
+                self._prolong(snapshot)
+
+
+@attrs.frozen
+class Moment:
+    """The snapshot that the groups are in; None where each gets one of its own, and its journal."""
+
+    journal: Journal
+    snapshot: SnapshotGuard | None
 
 
 @attrs.frozen
@@ -266,8 +292,9 @@ class GroupBackup(VmBackup):
         self._claims = claims
         self._chain: Chain | None = None
         self._prepared: Prepared | None = None
+        self._apart: ApartGroupSnapshot | None = None
 
-    def prepare(self, stack: ExitStack, snapshot: SnapshotGuard, turn: Turn) -> None:
+    def prepare(self, stack: ExitStack, moment: Moment, turn: Turn) -> None:
         """Plan what to read of the snapshot, and open the disks; `stack` undoes it."""
         self._check = turn.check
         file = backup.state_file(self._job, self.source)
@@ -278,13 +305,32 @@ class GroupBackup(VmBackup):
         try:
             base = chain.base(vm.name)
             chain.drop_obsolete(base)
-            name = f"{OURS}{self._job.info.name} {vm.ext_id}"
-            part = GroupSnapshot(snapshot, vm.ext_id, name)
+            part = self._part(stack, moment)
             config = group_record.from_group(self.group, self._claims.members[vm.ext_id])
             self._prepared = self._open(stack, chain, base, part, vm, config)
         except VM_ERRORS as error:
             chain.record_failure(error)
             raise
+
+    def _part(self, stack: ExitStack, moment: Moment) -> SnapshotGuard:
+        """The part of the snapshot that is of the group, or a snapshot of its own."""
+        vm = self.source.vm
+        if moment.snapshot is not None and not self._client.recovery_points.groups_apart:
+            name = f"{OURS}{self._job.info.name} {vm.ext_id}"
+            return GroupSnapshot(moment.snapshot, vm.ext_id, name)
+        name = f"{OURS}{vm.ext_id} {secrets.token_hex(8)}"  # v3 takes 64 characters
+        guard = ApartGroupSnapshot(self._client, moment.journal, vm, name)
+        self._apart = stack.enter_context(guard)
+        self._aside.say(
+            f"{vm.name} has a snapshot of its own, of {guard.recovery_point.created:%H:%M:%S} UTC: "
+            "over API v3 Prism takes none of a VM and its groups in one moment"
+        )
+        return guard
+
+    def prolong(self) -> None:
+        """Let a snapshot of its own live on, once the group is saved."""
+        if self._apart is not None and self.saved:
+            self._prolong(self._apart)
 
     def send(self) -> None:
         """Send the files of the group, and record what it leaves; in the thread of the stream."""
@@ -301,7 +347,8 @@ class GroupBackup(VmBackup):
             self.saved = attrs.evolve(self.saved, name=name)
 
     def _groups(self) -> tuple[str, ...]:
-        return self._claims.of_vm(self._owner)
+        apart = self._client.recovery_points.groups_apart
+        return () if apart else self._claims.of_vm(self._owner)
 
     def _manifest(
         self,
@@ -320,22 +367,11 @@ class GroupBackup(VmBackup):
 
 def _as_vm(group: prism_client.VolumeGroup, owner: prism_client.Vm) -> prism_client.Vm:
     """The group as something that has disks, a name for messages, and an id."""
-    disks = tuple(
-        prism_client.VmDisk(
-            ext_id=disk.ext_id,
-            disk_ext_id=disk.ext_id,
-            bus=BUS,
-            index=disk.index,
-            size=disk.size,
-            storage_container_ext_id=None,
-        )
-        for disk in group.disks
-    )
     return attrs.evolve(
         owner,
         ext_id=group.ext_id,
         name=f"{owner.name}, volume group {group.name},",
-        disks=disks,
+        disks=group_record.disks_of(group),
         volume_group_ext_ids=(),
         raw=group.raw,
     )

@@ -37,10 +37,12 @@ from nutanix_backend.backup.proof import DiskProof
 from nutanix_backend.backup.summary import SavedVm, Stopwatch
 from nutanix_backend.cluster import inventory, selection, sweep, transport
 from nutanix_backend.cluster.guards import TEMPORARY, SnapshotGuard, new_secret
+from nutanix_backend.cluster.range_offer import RangeOffers
 from nutanix_backend.disks import exclusion
-from nutanix_backend.disks.attach import Route, open_disks, reference
+from nutanix_backend.disks.attach import Route, reference
 from nutanix_backend.disks.exclusion import DiskExclusion
 from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks, sparse
+from nutanix_backend.disks.ranged import open_planned
 from nutanix_backend.disks.read_ahead import in_turn
 from nutanix_backend.disks.streams import StreamSender, delta_length, delta_pieces, image_pieces
 from nutanix_backend.errors import BackendError, SelectionError, SourceError, StateError
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from nutanix_backend.backup.pipeline import Turn
     from nutanix_backend.backup.proof import Difference
     from nutanix_backend.cluster.journal import Journal
+    from nutanix_backend.disks.ranged import OpenedDisks
     from nutanix_backend.group_record import Configuration
     from nutanix_backend.job import HeldJob, JobContext
     from nutanix_backend.manifest import ExcludedDisk
@@ -224,6 +227,7 @@ class Shared:
     names: Mapping[str, str]
     policies: KnownPolicies
     exclusion: DiskExclusion
+    ranges: RangeOffers
 
     @classmethod
     def of(cls, job: JobContext, reach: Reach) -> Shared:
@@ -238,6 +242,7 @@ class Shared:
             names=names,
             policies=client.protection_policies.read(),
             exclusion=DiskExclusion(job.settings.exclude_disk, names),
+            ranges=RangeOffers(job.settings, reach.held.warn),
         )
 
 
@@ -259,7 +264,7 @@ class Prepared:
 
     snapshot: SnapshotGuard
     proofs: list[DiskProof]
-    devices: Mapping[int, iscsi_attach.BlockDevice]
+    disks: OpenedDisks
     config: Configuration
     excluded: tuple[ExcludedDisk, ...] = ()
 
@@ -446,13 +451,30 @@ class VmBackup:
         """Plan what to read of the disks of a VM in a snapshot, and open them."""
         plans = self._plan(chain, vm, snapshot.recovery_point, base)
         self._check()
-        to_read = [plan for plan in plans if plan.base or plan.regions.data_bytes]
-        devices = open_disks(stack, snapshot, to_read, self._route())
         proofs = self._proofs(plans)
-        if differences := self._compare(proofs, devices):
+        disks = self._open_disks(stack, snapshot, proofs)
+        differences = self._compare(proofs, disks.devices)
+        if differences and (ranged := disks.ranged):  # it may be the ranges that are wrong
+            disks = attrs.evolve(disks, devices=ranged.over_iscsi())
+            proofs = self._proofs(plans)
+            differences = self._compare(proofs, disks.devices)
+            if not differences:
+                ranged.distrust()
+        if differences:
             chain.fall_back(vm.name, "; ".join(map(str, differences)))
             proofs = self._proofs(self._plan(chain, vm, snapshot.recovery_point, None))
-        return Prepared(snapshot, proofs, devices, config)
+        return Prepared(snapshot, proofs, disks, config)
+
+    def _open_disks(
+        self, stack: ExitStack, snapshot: SnapshotGuard, proofs: list[DiskProof]
+    ) -> OpenedDisks:
+        share = self._job.settings.scrub
+        needs = [
+            (proof.plan, proof.to_read(share))
+            for proof in proofs
+            if proof.plan.base or proof.plan.regions.data_bytes
+        ]
+        return open_planned(stack, snapshot, needs, self._route())
 
     def _excluded(self, vm: prism_client.Vm) -> tuple[ExcludedDisk, ...]:
         """The disks that are not read, which the job log names; raise SelectionError for all."""
@@ -473,7 +495,7 @@ class VmBackup:
         self._send_file(self.source.folder.metadata(), ready.config.encode())
         with closing(in_turn(self._streams(ready))) as streams:
             entries = tuple(
-                self._send_disk(proof, ready.devices.get(proof.plan.index), pieces)
+                self._send_disk(proof, ready.disks.devices.get(proof.plan.index), pieces)
                 for proof, pieces in streams
             )
         manifest = self._manifest(point, entries, ready)
@@ -521,8 +543,9 @@ class VmBackup:
         )
 
     def _route(self) -> Route:
-        shared, aside = self._shared, self._aside
-        return Route(aside.settings, self.source.cluster, shared.reach, shared.secret, aside.warn)
+        shared, aside, cluster = self._shared, self._aside, self.source.cluster
+        offer = shared.ranges.of(cluster)
+        return Route(aside.settings, cluster, shared.reach, shared.secret, aside.warn, offer)
 
     def _plan(
         self,
@@ -590,8 +613,13 @@ class VmBackup:
         """What is sent of each disk, to be begun when it is wanted."""
         for proof in ready.proofs:
             plan = proof.plan
-            pieces = image_pieces if plan.is_raw else partial(delta_pieces, on_zeros=plan.is_sparse)
-            yield proof, partial(pieces, ready.devices.get(plan.index), plan.regions, proof.image)
+            gap = ready.disks.gaps.get(plan.index, 0)
+            delta = partial(delta_pieces, on_zeros=plan.is_sparse, gap=gap)
+            pieces = image_pieces if plan.is_raw else delta
+            yield (
+                proof,
+                partial(pieces, ready.disks.devices.get(plan.index), plan.regions, proof.image),
+            )
 
     def _send_disk(
         self,

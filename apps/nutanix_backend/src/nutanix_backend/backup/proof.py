@@ -18,6 +18,7 @@ import attrs
 from command_line.text import size
 from digests import BLOCK, ImageDigests, blocks_of
 
+from nutanix_backend.disks.data_path import Reads, partial_blocks
 from nutanix_backend.disks.streams import MERGE_GAP, read_blocks
 from nutanix_backend.references.proven import NEVER, ProvenTimes
 
@@ -111,14 +112,28 @@ class DiskProof:
                     since = min(since, self.proven.at(offset))
         return [Difference(self.plan.index, found, sum(chosen), since)] if found else []
 
+    def to_read(self, share: float) -> Reads:
+        """What is read besides the data: the share to compare, and blocks that change in part."""
+        if not self.plan.base:
+            return Reads()
+        blocks = len(self.image)
+        if not self.is_unknown:
+            candidates = sum(self._candidates())
+            blocks = min(_count(candidates, share), candidates) + partial_blocks(self.plan.regions)
+        return Reads(blocks, blocks * BLOCK)
+
     def _sample(self, share: float) -> bytearray:
         """A 1 for each block to compare, of those that nothing is said to change."""
+        candidates = self._candidates()
+        return self.proven.choose(candidates, _count(sum(candidates), share))
+
+    def _candidates(self) -> bytearray:
+        """A 1 for each block that nothing is said to change."""
         candidates = bytearray(b"\1") * len(self.image)
         for offset, length in chain(_ranges(self.plan.regions), self.image.stale()):
             first, last = offset // BLOCK, blocks_of(offset + length)
             candidates[first:last] = bytes(last - first)
-        count = max(math.ceil(share * sum(candidates)), SMALLEST_SAMPLE) if share else 0
-        return self.proven.choose(candidates, count)
+        return candidates
 
     def _blocks(self, chosen: bytearray) -> Iterator[tuple[int, int]]:
         """Offset and length of the blocks that have a 1."""
@@ -157,6 +172,11 @@ class DiskProof:
     def save(self) -> None:
         """Keep on this host what the next job goes on from; raise StateError."""
         self._lists.save(self.image, self.proven)
+
+
+def _count(candidates: int, share: float) -> int:
+    """How many blocks of so many are compared."""
+    return max(math.ceil(share * candidates), SMALLEST_SAMPLE) if share else 0
 
 
 def _total(blocks: Iterable[tuple[int, int]]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import attrs
@@ -26,7 +27,10 @@ class Claims:
         cls, client: prism_client.PrismClient, wanted: str, vms: Iterable[prism_client.Vm]
     ) -> Claims:
         """Give each group that is attached to one of the VMs to the first of them."""
-        most = client.recovery_points.most_groups if wanted != "no" else 0
+        points = client.recovery_points
+        most = sys.maxsize if points.groups_apart else points.most_groups
+        if wanted == "no":
+            most = 0
         owners: dict[str, prism_client.Vm] = {}
         members: dict[str, list[str]] = {}
         for vm in vms:

@@ -284,6 +284,28 @@ class GroupSnapshot(SnapshotGuard):
         self._whole.keep()
 
 
+class ApartGroupSnapshot(SnapshotGuard):
+    """A snapshot of a volume group alone, where Prism takes none together with its VM: v3."""
+
+    def __init__(
+        self,
+        client: prism_client.PrismClient,
+        journal: Journal,
+        group: prism_client.Vm,
+        name: str,
+    ) -> None:
+        """Prepare to snapshot `group`, which is put as a VM, under our unique `name`."""
+        super().__init__(client, journal, group, name, "crash")
+
+    def _create(self, *, application: bool) -> prism_client.RecoveryPoint:  # noqa: ARG002 - never
+        return self.client.recovery_points.create_of_group(
+            self.vm.ext_id,
+            name=self.name,
+            expires=datetime.now(UTC) + TEMPORARY,
+            request_id=self.entry.key,
+        )
+
+
 class SafetyGuard(SnapshotGuard):
     """A recovery point of a VM before its own disks are changed; the user returns to it.
 
@@ -562,6 +584,86 @@ class VmGuard(ClusterGuard):
 
     def _undo(self) -> bool:
         return self._kept or super()._undo()
+
+
+@attrs.frozen
+class FirmwarePoint:
+    """A recovery point that has the UEFI variables and the vTPM of a VM, and when it was taken.
+
+    `part` is the id of the VM's part of it; it `is_own` when the backup was read from it.
+    """
+
+    ext_id: str
+    part: str
+    created: datetime
+    is_own: bool
+
+
+class ShellGuard(ClusterGuard):
+    """A VM of a recovery point, for its firmware; it goes unless a RefittedVmGuard takes it over.
+
+    Its disks are of another moment than the backup, so its name is ours: a sweep removes it.
+    """
+
+    kind = ObjectKind.SHELL
+    vm: prism_client.Vm
+
+    def __init__(
+        self,
+        client: prism_client.PrismClient,
+        journal: Journal,
+        point: FirmwarePoint,
+        cluster_id: str,
+        name: str,
+    ) -> None:
+        """Prepare to restore `point` on a cluster, under our unique `name`."""
+        self.client = client
+        self.journal = journal
+        self.name = name
+        self._point = point
+        self._cluster_id = cluster_id
+        self._kept = False
+
+    def keep(self) -> None:
+        """It is the restored VM from now on."""
+        self._kept = True
+
+    def _acquire(self) -> None:
+        made = self.client.recovery_points.restore(
+            self._point.ext_id,
+            self._point.part,
+            cluster_ext_id=self._cluster_id,
+            name=self.name,
+            request_id=self.entry.key,
+        )
+        self._note(made)
+        self.vm = self.client.vms.get(made)
+        if self.vm.power_state != "OFF" or self.vm.volume_group_ext_ids:
+            raise SourceError(
+                "the VM that Prism made of it is switched on, or has a volume group of the old one"
+            )
+
+    def _undo(self) -> bool:
+        return self._kept or super()._undo()
+
+
+class RefittedVmGuard(VmGuard):
+    """A restored VM with the firmware of a recovery point; it has its name when it is whole."""
+
+    def __init__(self, shell: ShellGuard, spec: prism_client.VmSpec) -> None:
+        """Prepare to make the VM of `shell` into this specification, but for its description."""
+        shell.require_open()
+        super().__init__(shell.client, shell.journal, spec)
+        self._shell = shell
+
+    def _acquire(self) -> None:
+        spec = attrs.evolve(self._spec, description=f"{self._spec.description} ({self.entry.key})")
+        self.vm = self.client.vms.refit(self._shell.vm.ext_id, spec)
+        self._note(self.vm.ext_id)
+        self._shell.keep()
+
+    def _catch_up(self) -> None:
+        """Nothing is awaited: what there is goes with the shell, or is found by its name."""
 
 
 class FolderGuard(Guard):

@@ -45,6 +45,7 @@ class ObjectKind(Enum):
     VOLUME_GROUP = "volume group"
     RECOVERY_POINT = "recovery point"
     SAFETY = "safety snapshot"
+    SHELL = "VM of a recovery point"
     VM = "VM"
     IMAGE = "image"
     FOLDER = "folder"

@@ -211,6 +211,21 @@ class Vms(Object):
         yield from _ours(client.vms.list())
 
 
+class Shells(Vms):
+    """VMs of recovery points, whose firmware restored VMs are to have: disks are not yet theirs.
+
+    Each has a name that nobody else has, until it becomes the restored VM.
+    """
+
+    def named(self, client: PrismClient, intent: Intent) -> list[str]:
+        """Find by name."""
+        return _ids(client.vms.find(intent.name))
+
+    def ours(self, client: PrismClient) -> Iterator[Named]:  # noqa: ARG002 - they are listed already
+        """None: they are among the VMs."""
+        yield from ()
+
+
 class Sessions(Object):
     """iSCSI sessions of the kernel; one in user space ended with its process."""
 
@@ -253,6 +268,7 @@ OBJECTS: Mapping[ObjectKind, Object] = {
     ObjectKind.VOLUME_GROUP: VolumeGroups(),
     ObjectKind.RECOVERY_POINT: RecoveryPoints(),
     ObjectKind.SAFETY: SafetySnapshots(),
+    ObjectKind.SHELL: Shells(),
     ObjectKind.VM: Vms(),
     ObjectKind.IMAGE: Images(),
     ObjectKind.FOLDER: Folders(),

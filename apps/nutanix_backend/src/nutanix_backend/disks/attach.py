@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import prism_client
 
     from nutanix_backend.cluster.guards import SnapshotGuard
+    from nutanix_backend.cluster.range_offer import RangeOffer
     from nutanix_backend.disks.plan import DiskPlan
     from nutanix_backend.settings.parameters import Settings
 
@@ -32,7 +33,8 @@ class Route:
     """How the disks of a cluster are reached from here; `warn` hears of a doubtful address.
 
     `secret` is the CHAP secret of the sessions, None for none. Prism keeps the one of an initiator
-    for all volume groups that it may use: those of one process share it.
+    for all volume groups that it may use: those of one process share it. `offer` says whether the
+    cluster gives bytes by HTTP ranges; None where that is not to be used.
     """
 
     settings: Settings
@@ -40,6 +42,7 @@ class Route:
     transport: transport.Transport
     secret: str | None
     warn: Callable[[str], object]
+    offer: RangeOffer | None = None
 
     def portal(self) -> iscsi_attach.Portal:
         """The data services address; raise SourceError or ParameterError when there is none."""
@@ -101,8 +104,14 @@ def reference(
                 plan.disk.size,
                 plan.snapshot.disk_recovery_point_ext_id,
                 roots.get(plan.disk.disk_ext_id, ""),
+                _other_part(point, plan),
             )
             for plan in plans
         ),
         shared_with=shared_with,
     )
+
+
+def _other_part(point: prism_client.RecoveryPoint, plan: DiskPlan) -> str:
+    part = plan.snapshot.vm_recovery_point_ext_id
+    return "" if part == point.vm_recovery_point_ext_id else part

@@ -131,7 +131,7 @@ def _changed(
     """What changed since the base. A grown disk: changes up to its old end, then what is allocated
     behind it; the rest of the new part is zero, and growing makes it so."""
     reference = DiskSnapshotRef(
-        base.point, base.vm_recovery_point, old.disk_recovery_point, snapshot.of_group
+        base.point, old.part or base.vm_recovery_point, old.disk_recovery_point, snapshot.of_group
     )
     changes = RegionList(disk.size, _listed(client, disk, snapshot, reference))
     if disk.size == old.size:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import phcbt01
 from digests import BLOCK, StreamDigest
 from iscsi_attach import UNIT, Extent, read_extents
+from iscsi_attach.extents import DEPTH
 from ptcomm import Data
 
 from nutanix_backend.errors import SourceError
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from nutanix_backend.disks.regions import RegionList
 
 _ZEROS = memoryview(bytes(UNIT))
+SMALL_READ, MANY = 131_072, 64
+"""Bytes of a read, and how many are under way, where regions are shorter than that on average: one
+such read at a time is all waiting. The memory is that of a few large ones."""
 MERGE_GAP = UNIT
 """Unallocated gaps up to this many bytes are read along: one large read beats two small ones."""
 SMALL = 262_144
@@ -74,15 +78,17 @@ def delta_pieces(
     image: ImageDigests | None = None,
     *,
     on_zeros: bool = False,
+    gap: int = 0,
 ) -> Generator[Buffer]:
     """A PHCBT01 stream of the regions: data is read, zeroed parts are written as zeros.
 
     `device` may be None when there is nothing to read; `image` is told what is sent. With
     `on_zeros` the stream is a whole disk, and `image` is told of the zeros between the regions too.
+    Gaps of up to `gap` bytes are read along, and not sent.
     """
     encoder = phcbt01.Encoder(regions.size, sum(1 for _ in regions.spans()))
     yield encoder.start()
-    contents = _contents(device, regions)
+    contents = _contents(device, regions, gap)
     position = 0
     for span in regions.spans():
         yield encoder.region(phcbt01.Region(span.offset, span.length))
@@ -106,17 +112,33 @@ def read_blocks(
     yield from _read(device, (Extent(*block) for block in blocks), unit=BLOCK)
 
 
-def _contents(device: BlockDevice | None, regions: RegionList) -> Iterator[memoryview]:
+def _contents(device: BlockDevice | None, regions: RegionList, gap: int) -> Iterator[memoryview]:
     """The bytes of every region, one after the other."""
-    read = (view for _, view in _read(device, regions.data_extents()))
+    is_scattered = not gap and regions.data_bytes < len(regions) * SMALL_READ
+    unit, depth = (SMALL_READ, MANY) if is_scattered else (UNIT, DEPTH)
+    read = _parts(_read(device, regions.merged_extents(gap), unit, depth), regions.data_extents())
     for region in regions:
         yield from zeros(region.length) if region.zeroed else _take(read, region.length)
 
 
+def _parts(
+    pieces: Iterable[tuple[int, memoryview]], extents: Iterator[Extent]
+) -> Iterator[memoryview]:
+    """The parts of the pieces that lie in the extents; both ascend."""
+    extent = next(extents, None)
+    for start, view in pieces:
+        while extent is not None and extent.offset < start + len(view):
+            end = extent.offset + extent.length
+            yield view[max(0, extent.offset - start) : end - start]
+            if end > start + len(view):
+                break
+            extent = next(extents, None)
+
+
 def _read(
-    device: BlockDevice | None, extents: Iterable[Extent], unit: int = UNIT
+    device: BlockDevice | None, extents: Iterable[Extent], unit: int = UNIT, depth: int = DEPTH
 ) -> Iterator[tuple[int, memoryview]]:
-    return read_extents(device, extents, unit=unit) if device else iter(())
+    return read_extents(device, extents, unit=unit, depth=depth) if device else iter(())
 
 
 def _take(pieces: Iterator[memoryview], length: int) -> Iterator[memoryview]:
@@ -142,11 +164,10 @@ class StreamSender:
     def put(self, piece: Buffer) -> None:
         """Send or gather a piece of at most UNIT bytes."""
         length = memoryview(piece).nbytes
-        self._digest.update(piece)
         self.sent += length
         if length >= SMALL:
             self._flush()
-            self._send(Data(piece))
+            self._put(piece)
             return
         self._gathered += piece
         if len(self._gathered) >= UNIT - SMALL:
@@ -158,6 +179,10 @@ class StreamSender:
         return self._digest.text()
 
     def _flush(self) -> None:
-        if self._gathered:
-            self._send(Data(bytes(self._gathered)))
-            self._gathered.clear()
+        gathered, self._gathered = self._gathered, bytearray()
+        if gathered:
+            self._put(gathered)
+
+    def _put(self, packet: Buffer) -> None:
+        self._digest.update(packet)
+        self._send(Data(packet))

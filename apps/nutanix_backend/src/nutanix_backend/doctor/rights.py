@@ -242,6 +242,21 @@ RIGHTS = (
         "restores a VM in place, with restore_to=inplace",
     ),
     Right(
+        "restore a recovery point, and change a VM, its network cards and its categories (their "
+        "operations are not documented)",
+        Need.COMFORT,
+        (
+            "POST dataprotection/config/recovery-points/*/$actions/restore",
+            "PUT vmm/ahv/config/vms/*",
+            "POST vmm/ahv/config/vms/*/nics",
+            "DELETE vmm/ahv/config/vms/*/nics/*",
+            "POST vmm/ahv/config/vms/*/$actions/associate-categories",
+            "POST vmm/ahv/config/vms/*/$actions/disassociate-categories",
+        ),
+        "keeps the UEFI variables and the vTPM of a VM; without it a restored VM has new ones",
+        backup_admin=False,  # it may not associate categories
+    ),
+    Right(
         "copy files into a guest (its operation is not documented)",
         Need.RESTORE,
         ("POST vmm/ahv/config/vms/*/$actions/transfer-files-to-guest",),

@@ -58,9 +58,9 @@ def report(client: PrismClient, settings: Settings) -> Iterator[CoverageRow]:
         if jobs and not _has_base(jobs, points, there):
             problems.append("chain broken: its reference is gone, the next job is a full")
         problems += [
-            f"its volume group {group} is not saved by this host"
+            f"its volume group {group}: {problem}"
             for group in vm.volume_group_ext_ids
-            if group not in saved or not saved[group].saved
+            for problem in problems_of(saved.get(group), None, settings.coverage_days)
         ]
         yield _of_vm(vm, source.cluster.name, jobs, copies, "; ".join(problems))
     for left in sweep.leftovers(client, settings):

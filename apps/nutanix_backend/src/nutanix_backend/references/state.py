@@ -40,12 +40,15 @@ class DiskReference:
     """A disk inside a reference: its id, its size then (bytes), and its disk recovery point.
 
     `image_root` is the root of the digest list of what it held then, empty where none was made.
+    `part` is the part of the recovery point that the disk is in, if it is another than that of the
+    reference: a disk of a volume group that is replicated with its VM.
     """
 
     disk_id: str
     size: int
     disk_recovery_point: str
     image_root: str = ""
+    part: str = ""
 
 
 @attrs.frozen

@@ -24,10 +24,11 @@ from nutanix_backend.ahv import identity, make_vm, method, watch
 from nutanix_backend.ahv.creation import Creation, NewDisk, Origin, WrittenDisk
 from nutanix_backend.ahv.site import Site, inspect_target
 from nutanix_backend.cluster import journal, sweep
-from nutanix_backend.cluster.guards import FolderGuard
+from nutanix_backend.cluster.guards import FolderGuard, new_secret
 from nutanix_backend.cluster.objects import remove_vm
 from nutanix_backend.errors import BackendError, DrillFailed
 from nutanix_backend.names import NAMESPACE, STAGING
+from nutanix_backend.replicate import copied_groups
 from nutanix_backend.settings.parameters import prism_address
 
 if TYPE_CHECKING:
@@ -78,23 +79,40 @@ class Ahv:
         """The address of its Prism."""
         return prism_address(self.settings)
 
+    @property
+    def takes_groups(self) -> bool:
+        """They are made and attached, unless volume_groups=no."""
+        return True
+
     def refuse_unfit(self, name: str, point: Point, *, test: bool) -> None:
-        """Raise FailoverRefused for a name that is taken, unknown networks or too little space."""
+        """Raise FailoverRefused for a name that is taken, unknown networks or too little space.
+
+        That is so too for volume groups that cannot be made there.
+        """
         try:
             watch.check_options(self.settings)
             site = self._site(point, test=test)
             make_vm.refuse_taken(site, name)
-            site.refuse_full(point.allocated)
+            site.refuse_full(self._wanted(point).allocated)
+            copied_groups.refuse_unfit(site, self.settings, point)
         except BackendError as error:
             raise FailoverRefused(f"{self.place}: {error}") from error
 
     def make(self, copy: Copy, point: Point, *, test: bool) -> str:
-        """Write the disks, create the VM, switch it on. A test copy has no network cards."""
+        """Write the disks, create the VM, switch it on. A test copy has no network cards.
+
+        Its volume groups are there before, and it has them when it is switched on.
+        """
+        self._name_what_is_left_out(point)
+        point = self._wanted(point)
         with _as_failure(), self._journal(copy) as intents, ExitStack() as stack:
             creation = self._creation(copy, point, intents)
             site = self._site(point, test=test)
             staging = _Staging(self.staging, copy, point, intents, stack)
-            upload = method.choose(site, creation, stack, staging.folder)
+            known = method.KnownCluster(new_secret(chap=self.settings.chap))
+            copied = copied_groups.CopiedGroups(site, creation, copy, point, known.secret)
+            groups = copied.make(test=test)
+            upload = method.choose(site, creation, stack, staging.folder, known)
             machine, chosen = (
                 self._machine(point, test=test),
                 self._identity(site, point, test=test),
@@ -105,10 +123,11 @@ class Ahv:
                 copy.name,
                 chosen.refuse_conflict(site, machine),
                 upload,
-                self.power_on,
+                self.power_on and not groups,
                 self._isolation(site, test=test),
             )
             made = make_vm.create_vm(creation, order, _written(point, upload))
+            self._attach(groups, made)
         state = self.client.vms.get(made.ext_id).power_state.lower()
         return f"VM {copy.name} ({made.ext_id}) is on cluster {site.cluster.name}, power {state}"
 
@@ -126,8 +145,40 @@ class Ahv:
         """Switch the VM off and delete it, with what a killed process left behind."""
         for removed in sweep.sweep(self.client, self.settings):
             self.report.say(str(removed))
-        for vm in self._ours(copy):
+        vms = self._ours(copy)
+        for name in copied_groups.brought_by_others(self.client, copy, vms):
+            self.report.say(f"volume group {name} stays: the copy of another VM brought it")
+        for vm in vms:
             remove_vm(self.client, vm.ext_id)
+        for line in copied_groups.remove(self.client, copy):
+            self.report.say(line)
+
+    def _wanted(self, point: Point) -> Point:
+        """The point without its volume groups, if they are not wanted."""
+        return attrs.evolve(point, groups=()) if self.settings.volume_groups == "no" else point
+
+    def _name_what_is_left_out(self, point: Point) -> None:
+        """Say which volume groups of the VM the copy is without."""
+        for line in point.missing:
+            self.report.warn(line)
+        if self.settings.volume_groups == "no":
+            for group in point.groups:
+                self.report.warn(f"volume group {group.name} is not in this copy: volume_groups=no")
+
+    def _attach(self, groups: Mapping[str, str], vm: Vm) -> None:
+        """Give the VM its groups, then switch it on; that this fails is reported, and no more."""
+        for ext_id, said in groups.items():
+            self.client.volume_groups.attach_vm(ext_id, vm.ext_id)
+            self.report.say(said)
+        if not groups or not self.power_on:
+            return
+        try:
+            self.client.vms.power_on(vm.ext_id)
+        except PrismError as error:
+            self.report.report(
+                f"VM {vm.name} is complete, but a step after its creation failed: "
+                f"{with_notes(error)}"
+            )
 
     def _ours(self, copy: Copy) -> list[Vm]:
         return [vm for vm in self.client.vms.find(copy.name) if copy.key in vm.description]

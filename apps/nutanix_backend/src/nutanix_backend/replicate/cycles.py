@@ -16,6 +16,7 @@ from vm_replica.throttle import Throttle
 from nutanix_backend.cluster import inventory, selection, sweep, transport
 from nutanix_backend.cluster.guards import new_secret
 from nutanix_backend.errors import ParameterError
+from nutanix_backend.replicate.groups import Replicated, refuse_groups_alone, with_groups
 from nutanix_backend.replicate.source import VM_ERRORS, Link, Replication, Result
 from nutanix_backend.replicate.workers import Done, Workers
 
@@ -89,6 +90,7 @@ class Work:
                 "exclude_disk is for backups only: a replica has all disks of its VM; remove it "
                 "from the parameters of this replication"
             )
+        refuse_groups_alone(self.settings)
         chosen = transport.choose(self.settings.transport)
         self.listener.say(str(chosen))
         throttle = Throttle(self.settings.replicate_limit, self.stop)
@@ -101,15 +103,16 @@ class Work:
         self._open.add(connected)
         return connected
 
-    def _sources(self) -> list[inventory.Source]:
+    def _sources(self) -> list[Replicated]:
         with inventory.connect(self.settings, self.listener.warn) as client:
             sweep.before_job(self.listener, client, self.settings)
             selected = selection.select(client, self.settings, whole=True)
+            sources = with_groups(client, self.settings, selected.sources)
         for missing in selected.missing:
             self.listener.report(f"{missing.wanted} is not replicated: {missing.reason}")
-        return list(selected.sources)
+        return sources
 
-    def _sources_or(self, known: list[inventory.Source]) -> list[inventory.Source]:
+    def _sources_or(self, known: list[Replicated]) -> list[Replicated]:
         """The VMs there are now, or those we know if Prism does not say."""
         try:
             return self._sources()
@@ -117,7 +120,7 @@ class Work:
             self.listener.report(f"the VMs to replicate cannot be listed now: {with_notes(error)}")
             return known
 
-    def _task(self, source: inventory.Source, link: Link, crew: Workers) -> Callable[[], Result]:
+    def _task(self, source: Replicated, link: Link, crew: Workers) -> Callable[[], Result]:
         return partial(replicate, self.settings, source, link, crew.voice)
 
 
@@ -126,19 +129,19 @@ class Schedule:
     """Whose turn it is: a turn of each VM every `pace` seconds. Times are of time.monotonic."""
 
     pace: float
-    sources: list[inventory.Source] = attrs.field(factory=list)
+    sources: list[Replicated] = attrs.field(factory=list)
     look: float = 0.0
     """When to look again which VMs there are."""
     _due: dict[str, float] = attrs.field(factory=dict)
     _names: dict[str, str] = attrs.field(factory=dict)
 
-    def take(self, sources: list[inventory.Source]) -> None:
+    def take(self, sources: list[Replicated]) -> None:
         """These are the VMs from now on."""
         self.sources = sources
         self.look = time.monotonic() + self.pace
         self._names |= {source.vm.ext_id: source.vm.name for source in sources}
 
-    def begin(self, busy: set[str]) -> list[inventory.Source]:
+    def begin(self, busy: set[str]) -> list[Replicated]:
         """The VMs whose turn begins now, of those that are not `busy`."""
         now = time.monotonic()
         begun = [s for s in self._idle(busy) if self._due.get(s.vm.ext_id, now) <= now]
@@ -155,11 +158,11 @@ class Schedule:
         """When there is something to do next, unless one of the busy comes back before."""
         return min([self.look, *(self._due[s.vm.ext_id] for s in self._idle(busy))])
 
-    def _idle(self, busy: set[str]) -> list[inventory.Source]:
+    def _idle(self, busy: set[str]) -> list[Replicated]:
         return [source for source in self.sources if source.vm.ext_id not in busy]
 
 
-def replicate(settings: Settings, source: inventory.Source, link: Link, listener: Report) -> Result:
+def replicate(settings: Settings, source: Replicated, link: Link, listener: Report) -> Result:
     """One cycle of one VM, with a connection to Prism of its own; raise one of VM_ERRORS."""
     with inventory.connect(settings) as client:
         return Replication(settings, source, link, listener).run(client)

@@ -74,4 +74,5 @@ def source(
             grace=options.grace,
             patience=options.patience,
             force=options.force,
+            groups=options.groups,
         )

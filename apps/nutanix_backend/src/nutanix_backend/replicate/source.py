@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
 import attrs
@@ -25,11 +25,18 @@ from durable import records
 from vm_replica.errors import Code, CycleRefused, PeerFailed, ReplicationError
 from vm_replica.protocol import manifest as manifests
 from vm_replica.protocol import messages
-from vm_replica.protocol.manifest import SCHEMA, Configuration, CycleDisk, CycleManifest
+from vm_replica.protocol.manifest import (
+    GROUPS_SCHEMA,
+    SCHEMA,
+    Configuration,
+    CycleDisk,
+    CycleManifest,
+    ReplicaGroup,
+)
 
-from nutanix_backend import vm_record
+from nutanix_backend import group_record, vm_record
 from nutanix_backend.cluster import journal
-from nutanix_backend.cluster.guards import SnapshotGuard
+from nutanix_backend.cluster.guards import GroupSnapshot, SnapshotGuard
 from nutanix_backend.disks.attach import Route, open_disks, reference
 from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks, with_data
 from nutanix_backend.disks.streams import StreamSender, delta_length
@@ -41,13 +48,14 @@ from nutanix_backend.replicate import stream
 from nutanix_backend.settings.parameters import prism_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ptcomm.events import Buffer
     from vm_replica.protocol.channel import Channel
     from vm_replica.throttle import Throttle
 
-    from nutanix_backend.cluster import inventory, transport
+    from nutanix_backend.cluster import transport
+    from nutanix_backend.replicate.groups import Replicated
     from nutanix_backend.report import Report
     from nutanix_backend.settings.parameters import Settings
 
@@ -90,12 +98,36 @@ class InFlight:
 
 
 @attrs.frozen
+class Part:
+    """The disks of the VM, or of a volume `group` that comes with it, and what to read of them."""
+
+    plans: list[DiskPlan]
+    group: prism_client.VolumeGroup | None = None
+
+
+@attrs.frozen
 class Cycle:
     """A cycle ready to be sent: its snapshot is open, and recorded as a reference."""
 
     snapshot: SnapshotGuard
     manifest: CycleManifest
-    plans: list[DiskPlan]
+    parts: list[Part]
+
+    @property
+    def plans(self) -> list[DiskPlan]:
+        """Those of all disks."""
+        return _all_plans(self.parts)
+
+    def open(self, stack: ExitStack, route: Route) -> dict[int, iscsi_attach.BlockDevice]:
+        """Offer what is to be read, and open it; by the number of the disk."""
+        devices: dict[int, iscsi_attach.BlockDevice] = {}
+        for part in self.parts:
+            snapshot = self.snapshot
+            if part.group:
+                name = f"{snapshot.name} {part.group.ext_id}"
+                snapshot = GroupSnapshot(snapshot, part.group.ext_id, name)
+            devices |= open_disks(stack, snapshot, with_data(part.plans), route)
+        return devices
 
 
 @attrs.frozen
@@ -146,7 +178,7 @@ class Replication:
     """The replication of one VM to its receiver."""
 
     def __init__(
-        self, settings: Settings, source: inventory.Source, link: Link, listener: Report
+        self, settings: Settings, source: Replicated, link: Link, listener: Report
     ) -> None:
         """Prepare to replicate `source`; `listener` hears how it goes."""
         self._settings = settings
@@ -202,8 +234,7 @@ class Replication:
                     self._link.secret,
                     self._listener.warn,
                 )
-                devices = open_disks(stack, cycle.snapshot, with_data(cycle.plans), route)
-                result = self._transfer(cycle, devices, ready)
+                result = self._transfer(cycle, cycle.open(stack, route), ready)
                 references.keep(result.manifest)
         except VM_ERRORS as error:
             if result is None:
@@ -235,26 +266,40 @@ class Replication:
         references.keep(*([base.manifest] if base else []))
         vm = self._source.vm
         name = f"{OURS}{JOB} {uuid.uuid4().hex[:12]} {vm.ext_id}"
-        snapshot = stack.enter_context(
-            SnapshotGuard(
-                client,
-                intents,
-                vm,
-                name,
-                self._settings.consistency,
-                self._settings.backup_type,
-            )
+        snapshot = SnapshotGuard(
+            client,
+            intents,
+            vm,
+            name,
+            self._settings.consistency,
+            self._settings.backup_type,
+            self._source.own_groups,
         )
+        with self._hint():
+            stack.enter_context(snapshot)
         vm = client.vms.get(vm.ext_id)
-        for line in vm_record.not_replicated(vm):
+        for line in vm_record.not_replicated(vm, self._source.owners):
             self._listener.warn(line)
-        plans = self._plan(client, vm, snapshot.recovery_point, base)
-        manifest = self._manifest(vm, snapshot.recovery_point, plans)
-        cycle = Cycle(snapshot, manifest, plans)
-        new = reference(snapshot.recovery_point, plans, manifest.digest())
+        parts = self._plan(client, vm, snapshot.recovery_point, base)
+        manifest = self._manifest(vm, snapshot.recovery_point, parts)
+        cycle = Cycle(snapshot, manifest, parts)
+        new = reference(snapshot.recovery_point, cycle.plans, manifest.digest())
         self._record(references, cycle, new)
         snapshot.keep()
         return cycle
+
+    @contextmanager
+    def _hint(self) -> Iterator[None]:
+        """Tell with a refusal how the VM can be replicated without its volume groups."""
+        try:
+            yield
+        except (prism_client.ApiError, prism_client.TaskFailed, CycleRefused) as error:
+            if self._source.own_groups:
+                error.add_note(
+                    "volume_groups=no replicates the VM without its volume groups, as long as the "
+                    "cluster, or a receiver that is not updated, does not take them"
+                )
+            raise
 
     def _base(self, references: References, ready: messages.Ready) -> state.Reference | None:
         """The reference whose state the replica has; None for a seed."""
@@ -280,20 +325,25 @@ class Replication:
         vm: prism_client.Vm,
         point: prism_client.RecoveryPoint,
         base: state.Reference | None,
-    ) -> list[DiskPlan]:
+    ) -> list[Part]:
+        attached = vm.volume_group_ext_ids
+        wanted = [group for group in self._source.own_groups if group in attached]
+        groups = [client.volume_groups.get(group) for group in wanted]
         warn = self._listener.warn
         if base:
             try:
-                return plan_disks(client, vm.disks, point, base, warn)
+                return _parts(client, vm, groups, point, base, warn)
             except CHANGES_UNAVAILABLE as error:
                 self._seed_again(f"Prism cannot list its changes: {error}")
-        return plan_disks(client, vm.disks, point, None, warn)
+        return _parts(client, vm, groups, point, None, warn)
 
     def _manifest(
-        self, vm: prism_client.Vm, point: prism_client.RecoveryPoint, plans: list[DiskPlan]
+        self, vm: prism_client.Vm, point: prism_client.RecoveryPoint, parts: list[Part]
     ) -> CycleManifest:
+        plans = _all_plans(parts)
+        groups = (*_own_groups(parts), *self._groups_elsewhere(vm))
         return CycleManifest(
-            schema=SCHEMA,
+            schema=GROUPS_SCHEMA if groups else SCHEMA,
             cluster=self._source.cluster.name,
             vm_id=vm.ext_id,
             vm_name=vm.name,
@@ -304,7 +354,15 @@ class Replication:
             recovery_point=point.ext_id,
             configuration=Configuration(NAMESPACE, vm_record.from_vm(vm).encode().decode()),
             disks=_disks(plans),
+            groups=groups,
         )
+
+    def _groups_elsewhere(self, vm: prism_client.Vm) -> Iterator[ReplicaGroup]:
+        """The groups that another VM brings."""
+        for group in vm.volume_group_ext_ids:
+            owner = self._source.owners.get(group, vm.ext_id)
+            if owner != vm.ext_id:
+                yield ReplicaGroup(group, "", (), owner)
 
     # --- going on with what was interrupted
 
@@ -355,14 +413,16 @@ class Replication:
         vm = client.vms.get(self._source.vm.ext_id)
         point = client.recovery_points.get(found.point)
         try:
-            plans = plan_disks(client, vm.disks, point, base, self._listener.warn)
+            groups = [client.volume_groups.get(g.group_id) for g in manifest.groups if g.disks]
+            parts = _parts(client, vm, groups, point, base, self._listener.warn)
         except (SourceError, *CHANGES_UNAVAILABLE) as error:
             log.warning("the cycle of VM %s starts from the beginning: %s", vm.name, error)
             return None
+        plans = _all_plans(parts)
         if _disks(plans) != manifest.disks or _regions(plans) != in_flight.regions:
             log.warning("the cycle of VM %s starts from the beginning: its regions differ", vm.name)
             return None
-        return Cycle(HeldSnapshot(client, intents, vm, point), manifest, plans)
+        return Cycle(HeldSnapshot(client, intents, vm, point), manifest, parts)
 
     # --- sending
 
@@ -413,6 +473,9 @@ class Replication:
             try:
                 channel.expect(messages.Accepted)
             except CycleRefused as refused:
+                if refused.code is Code.BAD_MANIFEST:
+                    with self._hint():
+                        raise
                 if refused.code is not Code.BUSY or time.monotonic() > deadline:
                     raise
                 self._link.throttle.check_cancelled(0.5)
@@ -468,6 +531,40 @@ def refuse_protected(
             f"VM {vm.name} is under a protection policy of Prism ({policy}): leave it out, or set "
             "replicate_protected=yes to replicate it here as well"
         )
+
+
+def _parts(
+    client: prism_client.PrismClient,
+    vm: prism_client.Vm,
+    groups: Iterable[prism_client.VolumeGroup],
+    point: prism_client.RecoveryPoint,
+    base: state.Reference | None,
+    warn: Callable[[str], None],
+) -> list[Part]:
+    """Plan the disks of the VM, and behind them those of each group; raise as plan_disks does."""
+    parts = [Part(plan_disks(client, vm.disks, point, base, warn))]
+    for group in groups:
+        if not group.disks:
+            continue
+        part = point.of_the_group(group.ext_id)
+        if part is None:
+            raise SourceError(f"{point.id} names no disks of volume group {group.ext_id}")
+        first = sum(len(known.plans) for known in parts)
+        plans = plan_disks(client, group_record.disks_of(group), part, base, warn)
+        numbered = [attrs.evolve(plan, index=first + plan.index) for plan in plans]
+        parts.append(Part(numbered, group))
+    return parts
+
+
+def _all_plans(parts: Iterable[Part]) -> list[DiskPlan]:
+    return [plan for part in parts for plan in part.plans]
+
+
+def _own_groups(parts: Iterable[Part]) -> Iterator[ReplicaGroup]:
+    for part in parts:
+        if part.group:
+            disks = tuple(plan.disk.disk_ext_id for plan in part.plans)
+            yield ReplicaGroup(part.group.ext_id, part.group.name, disks)
 
 
 def _regions(plans: list[DiskPlan]) -> tuple[str, ...]:

@@ -18,9 +18,9 @@ from vm_replica.failover.errors import FailoverFailed, FailoverRefused
 from nutanix_backend.names import OURS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
-    from prism_client import PrismClient
+    from prism_client import PrismClient, Vm
 
 _LOOK = 1.0
 """Seconds between two looks at the cluster or the store."""
@@ -32,7 +32,8 @@ class PrismSource:
     """A VM, by id. `taken` tells when the newest generation was taken, in seconds of the epoch.
 
     `grace` is how long a guest may take to shut down, `patience` how long the last cycle may take,
-    both in seconds; a guest that does not go down is switched off if `force`.
+    both in seconds; a guest that does not go down is switched off if `force`. `groups` tells which
+    volume groups come with its cycles.
     """
 
     client: PrismClient
@@ -42,13 +43,48 @@ class PrismSource:
     grace: float = 300.0
     patience: float = 3600.0
     force: bool = False
+    groups: Callable[[], Collection[str]] = frozenset
 
     def refuse_unfit(self) -> None:
-        """Raise FailoverRefused when this Prism does not know the VM."""
+        """Raise FailoverRefused when this Prism does not know the VM, or data would stay behind.
+
+        That is what is written to a volume group that no cycle brings, or by others than the VM.
+        """
         try:
-            self.client.vms.get(self.vm_id)
+            vm = self.client.vms.get(self.vm_id)
         except prism_client.NotFound as error:
             raise FailoverRefused(f"Prism does not know VM {self.vm_id}: {error}") from error
+        if reason := self._left_behind(vm):
+            raise FailoverRefused(reason)
+
+    def _left_behind(self, vm: Vm) -> str:
+        """What a move would leave behind, and what to do; empty for nothing."""
+        brought, attached = self.groups(), vm.volume_group_ext_ids
+        if alone := [group for group in attached if group not in brought]:
+            return (
+                f"volume group {alone[0]} of VM {vm.name} is in no replica that takes cycles, so "
+                "what is written to it would be left behind: replicate it with the VM, or detach it"
+            )
+        for other in self.client.vms.list() if attached else ():
+            shared = [group for group in attached if group in other.volume_group_ext_ids]
+            if shared and other.ext_id != vm.ext_id and other.power_state != "OFF":
+                return (
+                    f"VM {other.name} is on, and uses volume group {shared[0]} too: what it goes "
+                    "on to write would be left behind: shut it down first"
+                )
+        for group in attached:
+            if self._has_clients(group):
+                return (
+                    f"volume group {group} is attached to hosts over iSCSI too: what they go on to "
+                    "write would be left behind: detach them first"
+                )
+        return ""
+
+    def _has_clients(self, group: str) -> bool:
+        try:
+            return bool(self.client.volume_groups.clients(group))
+        except prism_client.Unsupported:
+            return False
 
     def is_on(self) -> bool:
         """Whether the VM is not off."""
@@ -81,6 +117,8 @@ class PrismSource:
             time.sleep(_LOOK)
         if self.is_on():
             raise FailoverFailed("the source was switched on meanwhile: it has newer data again")
+        if reason := self._left_behind(self.client.vms.get(self.vm_id)):
+            raise FailoverFailed(reason)
 
     def power_on(self) -> None:
         """Switch the VM on. A guest that is going down is waited for, or it would stay off."""

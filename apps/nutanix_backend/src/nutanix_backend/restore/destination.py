@@ -356,8 +356,6 @@ class NewVm(Destination):
         written, empty = written_disks(writers), empty_disks(plan)
         with vm.stack:
             made = make_vm.create_vm(vm.creation, order, written, empty)
-        if kept := firmware.kept_by(self.client, plan.manifest, order.machine):
-            self.job.warn(f"VM {order.name}: {kept}")
         self.made.append(MadeVm(origin, made.ext_id, order.name))
         extra = f" and {len(empty)} empty ones" if empty else ""
         self.job.say(
@@ -383,7 +381,8 @@ class NewVm(Destination):
         if not origin.cluster_id and not self.job.settings.restore_vm_name:
             self._take_name(vm.site, machine.name)
         chosen = vm.identity.refuse_conflict(vm.site, machine)
-        return make_vm.VmOrder(vm.site, machine, name, chosen, vm.upload)
+        point = firmware.kept_by(vm.site, plan.manifest) if machine.firmware == "uefi" else None
+        return make_vm.VmOrder(vm.site, machine, name, chosen, vm.upload, firmware=point)
 
     def _wanted_identity(self) -> str:
         return self.job.settings.restore_identity

@@ -24,12 +24,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from contextlib import ExitStack
 
+    from nutanix_backend.ahv.creation import Origin
     from nutanix_backend.disks.targets import DiskTarget
     from nutanix_backend.job import JobContext
     from nutanix_backend.restore.plan import DiskChain, VmPlan
 
 OTHERWISE = "leave restore_to=inplace out to make a new VM"
-FOR_NEW_VMS = ("target_cluster", "target_config_file", "restore_vm_name", "network_map")
+FOR_NEW_VMS = (
+    "target_cluster",
+    "target_config_file",
+    "restore_vm_name",
+    "network_map",
+    "storage_container",
+    "restore_start",
+    "restore_volume_group",
+)
 
 
 class InPlace(Destination):
@@ -43,6 +52,11 @@ class InPlace(Destination):
         for name in FOR_NEW_VMS:
             if getattr(job.settings, name):
                 raise RestoreRefused(f"restore_to=inplace makes no new VM: leave {name} out")
+        if job.settings.restore_identity == "new":
+            raise RestoreRefused(
+                "restore_to=inplace changes no UUID and no MAC addresses: leave "
+                "restore_identity=new out"
+            )
         self._stack = stack
         self._client = stack.enter_context(inventory.connect(job.settings, job.warn))
         self._journal = stack.enter_context(job.journal())
@@ -105,7 +119,17 @@ class InPlace(Destination):
             "saves them whole"
         )
         if self.job.settings.restore_powerstate == "on":
-            self._client.vms.power_on(plan.origin.vm_id)
+            self._start(plan.origin)
+
+    def _start(self, origin: Origin) -> None:
+        try:
+            self._client.vms.power_on(origin.vm_id)
+        except prism_client.PrismError as error:
+            self.job.report(
+                f"VM {origin.vm_name} is restored in place, but it was not started: {error}"
+            )
+        else:
+            self.job.say(f"VM {origin.vm_name} is started")
 
 
 def _vm_of(client: prism_client.PrismClient, plan: VmPlan) -> prism_client.Vm:

@@ -5,9 +5,10 @@ What arrives after a failure is skipped, and the job fails at its end: see refus
 
 from __future__ import annotations
 
+import itertools
 import logging
 from contextlib import ExitStack
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
 from command_line.cancel import Cancelled
@@ -35,20 +36,23 @@ from nutanix_backend.restore.background import Background
 from nutanix_backend.restore.outcome import VM_ERRORS, RestoreOutcome
 from nutanix_backend.restore.sources import Role
 from nutanix_backend.restore.vms import PlannedVm, Receiver, SiblingVm, Vm
+from nutanix_backend.restore.write_behind import IN_USE, WriteBehind
+from nutanix_backend.restore.writer import DiskWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
     from nutanix_backend.job import JobContext, SharedJob
     from nutanix_backend.restore.sources import SourceFile
-    from nutanix_backend.restore.writer import DiskWriter
 
 log = logging.getLogger(__name__)
 
 V = TypeVar("V", bound=Vm)
 
+PIECE = 1 << 20
+"""Bytes of a disk that are written at a time, when they come fast enough."""
 MAX_SMALL = 64 * 1024 * 1024
 """Bytes of a manifest or a VM configuration that we are ready to hold."""
 
@@ -79,6 +83,11 @@ class Restore:
         self._vms: dict[str, Vm] = {}
         self._destination: destination.Destination | None = None
         self._folder: Path | None = None
+
+    @cached_property
+    def _memory(self) -> list[memoryview]:
+        """The memory that disks are received in."""
+        return [memoryview(bytearray(PIECE)) for _ in range(IN_USE)]
 
     def run(self) -> None:
         """Answer each message of the daemon once, until there is no more."""
@@ -128,11 +137,13 @@ class Restore:
             self._skip(announced)
             return
         self._reply(Answer.OK)
-        pieces = self._pieces()
+        pieces = self._pieces(self._memory if isinstance(receiver, DiskWriter) else None)
         try:
-            for piece in pieces:
-                receiver.write(piece)
-            receiver.end()
+            if isinstance(receiver, DiskWriter):
+                with WriteBehind(receiver) as behind:
+                    _pass_on(pieces, behind)
+            else:
+                _pass_on(pieces, receiver)
         except VM_ERRORS as error:
             self._fail(folder, name, error)
         for _ in pieces:
@@ -303,10 +314,13 @@ class Restore:
             add(content, piece)
         return bytes(content)
 
-    def _pieces(self) -> Iterator[memoryview]:
-        """The content of the object or file that was just announced."""
-        while True:
-            match self._job.endpoint.expect(DataStart, Data, DataEnd, EndOfInput):
+    def _pieces(self, memory: Sequence[memoryview] | None = None) -> Iterator[memoryview]:
+        """The content of the object or file that was just announced.
+
+        Into `memory` it comes in large pieces: each is valid until so many others came after it.
+        """
+        for buffer in itertools.cycle(memory or (None,)):
+            match self._job.endpoint.expect(DataStart, Data, DataEnd, EndOfInput, buffer=buffer):
                 case DataStart():
                     continue
                 case Data() as data:
@@ -319,6 +333,13 @@ class Restore:
     def _reply(self, answer: Answer) -> None:
         self._job.release()
         self._job.endpoint.send(Reply(answer))
+
+
+def _pass_on(pieces: Iterable[memoryview], receiver: Receiver) -> None:
+    """Hand on the content of a file, all of it."""
+    for piece in pieces:
+        receiver.write(piece)
+    receiver.end()
 
 
 def _vm_name(vm: Vm) -> str:

@@ -85,6 +85,13 @@ class Access:
         "auto",
         ("auto", "kernel", "userspace"),
     )
+    data_path: str = _row(
+        Kind.TEXT,
+        "few changes are read by HTTP ranges where a cluster was seen to offer them (auto; no "
+        "public release is known to), or all is read over iSCSI and ranges are not asked for",
+        "auto",
+        ("auto", "iscsi"),
+    )
     chap: bool = _row(Kind.FLAG, "protect iSCSI sessions with one-time CHAP secrets", "yes")
 
 

@@ -28,7 +28,8 @@ class ChangedRegions:
     def open(
         self, disk: DiskSnapshotRef, reference: DiskSnapshotRef | None, *, disk_size: int
     ) -> CheckedListing:
-        element = self.elements.holder(f"vm_snapshots/{segment(disk.recovery_point_ext_id)}")
+        kind = "volume_group_snapshots" if disk.of_group else "vm_snapshots"
+        element = self.elements.holder(f"{kind}/{segment(disk.recovery_point_ext_id)}")
         paths = _paths(disk, reference)
 
         def page(offset: int, length: int | None) -> Page:

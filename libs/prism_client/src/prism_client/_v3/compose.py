@@ -10,6 +10,7 @@ from prism_client._v3.elements import Elements
 from prism_client._v3.images import Images
 from prism_client._v3.inventory import Categories, Projects, StorageContainers, Subnets
 from prism_client._v3.protection import ProtectionPolicies
+from prism_client._v3.snapshot_data import SnapshotData
 from prism_client._v3.snapshots import RecoveryPoints
 from prism_client._v3.tasks import Tasks
 from prism_client._v3.vms import Vms
@@ -36,6 +37,7 @@ def client(
         projects=Projects(central),
         recovery_points=RecoveryPoints(central, elements),
         changed_regions=ChangedRegions(elements),
+        snapshot_data=SnapshotData(),
         volume_groups=VolumeGroups(elements),
         images=Images(central),
         tasks=Tasks(central, elements),

@@ -1,7 +1,8 @@
-"""Recovery points of v3: VM snapshots, which the VM's cluster makes and keeps."""
+"""Recovery points of v3: snapshots of VMs and of volume groups, which their cluster keeps."""
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from prism_client.model import PointId, RecoveryPoint, Vm
 
 
+_OF_VMS = "vm_snapshots"
+_OF_GROUPS = "volume_group_snapshots"
+
+
 @attrs.frozen
 class RecoveryPoints:
     """services.RecoveryPoints over v3. The id of a disk's recovery point is its snapshot's path."""
@@ -36,6 +41,23 @@ class RecoveryPoints:
     @property
     def most_groups(self) -> int:
         return 0
+
+    @property
+    def groups_apart(self) -> bool:
+        return True
+
+    def create_of_group(
+        self,
+        volume_group_ext_id: str,
+        *,
+        name: str,
+        expires: datetime,
+        request_id: UUID | None = None,
+    ) -> RecoveryPoint:
+        element = self.elements.holder(f"volume_groups/{segment(volume_group_ext_id)}")
+        spec = wire.group_snapshot_body(volume_group_ext_id, name, expires)
+        made = element.create(_OF_GROUPS, "volume_group_snapshot", spec, request_id)
+        return wire.group_snapshot(element.get(_entity(made, _OF_GROUPS)))
 
     def create(
         self,
@@ -57,15 +79,25 @@ class RecoveryPoints:
             )
         element = self.elements.of(self._vm(vm_ext_id).cluster_ext_id)
         spec = wire.snapshot_body(vm_ext_id, name, expires, consistency)
-        made = element.create("vm_snapshots", "vm_snapshot", spec, request_id)
+        made = element.create(_OF_VMS, "vm_snapshot", spec, request_id)
         return self._read(element, made)
 
     def get(self, ext_id: str) -> RecoveryPoint:
-        return self._read(self.elements.holder(_entity(ext_id)), ext_id)
+        element, kind = self._holder(ext_id)
+        if kind == _OF_GROUPS:
+            return wire.group_snapshot(element.get(_entity(ext_id, kind)))
+        return self._read(element, ext_id)
+
+    def _holder(self, ext_id: str) -> tuple[Api, str]:
+        """Return the cluster that has a snapshot, and of what it is one. Raises NotFound."""
+        try:
+            return self.elements.holder(_entity(ext_id, _OF_VMS)), _OF_VMS
+        except NotFound:
+            return self.elements.holder(_entity(ext_id, _OF_GROUPS)), _OF_GROUPS
 
     def exists(self, ext_id: str) -> bool:
         try:
-            self.elements.holder(_entity(ext_id))
+            self._holder(ext_id)
         except NotFound:
             return False
         return True
@@ -75,29 +107,44 @@ class RecoveryPoints:
     ) -> Iterator[RecoveryPoint]:
         filter_ = None if vm_ext_id is None else f"entity_uuid=={vm_ext_id}"
         for _, element in self.elements.each():
-            points = element.records(
-                "recovery point", "vm_snapshots", wire.snapshot, filter_=filter_, name=name
+            of_vms = element.records(
+                "recovery point", _OF_VMS, wire.snapshot, filter_=filter_, name=name
             )
-            for point in points:
+            for point in itertools.chain(of_vms, _of_groups(element, name)):
                 if vm_ext_id in (None, point.vm_ext_id) and name in (None, point.name):
                     yield point
 
+    def restore(
+        self,
+        ext_id: str,  # noqa: ARG002 - nothing is asked
+        part_ext_id: str,  # noqa: ARG002
+        *,
+        cluster_ext_id: str,  # noqa: ARG002
+        name: str,  # noqa: ARG002
+        request_id: UUID | None = None,  # noqa: ARG002
+    ) -> str:
+        raise Unsupported("v3 makes no VM of a VM snapshot")
+
     def set_expiration(self, ext_id: str, expires: datetime) -> None:
         stamp = wire.milliseconds(expires)
+        element, kind = self._holder(ext_id)
 
         def prolong(spec: dict[str, Any]) -> bool:
-            if spec.get("expiration_time_msecs") == stamp:
+            holder = spec
+            if kind == _OF_GROUPS:
+                holder = spec["resources"] = dict(spec.get("resources") or {})
+            if holder.get("expiration_time_msecs") == stamp:
                 return False
-            spec["expiration_time_msecs"] = stamp
+            holder["expiration_time_msecs"] = stamp
             return True
 
-        self.elements.holder(_entity(ext_id)).update(_entity(ext_id), prolong)
+        element.update(_entity(ext_id, kind), prolong)
 
     def delete(self, ext_id: str) -> bool:
-        return self.elements.delete(_entity(ext_id))
+        return any(self.elements.delete(_entity(ext_id, kind)) for kind in (_OF_VMS, _OF_GROUPS))
 
     def _read(self, element: Api, ext_id: str) -> RecoveryPoint:
-        entity = element.get(_entity(ext_id))
+        entity = element.get(_entity(ext_id, _OF_VMS))
         try:
             vm = self._vm(wire.vm_of(entity))
         except NotFound:
@@ -106,6 +153,14 @@ class RecoveryPoints:
 
     def _vm(self, ext_id: str) -> Vm:
         return wire.vm(self.central.get(f"vms/{segment(ext_id)}"))
+
+
+def _of_groups(element: Api, name: str | None) -> Iterator[RecoveryPoint]:
+    """Yield the snapshots of volume groups: none on a release that does not know them."""
+    try:
+        yield from element.records("recovery point", _OF_GROUPS, wire.group_snapshot, name=name)
+    except NotFound:
+        return
 
 
 def _disks(element: Api, entity: Fields, vm: Vm | None) -> tuple[DiskRecoveryPoint, ...]:
@@ -133,5 +188,5 @@ def _disk_of(element: Api, live: str, vm: Vm) -> str | None:
     return None
 
 
-def _entity(ext_id: str) -> str:
-    return f"vm_snapshots/{segment(ext_id)}"
+def _entity(ext_id: str, kind: str) -> str:
+    return f"{kind}/{segment(ext_id)}"

@@ -61,6 +61,9 @@ class Vms:
     def remove_disk(self, ext_id: str, disk_ext_id: str) -> bool:  # noqa: ARG002 - nothing is asked
         raise Unsupported("disks are taken from a VM over v4 only")
 
+    def refit(self, ext_id: str, spec: VmSpec) -> Vm:  # noqa: ARG002 - nothing is asked
+        raise Unsupported("disks are taken from a VM over v4 only")
+
     def transfer_files(
         self,
         ext_id: str,  # noqa: ARG002 - nothing is asked

@@ -9,7 +9,7 @@ import attrs
 
 from prism_client._v3 import wire
 from prism_client._v3.api import segment
-from prism_client.errors import BadAnswer, NotFound, TransportError, Unsupported
+from prism_client.errors import BadAnswer, NotFound, TransportError
 
 if TYPE_CHECKING:
     import builtins
@@ -111,11 +111,21 @@ class VolumeGroups:
     def delete(self, ext_id: str) -> bool:
         return self.elements.delete(_entity(ext_id))
 
-    def clients(self, ext_id: str) -> tuple[str, ...]:  # noqa: ARG002 - nothing is asked
-        raise Unsupported("the clients of a volume group are listed over v4 only")
+    def clients(self, ext_id: str) -> tuple[str, ...]:
+        entity = self.elements.holder(_entity(ext_id)).get(_entity(ext_id))
+        return wire.initiators(entity)
 
-    def attach_vm(self, vg_ext_id: str, vm_ext_id: str) -> None:  # noqa: ARG002 - nothing is asked
-        raise Unsupported("a volume group is attached to a VM over v4 only")
+    def attach_vm(self, vg_ext_id: str, vm_ext_id: str) -> None:
+        attachment = {"vm_reference": {"kind": "vm", "uuid": vm_ext_id}}
+
+        def attach(spec: dict[str, Any]) -> bool:
+            resources = spec["resources"] = dict(spec.get("resources") or {})
+            attachments = list(resources.get("attachment_list") or [])
+            resources["attachment_list"] = [*attachments, attachment]
+            known = [(item.get("vm_reference") or {}).get("uuid") for item in attachments]
+            return vm_ext_id not in known
+
+        self.elements.holder(_entity(vg_ext_id)).update(_entity(vg_ext_id), attach)
 
     def attach_client(
         self,

@@ -287,6 +287,38 @@ def snapshot(entity: Fields, disks: tuple[DiskRecoveryPoint, ...] = ()) -> Recov
     )
 
 
+def group_snapshot(entity: Fields) -> RecoveryPoint:
+    """Read a snapshot of a volume group; the group stands in the place of the VM."""
+    uuid = uuid_of(entity)
+    resources = _resources(entity)
+    return RecoveryPoint(
+        ext_id=uuid,
+        name=name_of(entity),
+        created=_created(entity.need("metadata")),
+        expires=_expires(entity, "resources"),
+        consistency=Consistency.CRASH,
+        vm_recovery_point_ext_id=uuid,
+        vm_ext_id=resources.need("volume_group_reference").text("uuid"),
+        disks=tuple(
+            DiskRecoveryPoint(item.text("snapshot_file_path"), item.text("volume_group_disk_uuid"))
+            for item in resources.items("snapshot_file_list")
+        ),
+        kind=PointKind.VM_SNAPSHOT,
+        of_group=True,
+    )
+
+
+def group_snapshot_body(group_ext_id: str, name: str, expires: datetime) -> dict[str, Any]:
+    """Return the spec that takes a snapshot of a volume group."""
+    return {
+        "name": name,
+        "resources": {
+            "expiration_time_msecs": milliseconds(expires),
+            "volume_group_reference": {"kind": "volume_group", "uuid": group_ext_id},
+        },
+    }
+
+
 def vm_of(entity: Fields) -> str:
     """Return the VM that a snapshot is of."""
     for part in ("spec", "status"):
@@ -334,9 +366,9 @@ def _created(metadata: Fields) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _expires(entity: Fields) -> datetime | None:
+def _expires(entity: Fields, *below: str) -> datetime | None:
     for part in ("status", "spec"):
-        stamp = entity.child(part).opt_integer("expiration_time_msecs")
+        stamp = entity.child(part, *below).opt_integer("expiration_time_msecs")
         if stamp:
             try:
                 return datetime.fromtimestamp(stamp / 1000, UTC)
@@ -357,7 +389,17 @@ def volume_group(entity: Fields) -> VolumeGroup:
         cluster_ext_id=_cluster_of(entity),
         target_name=resources.opt_text("iscsi_target_name") or "",
         disks=tuple(sorted(disks, key=lambda disk: disk.index)),
+        raw=entity.value,
     )
+
+
+def initiators(entity: Fields) -> tuple[str, ...]:
+    """Return the iSCSI initiators outside the cluster that a volume group is attached to."""
+    names = (
+        item.opt_text("iscsi_initiator_name") or item.opt_text("iscsi_initiator_network_id")
+        for item in _resources(entity).items("attachment_list")
+    )
+    return tuple(name for name in names if name)
 
 
 def _disk_size(disk: Fields) -> int:

@@ -199,6 +199,16 @@ class Writes:
             entity, lambda etag, rid: self._run("POST", path, body, etag, rid), request_id
         )
 
+    def update(self, entity: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Task:
+        """Write what `change` makes of an entity as it was read. Raises NotFound."""
+
+        return self._fresh(
+            entity,
+            lambda etag, rid: self._run(
+                "PUT", entity, change(self.api.get(entity).value), etag, rid
+            ),
+        )
+
     def delete(self, entity: str) -> bool:
         """Delete an entity; False when it was gone, which a second look has to confirm."""
         try:

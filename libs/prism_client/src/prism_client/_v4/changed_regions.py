@@ -10,6 +10,7 @@ import base64
 import json
 import logging
 import re
+import threading
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -36,6 +37,27 @@ log = logging.getLogger(__name__)
 _SCOPE = re.compile(r"/api/dataprotection/(v4\.[0-9a-z.]+)/content")
 _USUAL_LIFE = 15 * 60.0  # seconds, for a token that does not say when it expires
 _RENEW_AFTER = 0.75  # of a token's life
+_KEPT = 64  # passes that wait for somebody to read the disk that they are for
+
+
+@attrs.define
+class Passes:
+    """The last passes that were granted: they are good for reading the same snapshot, too."""
+
+    _granted: dict[DiskSnapshotRef, Pass] = attrs.field(factory=dict, init=False, repr=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
+
+    def keep(self, disk: DiskSnapshotRef, granted: Pass) -> None:
+        """Keep the pass for a disk; the oldest ones go."""
+        with self._lock:
+            self._granted[disk] = granted
+            while len(self._granted) > _KEPT:
+                del self._granted[next(iter(self._granted))]
+
+    def take(self, disk: DiskSnapshotRef) -> Pass | None:
+        """Return the pass for a disk, if one is kept, and keep it no longer."""
+        with self._lock:
+            return self._granted.pop(disk, None)
 
 
 @attrs.frozen
@@ -45,6 +67,7 @@ class ChangedRegions:
     api: Api
     element: Callable[[str], Http]
     clock: Clock
+    passes: Passes = attrs.field(factory=Passes)
 
     def open(
         self, disk: DiskSnapshotRef, reference: DiskSnapshotRef | None, *, disk_size: int
@@ -94,6 +117,11 @@ class Pass:
     revision: str
     renew_at: float
 
+    @property
+    def login(self) -> dict[str, str]:
+        """The headers with which the cluster takes the token."""
+        return {"Cookie": f"NTNX_IGW_SESSION={self.token}"}
+
 
 @attrs.define
 class PageSource:
@@ -118,15 +146,15 @@ class PageSource:
 
     def _renew(self) -> Pass:
         self._granted = self.regions.pass_for(self.disk, self.reference)
+        self.regions.passes.keep(self.disk, self._granted)
         return self._granted
 
     def _ask(self, window: dict[str, int], granted: Pass) -> Page:
         call = Call(
             "POST",
-            f"/api/dataprotection/{granted.revision}/content/{_disk_path(self.disk)}"
-            "/$actions/compute-changed-regions",
+            f"{content_path(granted, self.disk)}/$actions/compute-changed-regions",
             json={**window, **_reference_body(self.reference)},
-            headers={"Cookie": f"NTNX_IGW_SESSION={granted.token}"},
+            headers=granted.login,
             repeatable=True,  # it changes nothing
         )
         return read_page(envelope(self.regions.element(granted.host).send(call)))
@@ -163,9 +191,11 @@ def _kind(disk: DiskSnapshotRef) -> str:
     return "volume-group" if disk.of_group else "vm"
 
 
-def _disk_path(disk: DiskSnapshotRef) -> str:
+def content_path(granted: Pass, disk: DiskSnapshotRef) -> str:
+    """Return the path of a disk's snapshot among the content calls of a cluster."""
     return (
-        f"recovery-points/{segment(disk.recovery_point_ext_id)}"
+        f"/api/dataprotection/{granted.revision}/content"
+        f"/recovery-points/{segment(disk.recovery_point_ext_id)}"
         f"/{_kind(disk)}-recovery-points/{segment(disk.vm_recovery_point_ext_id)}"
         f"/disk-recovery-points/{segment(disk.disk_recovery_point_ext_id)}"
     )

@@ -12,6 +12,7 @@ from prism_client._v4.images import Images
 from prism_client._v4.inventory import Categories, Clusters, StorageContainers, Subnets
 from prism_client._v4.protection import ProtectionPolicies
 from prism_client._v4.recovery_points import RecoveryPoints
+from prism_client._v4.snapshot_data import SnapshotData
 from prism_client._v4.tasks import Tasks
 from prism_client._v4.vms import Vms
 from prism_client._v4.volume_groups import VolumeGroups
@@ -62,10 +63,12 @@ def over(
         )
     if {"dataprotection", "volumes"} <= apis.keys():
         dataprotection, volumes = apis["dataprotection"], apis["volumes"]
+        regions = ChangedRegions(dataprotection, element, clock)
         client = attrs.evolve(
             client,
             recovery_points=RecoveryPoints(dataprotection, Writes(dataprotection, tasks)),
-            changed_regions=ChangedRegions(dataprotection, element, clock),
+            changed_regions=regions,
+            snapshot_data=SnapshotData(regions),
             volume_groups=VolumeGroups(volumes, Writes(volumes, tasks)),
         )
     return client

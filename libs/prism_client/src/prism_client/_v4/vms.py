@@ -61,6 +61,27 @@ class Vms:
     def remove_disk(self, ext_id: str, disk_ext_id: str) -> bool:
         return self.writes.delete(f"{_entity(ext_id)}/disks/{segment(disk_ext_id)}")
 
+    def refit(self, ext_id: str, spec: VmSpec) -> Vm:
+        entity = _entity(ext_id)
+        vm = self.get(ext_id)
+        for disk in vm.disks:
+            self.remove_disk(ext_id, disk.ext_id)
+        for nic in vm.nics:
+            self.writes.delete(f"{entity}/nics/{segment(nic.ext_id)}")
+        for new in spec.disks:
+            self.add_disk(ext_id, new)
+        for card in spec.nics:
+            self.writes.add(entity, "nics", wire.nic_body(card))
+        self._categorise(entity, set(vm.category_ext_ids), set(spec.category_ext_ids))
+        self.writes.update(entity, lambda raw: wire.refit_body(raw, spec))
+        return self.get(ext_id)
+
+    def _categorise(self, entity: str, has: set[str], wanted: set[str]) -> None:
+        for action, these in (("disassociate", has - wanted), ("associate", wanted - has)):
+            if these:
+                categories = [{"extId": ext_id} for ext_id in sorted(these)]
+                self.writes.act(entity, f"{action}-categories", {"categories": categories})
+
     def power_on(self, ext_id: str) -> None:
         if self.get(ext_id).power_state != "ON":
             self.writes.act(_entity(ext_id), "power-on")

@@ -36,7 +36,7 @@ from prism_client.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from prism_client._fields import Fields
 
@@ -46,6 +46,7 @@ _CONSISTENCY = {
 }
 
 
+_STAYS = ("cluster", "disks", "nics", "cdRoms", "serialPorts", "gpus", "vtpmConfig", "categories")
 _OF_THE_CARD = ("model", "numQueues")  # the other settings are those of its connection
 
 
@@ -210,13 +211,41 @@ def vm_body(spec: VmSpec) -> dict[str, Any]:
         "machineType": spec.machine_type,
         "bootConfig": _boot_body(spec.boot),
         "disks": [disk_body(disk) for disk in spec.disks] or None,
-        "nics": [_nic_body(nic) for nic in spec.nics] or None,
+        "nics": [nic_body(nic) for nic in spec.nics] or None,
         "categories": [{"extId": ext_id} for ext_id in spec.category_ext_ids] or None,
         "project": {"extId": spec.project_ext_id} if spec.project_ext_id else None,
         "biosUuid": spec.bios_uuid,
         **spec.settings,
     }
     return {name: value for name, value in body.items() if value not in (None, "")}
+
+
+def refit_body(raw: Mapping[str, Any], spec: VmSpec) -> dict[str, Any]:
+    """Return the body that changes a VM, which Prism answered as `raw`, to what a spec says.
+
+    What has calls of its own stays as it is, and so do the UEFI variables and the vTPM.
+    """
+    wanted = {name: value for name, value in vm_body(spec).items() if name not in _STAYS}
+    boot = wanted["bootConfig"]
+    nvram = (raw.get("bootConfig") or {}).get("nvramDevice")
+    if nvram is not None and spec.boot.firmware == "uefi":
+        wanted["bootConfig"] = {**boot, "nvramDevice": nvram}
+    return {**{name: value for name, value in raw.items() if name[0] != "$"}, **wanted}
+
+
+def restore_body(part_ext_id: str, cluster_ext_id: str, name: str) -> dict[str, Any]:
+    """Return the body that makes a VM of the VM part of a recovery point."""
+    spec = {"$objectType": "dataprotection.v4.config.AhvVmOverrideSpec", "name": name}
+    override = {
+        "$objectType": "dataprotection.v4.config.VmRecoveryPointRestoreOverride",
+        "vmRecoveryPointExtId": part_ext_id,
+        "vmOverrideSpec": spec,
+    }
+    return {
+        "$objectType": "dataprotection.v4.config.RecoveryPointRestorationSpec",
+        "clusterExtId": cluster_ext_id,
+        "vmRecoveryPointRestoreOverrides": [override],
+    }
 
 
 def _boot_body(boot: Boot) -> dict[str, Any]:
@@ -290,7 +319,8 @@ def transfer_body(
     }
 
 
-def _nic_body(nic: NicSpec) -> dict[str, Any]:
+def nic_body(nic: NicSpec) -> dict[str, Any]:
+    """Return the body of a network card of a VM."""
     backing: dict[str, Any] = {
         "$objectType": "vmm.v4.ahv.config.EmulatedNic",
         "isConnected": nic.connected,

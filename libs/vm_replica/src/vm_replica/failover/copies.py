@@ -43,6 +43,12 @@ class PointCopies:
                 "or --target KEY=VALUE for a cluster"
             )
         point = self.replica.point(self.generation)
+        if point.groups and not getattr(self.activator, "takes_groups", False):
+            names = ", ".join(group.name for group in point.groups)
+            raise FailoverRefused(
+                f"a copy at {self.activator.place} would be without its volume groups ({names}): "
+                "give another target"
+            )
         self.activator.refuse_unfit(self._name(test=test), point, test=test)
 
     def refuse_unwatched(self) -> None:

@@ -21,7 +21,7 @@ import attrs
 from vm_replica.failover.errors import FailoverRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
     from typing import TypeAlias
@@ -56,7 +56,8 @@ class SourceOptions:
 
     `vm_id` is the VM; `taken` tells when the newest generation was taken (seconds of the epoch);
     `grace` is how long its guest may take to shut down, `patience` how long its last cycle may
-    take; with `force` a guest that does not shut down is switched off.
+    take; with `force` a guest that does not shut down is switched off. `groups` tells which volume
+    groups come with the cycles that `taken` is about: no other may be attached to the VM.
     """
 
     vm_id: str
@@ -64,6 +65,7 @@ class SourceOptions:
     grace: float = 300.0
     patience: float = 3600.0
     force: bool = False
+    groups: Callable[[], Collection[str]] = frozenset
 
 
 class TargetFactory(Protocol):

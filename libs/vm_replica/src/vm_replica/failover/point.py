@@ -32,11 +32,27 @@ class PointDisk:
 
 
 @attrs.frozen
+class PointGroup:
+    """A volume group of the VM: its disks, in their order, as of `taken` (seconds of the epoch).
+
+    `keys` are those of copies of other VMs that share the group: one of them may have brought it to
+    the target already.
+    """
+
+    group_id: str
+    name: str
+    disks: tuple[PointDisk, ...]
+    taken: int
+    keys: tuple[str, ...] = ()
+
+
+@attrs.frozen
 class Point:
     """A restore point: generation 1 is the seed.
 
     `vm_id` is the VM at the source; `configuration` is as the source wrote it, `machine` what it
-    describes.
+    describes. `disks` are the VM's own; `missing` has a line for each volume group that is not
+    among `groups` because no replica of this host has it.
     """
 
     generation: int
@@ -44,11 +60,18 @@ class Point:
     configuration: Configuration
     machine: Machine
     disks: tuple[PointDisk, ...]
+    groups: tuple[PointGroup, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    @property
+    def all_disks(self) -> tuple[PointDisk, ...]:
+        """Its disks and those of its volume groups."""
+        return (*self.disks, *(disk for group in self.groups for disk in group.disks))
 
     @property
     def allocated(self) -> int:
-        """Bytes that its disks take when they are written out."""
-        return sum(disk.allocated for disk in self.disks)
+        """Bytes that all disks take when they are written out."""
+        return sum(disk.allocated for disk in self.all_disks)
 
 
 class Activator(Protocol):
@@ -67,6 +90,11 @@ class Activator(Protocol):
     @property
     def starts(self) -> bool:
         """Whether it can start copies and watch them."""
+        ...
+
+    @property
+    def takes_groups(self) -> bool:
+        """Whether copies have the volume groups of a point; one without this property has not."""
         ...
 
     def refuse_unfit(self, name: str, point: Point, *, test: bool) -> None:

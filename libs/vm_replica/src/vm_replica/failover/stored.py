@@ -12,13 +12,16 @@ from vm_config.errors import ConfigurationError
 
 from vm_replica.errors import StoreError
 from vm_replica.evidence import TrialKind
+from vm_replica.failover import shared
 from vm_replica.failover.errors import FailoverRefused
-from vm_replica.failover.point import Point, PointDisk
+from vm_replica.failover.point import Point, PointDisk, PointGroup
 from vm_replica.store import access
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vm_replica.failover.shared import Holder
+    from vm_replica.protocol.manifest import ReplicaGroup
     from vm_replica.store.catalog import Generation, StoredDisk
     from vm_replica.store.replica import Replica, Store
 
@@ -38,6 +41,7 @@ class StoredReplica:
     """A replica that has at least one generation."""
 
     _replica: Replica
+    _store: Store
 
     @property
     def folder(self) -> Path:
@@ -65,8 +69,20 @@ class StoredReplica:
         return self._newest().number
 
     def taken(self) -> int:
-        """When the newest generation was taken, in seconds of the epoch."""
-        return self._newest().manifest.taken
+        """When the newest generation was taken, in seconds of the epoch.
+
+        Of a volume group in another replica it is what is there that counts, if that is older.
+        """
+        newest = self._newest()
+        found = [self._holder(newest, group) for group in newest.manifest.groups]
+        moments = [held.generation.manifest.taken if held else 0 for held in found]
+        return min([newest.manifest.taken, *moments])
+
+    def groups(self) -> frozenset[str]:
+        """The volume groups whose disks come with cycles that are taken now."""
+        newest = self._newest()
+        found = {group.group_id: self._holder(newest, group) for group in newest.manifest.groups}
+        return frozenset(group_id for group_id, held in found.items() if held and held.takes_cycles)
 
     def point(self, number: int | None) -> Point:
         """A restore point, None for the newest; raise StoreError, FailoverRefused."""
@@ -79,8 +95,11 @@ class StoredReplica:
                 f"generation {generation.number} of {self._replica.name}: {error}; "
                 "its disks can be exported"
             ) from error
-        disks = tuple(self._disk(generation, disk) for disk in generation.disks)
-        return Point(generation.number, self.vm_id, configuration, machine, disks)
+        in_groups = generation.manifest.in_groups
+        own = [disk for disk in generation.disks if disk.disk_id not in in_groups]
+        disks = tuple(_disk(self._replica, generation, disk) for disk in own)
+        groups, missing = self._groups_of(generation)
+        return Point(generation.number, self.vm_id, configuration, machine, disks, groups, missing)
 
     def fence(self) -> None:
         """Refuse every cycle, and complete one whose commit a crash has interrupted."""
@@ -117,11 +136,43 @@ class StoredReplica:
             known = ", ".join(str(point.number) for point in self._replica.points())
             raise FailoverRefused(f"{error}; there are {known}") from error
 
-    def _disk(self, generation: Generation, disk: StoredDisk) -> PointDisk:
-        with self._replica.reader(generation.number, disk.disk_id) as reader:
-            allocated = sum(end - begin for begin, end in reader.extents())
-        write = partial(self._replica.rebuild, generation.number, disk.disk_id)
-        return PointDisk(disk.disk_id, disk.index, disk.size, allocated, write)
+    def _holder(self, generation: Generation, group: ReplicaGroup) -> Holder | None:
+        newest = generation.number == self.newest
+        return shared.holder(self._store, self._replica, generation, group.group_id, newest=newest)
+
+    def _groups_of(self, generation: Generation) -> tuple[tuple[PointGroup, ...], tuple[str, ...]]:
+        """The volume groups of a generation, and a line for each whose disks nobody has."""
+        groups, missing = [], []
+        keys = shared.keys_of_copies(self._store, self._replica)
+        for group in generation.manifest.groups:
+            held = self._holder(generation, group)
+            if held:
+                groups.append(_group(held, keys))
+            else:
+                missing.append(
+                    f"volume group {group.group_id} is not in this copy: it should be in the "
+                    f"replica of VM {group.replica}, where no generation has it that is as old"
+                )
+        return tuple(groups), tuple(missing)
+
+
+def _group(held: Holder, keys: tuple[str, ...]) -> PointGroup:
+    generation, group = held.generation, held.group
+    disks = [disk for wanted in group.disks if (disk := generation.disk(wanted))]
+    return PointGroup(
+        group.group_id,
+        printable(group.name).strip() or group.group_id,
+        tuple(_disk(held.replica, generation, disk) for disk in disks),
+        generation.manifest.taken,
+        keys,
+    )
+
+
+def _disk(replica: Replica, generation: Generation, disk: StoredDisk) -> PointDisk:
+    with replica.reader(generation.number, disk.disk_id) as reader:
+        allocated = sum(end - begin for begin, end in reader.extents())
+    write = partial(replica.rebuild, generation.number, disk.disk_id)
+    return PointDisk(disk.disk_id, disk.index, disk.size, allocated, write)
 
 
 def all_of(store: Store) -> list[StoredReplica | Unreadable]:
@@ -133,7 +184,7 @@ def all_of(store: Store) -> list[StoredReplica | Unreadable]:
         except StoreError as error:
             found.append(Unreadable(replica.name, str(error)))
         else:
-            found += [StoredReplica(replica)] if state and state.current else []
+            found += [StoredReplica(replica, store)] if state and state.current else []
     return found
 
 
@@ -145,7 +196,7 @@ def find(store: Store, wanted: str) -> StoredReplica:
     replica = access.find(store, wanted)
     if replica.files.existing().current is None:
         raise _empty(replica)
-    return StoredReplica(replica)
+    return StoredReplica(replica, store)
 
 
 def _empty(replica: Replica) -> FailoverRefused:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from vm_config.machine import Machine
 
 SCHEMA = 2
+GROUPS_SCHEMA = 3
+"""Of manifests that name volume groups: a receiver that does not know them refuses the cycle."""
 FIRST_SCHEMA = 1
 """Of manifests that only carry a configuration of AHV; they are read, and keep their digest."""
 AHV = "@nutanix"
@@ -67,12 +69,27 @@ class Configuration:
 
 
 @attrs.frozen
+class ReplicaGroup:
+    """A volume group that is attached to the VM, and where its disks are.
+
+    `disks` are ids of disks of the same manifest, in the order of the group. Where another VM that
+    shares the group has them in its replica, there are none, and `replica` is the id of that VM.
+    """
+
+    group_id: str
+    name: str
+    disks: tuple[str, ...]
+    replica: str = ""
+
+
+@attrs.frozen
 class CycleManifest:
     """One cycle. Times in seconds of the epoch: `taken` is the moment that the disks show.
 
     `base` is the digest of the manifest that deltas are relative to, empty for a seed; `rpo` the
-    seconds of lag that were promised, 0 for none. `schema` is SCHEMA, or FIRST_SCHEMA for a
-    manifest that was written in that form.
+    seconds of lag that were promised, 0 for none. `disks` are those of the VM and of its volume
+    `groups`. `schema` is SCHEMA, GROUPS_SCHEMA with groups, or FIRST_SCHEMA for a manifest that was
+    written in that form.
     """
 
     schema: int
@@ -86,6 +103,7 @@ class CycleManifest:
     recovery_point: str
     configuration: Configuration
     disks: tuple[CycleDisk, ...]
+    groups: tuple[ReplicaGroup, ...] = ()
 
     @property
     def is_seed(self) -> bool:
@@ -100,6 +118,15 @@ class CycleManifest:
     def disk(self, disk_id: str) -> CycleDisk | None:
         """The disk of that id."""
         return next((disk for disk in self.disks if disk.disk_id == disk_id), None)
+
+    def group(self, group_id: str) -> ReplicaGroup | None:
+        """The volume group of that id, if its disks are in this manifest."""
+        return next((g for g in self.groups if g.group_id == group_id and g.disks), None)
+
+    @property
+    def in_groups(self) -> frozenset[str]:
+        """The ids of the disks that are in volume groups."""
+        return frozenset(disk_id for group in self.groups for disk_id in group.disks)
 
     def encode(self) -> bytes:
         """The manifest as canonical JSON, in the form of its schema."""
@@ -129,6 +156,7 @@ class _FirstForm:
 
 def _first_form(manifest: CycleManifest) -> _FirstForm:
     fields = attrs.asdict(manifest, recurse=False)
+    fields.pop("groups")
     configuration: Configuration = fields.pop("configuration")
     return _FirstForm(**fields, metadata=configuration.text)
 
@@ -149,7 +177,7 @@ def decode(data: bytes) -> CycleManifest:
     try:
         manifest = _load(data)
     except records.OtherSchema as error:
-        known = f"{FIRST_SCHEMA} and {SCHEMA}"
+        known = f"{FIRST_SCHEMA} to {GROUPS_SCHEMA}"
         raise _bad(f"it has schema {error.schema}, this side knows {known}") from error
     except records.RecordError as error:
         raise _bad(str(error)) from error
@@ -162,6 +190,8 @@ def _load(data: bytes) -> CycleManifest:
     try:
         return records.load(data, CycleManifest, schema=SCHEMA)
     except records.OtherSchema as error:
+        if error.schema == GROUPS_SCHEMA:
+            return records.load(data, CycleManifest, schema=GROUPS_SCHEMA)
         if error.schema != FIRST_SCHEMA:
             raise
         return _from_first_form(records.load(data, _FirstForm, schema=FIRST_SCHEMA))
@@ -170,13 +200,14 @@ def _load(data: bytes) -> CycleManifest:
 def refuse_unusable(manifest: CycleManifest) -> None:
     """Raise CycleRefused(BAD_MANIFEST) when no VM could be made from the configuration.
 
-    That is so too when a disk of the cycle is not in it: a failover would lose that disk.
+    That is so too when a disk of the VM is not in it: a failover would lose that disk.
     """
     try:
         machine = manifest.configuration.read()
     except ConfigurationError as error:
         raise _bad(f"the configuration of the VM cannot be read: {error}") from error
-    ids = [disk.disk_id for disk in manifest.disks]
+    in_groups = manifest.in_groups
+    ids = [disk.disk_id for disk in manifest.disks if disk.disk_id not in in_groups]
     found = match_disks(machine.disks, ids)
     if missing := [disk_id for disk_id in ids if disk_id not in found]:
         raise _bad(f"the configuration of the VM has no disk {missing[0]}")
@@ -196,7 +227,31 @@ def _fault(manifest: CycleManifest) -> str:
     )
     if different < len(manifest.disks):
         return "two disks have the same id or the same index"
-    return next(filter(None, (_disk_fault(disk, manifest) for disk in manifest.disks)), "")
+    faults = (_disk_fault(disk, manifest) for disk in manifest.disks)
+    return next(filter(None, faults), "") or _groups_fault(manifest)
+
+
+def _groups_fault(manifest: CycleManifest) -> str:
+    groups = manifest.groups
+    if bool(groups) != (manifest.schema == GROUPS_SCHEMA):
+        return f"it has {len(groups)} volume groups and schema {manifest.schema}"
+    if len(groups) > MAX_DISKS:
+        return f"it has {len(groups)} volume groups, more than {MAX_DISKS}"
+    if len({group.group_id for group in groups}) < len(groups):
+        return "two volume groups have the same id"
+    return next(filter(None, (_group_fault(group, manifest) for group in groups)), "")
+
+
+def _group_fault(group: ReplicaGroup, manifest: CycleManifest) -> str:
+    if not DISK_ID.fullmatch(group.group_id) or (group.replica and not is_vm_id(group.replica)):
+        return "the id of a volume group, or of the VM that has its disks, is malformed"
+    if bool(group.disks) == bool(group.replica):
+        return f"volume group {group.group_id} has its disks here and elsewhere, or nowhere"
+    known = {disk.disk_id for disk in manifest.disks}
+    others = {d for g in manifest.groups if g is not group for d in g.disks}
+    if len(set(group.disks)) < len(group.disks) or not set(group.disks) <= known - others:
+        return f"a disk of volume group {group.group_id} is not there, or is there twice"
+    return ""
 
 
 def _disk_fault(disk: CycleDisk, manifest: CycleManifest) -> str:

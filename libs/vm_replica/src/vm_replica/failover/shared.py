@@ -1,0 +1,100 @@
+"""Where the disks of a replica's volume groups are: here, or in the replica of another VM.
+
+A group that several VMs share is sent once in a round of cycles, with one of them. So the others
+look for it in the replicas that the same source has of VMs of the same cluster.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import attrs
+
+from vm_replica.errors import StoreError
+from vm_replica.failover import ledger
+from vm_replica.failover.errors import LedgerError
+from vm_replica.store.catalog import ReplicaRole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vm_replica.protocol.manifest import ReplicaGroup
+    from vm_replica.store.catalog import Generation
+    from vm_replica.store.replica import Replica, Store
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Holder:
+    """A generation of a replica that has the disks of a volume group."""
+
+    replica: Replica
+    generation: Generation
+    group: ReplicaGroup
+
+    @property
+    def takes_cycles(self) -> bool:
+        """Whether the replica still gets what is written to the group; raise StoreError."""
+        return self.replica.files.existing().role is ReplicaRole.REPLICA
+
+
+def holder(
+    store: Store, replica: Replica, generation: Generation, group_id: str, *, newest: bool
+) -> Holder | None:
+    """Find the disks of a group for a generation of a replica; None when nobody has them.
+
+    That is the generation itself, or the `newest` one that has them, or the last one that is not
+    younger than the generation. Raises StoreError.
+    """
+    if own := generation.manifest.group(group_id):
+        return Holder(replica, generation, own)
+    limit = None if newest else generation.moment
+    found = [
+        held
+        for other in [replica, *siblings(store, replica)]
+        if (held := _last_with(other, group_id, limit))
+    ]
+    return max(found, key=lambda held: held.generation.moment, default=None)
+
+
+def siblings(store: Store, replica: Replica) -> Iterator[Replica]:
+    """The other replicas of the same source and cluster; one that cannot be read is passed by."""
+    source = replica.files.existing().source
+    for other in store.replicas():
+        if other.files.cluster != replica.files.cluster or other.name == replica.name:
+            continue
+        try:
+            state = other.state()
+        except StoreError as error:
+            log.warning("the replica %s is not looked at: %s", other.name, error)
+            continue
+        if state and state.source == source:
+            yield other
+
+
+def _last_with(replica: Replica, group_id: str, limit: int | None) -> Holder | None:
+    try:
+        points = replica.points()
+    except StoreError as error:
+        log.warning("the replica %s is not looked at: %s", replica.name, error)
+        return None
+    for generation in reversed(points):
+        group = generation.manifest.group(group_id)
+        if group and (limit is None or generation.moment <= limit):
+            return Holder(replica, generation, group)
+    return None
+
+
+def keys_of_copies(store: Store, replica: Replica) -> tuple[str, ...]:
+    """The keys of the copies that failovers to replicas of other VMs have made."""
+    found = []
+    for other in siblings(store, replica):
+        try:
+            record = ledger.read(other.files.path)
+        except LedgerError as error:
+            log.warning("the failovers of %s are not looked at: %s", other.name, error)
+        else:
+            found += [record.copy.key] if record.copy else []
+    return tuple(found)

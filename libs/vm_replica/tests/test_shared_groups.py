@@ -1,0 +1,133 @@
+"""Volume groups of replicas: which generation of which replica has their disks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+from phcbt01.testing import encode
+from vm_replica.failover import ledger, stored
+from vm_replica.failover.copies import PointCopies
+from vm_replica.failover.errors import FailoverRefused
+from vm_replica.failover.transitions import SCHEMA as RECORD
+from vm_replica.failover.transitions import Copy, Record, State
+from vm_replica.protocol.manifest import (
+    GROUPS_SCHEMA,
+    SCHEMA,
+    Configuration,
+    CycleDisk,
+    CycleManifest,
+    ReplicaGroup,
+)
+from vm_replica.store.admission import Limits
+from vm_replica.store.replica import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIZE = 4096
+OURS = ReplicaGroup("group-1", "quorum", ("of-group",))
+CONFIGURATION = Configuration("@proxmox", "cores: 1\nscsi0: local:own,size=4K\n")
+
+
+@attrs.frozen
+class Keeper:
+    """A store, and cycles that come to it."""
+
+    store: Store
+
+    def cycle(self, vm: str, taken: int, *groups: ReplicaGroup, source: str = "source") -> None:
+        """A cycle whose disks are full of the moment at which it was taken."""
+        replica = self.store.replica("c", vm)
+        state = replica.state()
+        base = state.current.digest if state and state.current else ""
+        names = ["own", *(disk for group in groups for disk in group.disks)]
+        stream = encode(SIZE, [(0, taken.to_bytes(4, "big") * (SIZE // 4))])
+        manifest = CycleManifest(
+            GROUPS_SCHEMA if groups else SCHEMA, "c", vm, vm, base, taken, 60, "crash", f"p{taken}",
+            CONFIGURATION,
+            tuple(CycleDisk(d, n, SIZE, True, len(stream), 1) for n, d in enumerate(names)),
+            groups,
+        )  # fmt: skip
+        with replica.begin_cycle(manifest, source) as incoming:
+            for name in names:
+                with incoming.disk(name, 0) as spool:
+                    spool.write(stream)
+                    spool.finish()
+            incoming.commit(manifest.digest())
+
+    def found(self, vm: str, number: int | None = None) -> list[int]:
+        """When the disks of the groups of a point were taken, by what they hold."""
+        point = stored.find(self.store, vm).point(number)
+        assert [disk.disk_id for disk in point.disks] == ["own"]
+        moments = []
+        for group in point.groups:
+            (disk,) = group.disks
+            path = self.store.root / f"{vm}-{number}"
+            disk.write(path)
+            moments.append(int.from_bytes(path.read_bytes()[:4], "big"))
+            path.unlink()
+            assert moments[-1] == group.taken
+        return moments
+
+
+@pytest.fixture
+def keeper(tmp_path: Path) -> Keeper:
+    """VM `a` has a group in its cycles of 10 and 30; VM `b` shares it: cycles of 5, 20 and 40."""
+    made = Keeper(Store(tmp_path / "store", Limits(reserve=0)))
+    theirs = attrs.evolve(OURS, name="", disks=(), replica="a")
+    for vm, taken in (("b", 5), ("a", 10), ("b", 20), ("a", 30), ("b", 40)):
+        made.cycle(vm, taken, OURS if vm == "a" else theirs)
+    made.cycle("foreign", 50, OURS, source="another source")
+    return made
+
+
+def test_a_group_is_taken_from_where_its_disks_are(keeper: Keeper) -> None:
+    assert keeper.found("a") == [30]
+    assert keeper.found("a", 1) == [10]
+    assert keeper.found("b") == [30], "the newest there is, not of another source"
+    assert keeper.found("b", 2) == [10], "not younger than the point"
+    old = stored.find(keeper.store, "b").point(1)
+    assert old.groups == ()
+    (line,) = old.missing
+    assert "group-1 is not in this copy: it should be in the replica of VM a" in line
+
+
+def test_a_move_waits_for_the_replica_that_has_the_group(keeper: Keeper) -> None:
+    second = stored.find(keeper.store, "b")
+    assert second.taken() == 30
+    assert second.groups() == {"group-1"}
+    keeper.cycle("a", 60, OURS)
+    assert second.taken() == 40
+    keeper.store.replica("c", "a").fence()
+    assert not second.groups(), "nothing that is written to it comes any more"
+    assert not stored.find(keeper.store, "a").groups()
+    keeper.store.replica("c", "a").files.state_path.write_bytes(b"{")
+    assert not second.taken()
+    assert not second.groups()
+    assert second.point(None).missing
+
+
+def test_copies_of_the_other_vms_are_known_by_their_keys(keeper: Keeper) -> None:
+    copy = Copy("key-of-a", "a-failover", "ahv", "prism", 2)
+    folder = keeper.store.replica("c", "a").files.path
+    with ledger.opened(folder) as held:
+        held.keep(Record(RECORD, State.FAILED_OVER, copy=copy))
+    (group,) = stored.find(keeper.store, "b").point(None).groups
+    assert group.keys == ("key-of-a",)
+    (folder / ledger.RECORD).write_bytes(b"{")
+    (group,) = stored.find(keeper.store, "b").point(None).groups
+    assert group.keys == ()
+
+
+def test_a_target_that_knows_no_groups_is_refused(keeper: Keeper) -> None:
+    class Older:
+        """An activator of a package that is older than volume groups."""
+
+        place = "there"
+
+    activator: Any = Older()
+    copies = PointCopies(stored.find(keeper.store, "b"), activator)
+    with pytest.raises(FailoverRefused, match=r"would be without its volume groups \(quorum\)"):
+        copies.refuse_unfit(test=False)

@@ -1,0 +1,245 @@
+"""Two VMs and their volume groups are replicated, and fail over to another cluster with them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+from command_line import program
+from nutanix_backend.replicate.cycles import Work
+from nutanix_backend.settings.parameters import parse
+from prism_lab import Lab
+from replica_receiver.__main__ import command_line
+from vm_replica.protocol import allowed, tls
+from vm_replica.receiver import Receiver
+from vm_replica.store.admission import Limits
+from vm_replica.store.replica import Store
+
+from apps.nutanix_backend.tests.conftest import Product
+from suites.volumes.test_volumes import Site, digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from nutanix_backend.replicate.source import Result
+    from nutanix_backend.replicate.workers import Done
+
+
+@attrs.define
+class Words:
+    """What a source said."""
+
+    lines: list[str] = attrs.field(factory=list)
+
+    def say(self, text: str) -> None:
+        """Any line."""
+        self.lines.append(text)
+
+    warn = report = say
+
+
+@attrs.define
+class Disaster:
+    """The VMs `a` and `b` on one cluster, their replicas, and another cluster."""
+
+    site: Site
+    other: Lab
+    receiver: Receiver
+    root: Path
+    capsys: pytest.CaptureFixture[str]
+    words: Words = attrs.field(factory=Words)
+
+    def cycle(self) -> dict[str, Result]:
+        """A cycle of each VM, side by side."""
+        found = {}
+        for done in self.tried():
+            assert done.result, done.error
+            found[done.name] = done.result
+        return found
+
+    def tried(self) -> list[Done]:
+        """The same, with no expectation of how it ends."""
+        given = {"vm": ["a", "b"], "replicate_to": f"127.0.0.1:{self.receiver.address[1]}"}
+        settings = parse(self.site.product.parameters(**given))
+        return list(Work(settings, self.words, 60).once(lambda: None))
+
+    def cycles(self, stop: threading.Event) -> None:
+        """The source goes on for ever."""
+        while not stop.wait(0.3):
+            self.tried()
+
+    def way_to(self, lab: Lab, option: str) -> list[str]:
+        """The parameters of a cluster."""
+        file = self.root / f"{option}.conf"
+        file.touch(mode=0o600)
+        file.write_text(
+            f"prism={lab.pc_host}\nuser={lab.user}\npassword={lab.password}\nca={lab.ca_file}\n"
+            "transport=userspace\nproxy_mode=in_cluster\n"
+        )
+        state = f"state_dir={self.root / option}"
+        return [word for given in (f"config_file={file}", state) for word in (f"--{option}", given)]
+
+    def failover(self, action: str, *words: str) -> tuple[int, str]:
+        """A command of the receiver: its status, and what it said."""
+        target = [] if "--folder" in words else self.way_to(self.other, "target")
+        argv = ["failover", action, "--store", str(self.root / "store"), *words, *target]
+        status = program.run(command_line(), argv)
+        captured = self.capsys.readouterr()
+        return status, captured.out + captured.err
+
+    def good(self, action: str, *words: str) -> str:
+        """A command that succeeds."""
+        status, said = self.failover(action, *words)
+        assert status == 0, said
+        return said
+
+    def vms(self) -> dict[str, Any]:
+        """The VMs of the other cluster, by name."""
+        return {vm.name: vm for vm in self.other._world.vms.values()}
+
+    def groups(self) -> dict[str, Any]:
+        """The volume groups of the other cluster, by the name without its mark."""
+        return {g.name.rpartition(" ")[0]: g for g in self.other._world.volume_groups.values()}
+
+    def assert_nothing_there(self) -> None:
+        """The other cluster is as it was."""
+        state = self.other.state()
+        for kind in ("vms", "volume_groups", "images", "sessions", "tasks"):
+            assert not state[kind], kind
+
+
+@pytest.fixture
+def disaster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Disaster]:
+    store, identity = tmp_path / "store", tmp_path / "receiver"
+    with (
+        Lab.start(tmp_path / "lab", task_seconds=0) as lab,
+        Lab.start(tmp_path / "other", task_seconds=0) as other,
+    ):
+        site = Site.of(Product(lab, tmp_path / "host", references=9))
+        theirs = tls.ensure_identity(identity, "receiver")
+        with Receiver(Store(store, Limits(reserve=0)), identity) as receiver:
+            folder = tmp_path / "source"
+            ours = tls.ensure_identity(folder, "source")
+            tls.add_peer(folder, theirs.certificate)
+            tls.add_peer(identity, ours.certificate)
+            allowed.save(identity, (allowed.Grant(ours.fingerprint, "*", "*"),))
+            tls.remember_pair(folder, f"127.0.0.1:{receiver.address[1]}", theirs.fingerprint)
+            shutil.copytree(folder, tmp_path / "host" / "state" / "identity")
+            yield Disaster(site, other, receiver, tmp_path, capsys)
+
+
+def test_a_failover_brings_the_groups_and_shares_what_was_shared(disaster: Disaster) -> None:
+    site = disaster.site
+    disaster.cycle()
+    site.write()
+    wanted = site.content()
+    assert not disaster.cycle()["a"].seed
+    lab = site.lab.state()
+    assert {g["ext_id"] for g in lab["volume_groups"]} == {site.own, site.shared}
+    assert len(lab["recovery_points"]) == 2, "one of each VM, for all of its disks"
+
+    disaster.good("test", "b", "--name", "b-test")
+    assert disaster.vms()["b-test"].ext_id in disaster.groups()["b-test quorum"].vms
+    disaster.good("end-test", "b")
+    disaster.assert_nothing_there()
+
+    copies = disaster.root / "copies"
+    copies.mkdir()
+    disaster.good("test", "b", "--folder", str(copies), "--format", "raw")
+    image = copies / "b-test" / "group-0-disk-0.raw"
+    assert digest(image) == wanted[f"{site.shared}/0"]
+    disaster.good("end-test", "b")
+
+    disaster.good("unplanned", "b", "--off")
+    said = disaster.good("unplanned", "a")
+    assert "is there already, with the copy of another VM" in said
+    vms, groups = disaster.vms(), disaster.groups()
+    assert set(groups) == {"b-failover quorum", "a-failover data"}
+    own, shared = groups["a-failover data"], groups["b-failover quorum"]
+    assert own.vms == [vms["a-failover"].ext_id]
+    assert set(shared.vms) == {vm.ext_id for vm in vms.values()}
+    assert not own.clients, "the receiver is kept out"
+    assert vms["a-failover"].power_state == "ON"
+    found = [digest(disk.file) for disk in (*own.disks, *shared.disks)]
+    assert found == [wanted[f"{site.own}/{n}"] for n in (0, 1)] + [wanted[f"{site.shared}/0"]]
+    assert [digest(d.file) for d in vms["a-failover"].disks] == [
+        wanted[f"{site.first.ext_id}/{n}"] for n in (0, 1)
+    ]
+
+    said = disaster.good("undo", "b")
+    assert "stays: VM a-failover uses it" in said
+    assert "the copy of another VM brought it" in disaster.good("undo", "a")
+    (left,) = disaster.other.state()["volume_groups"]
+    disaster.other._groups.delete(disaster.other._world.volume_groups[left["ext_id"]])
+    disaster.assert_nothing_there()
+    assert not disaster.cycle()["a"].seed
+
+
+def test_a_planned_move_leaves_nothing_of_a_group_behind(disaster: Disaster) -> None:
+    site = disaster.site
+    source = disaster.way_to(site.lab, "source")
+    words = ["a", "--off", *source, "--grace", "5", "--patience", "60"]
+    world = site.lab._world
+
+    def refused(reason: str) -> None:
+        status, said = disaster.failover("planned", *words)
+        assert status == 1
+        assert reason in said, said
+        assert world.vms[site.first.ext_id].power_state == "ON", "refused before it is shut down"
+
+    disaster.cycle()
+    refused("VM b is on, and uses volume group")
+    world.vms[site.second.ext_id].power_state = "OFF"
+    world.volume_groups[site.own].clients.append("iqn.2026-01.example:other")
+    refused("is attached to hosts over iSCSI too")
+    world.volume_groups[site.own].clients.clear()
+    new = site.lab.create_volume_group("new", [1 << 20], ["a"])
+    refused(f"volume group {new} of VM a is in no replica that takes cycles")
+    site.lab._groups.delete(world.volume_groups[new])
+
+    site.write()
+    wanted, stop = site.content(), threading.Event()
+    source_host = threading.Thread(target=disaster.cycles, args=(stop,))
+    source_host.start()
+    try:
+        disaster.good("planned", *words)
+    finally:
+        stop.set()
+        source_host.join()
+    own, shared = (disaster.groups()[f"a-failover {name}"] for name in ("data", "quorum"))
+    assert [digest(disk.file) for disk in own.disks] == [wanted[f"{site.own}/{n}"] for n in (0, 1)]
+    assert digest(shared.disks[0].file) == wanted[f"{site.shared}/0"]
+    words[0] = "b"
+    world.vms[site.second.ext_id].power_state = "ON"
+    status, said = disaster.failover("planned", *words)
+    assert status == 1
+    assert f"volume group {site.shared} of VM b is in no replica that takes cycles" in said
+
+
+CALLS = ("POST */volume-groups", "POST */$actions/attach-vm", "POST */ahv/config/vms")
+
+
+def test_a_failover_that_is_killed_leaves_no_group(disaster: Disaster) -> None:
+    disaster.cycle()
+    for call in CALLS:
+        disaster.other.faults.delay(call, 1.0)
+        words = ["failover", "unplanned", "a", "--store", str(disaster.root / "store")]
+        target = disaster.way_to(disaster.other, "target")
+        with subprocess.Popen([sys.executable, "-m", "replica_receiver", *words, *target]) as one:
+            while disaster.other.faults.pending():
+                assert one.poll() is None
+                time.sleep(0.02)
+            one.kill()
+        time.sleep(1.2)  # the call that was under way takes effect
+        disaster.good("recover", "a")
+        disaster.assert_nothing_there()
+        disaster.cycle()
+    disaster.good("unplanned", "a")
+    assert len(disaster.groups()) == 2
