@@ -122,6 +122,7 @@ def run(*words: object, **options: Any) -> str:
         [os.fspath(word) if isinstance(word, Path) else str(word) for word in words],
         capture_output=True,
         text=True,
+        errors="backslashreplace",  # tar repeats the names of files
         check=False,
         **options,
     )

@@ -201,8 +201,9 @@ def unix(docs: Path, chance: random.Random) -> None:
         os.posix_fallocate(file.fileno(), 0, 300_000)
     wide = docs / "wide"
     wide.mkdir()
-    for number in range(1500):
-        (wide / f"entry number {number:05}").touch()
+    for number in range(3000):
+        odd = b"\xe9" if number % 3 == 0 else b""
+        Path(os.fsdecode(os.fsencode(wide) + b"/entry number %05d" % number + odd)).touch()
 
 
 def write(path: Path, content: bytes, *, holes: bool = False) -> None:

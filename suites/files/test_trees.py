@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from guest_files import GuestFiles
 
-from suites.files.conftest import raw_disk
+from suites.files.conftest import raw_disk, run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from chain_disk import Disk
     from guest_files import Entry
@@ -83,3 +84,31 @@ def test_every_file_is_what_the_drivers_say(states: list[State], number: int) ->
     state = states[number]
     assert set(state.truth) == set(VOLUMES)
     assert_equal(disks_of(state), state.truth)
+
+
+@pytest.mark.parametrize("nrext64", [0, 1])
+@pytest.mark.parametrize("count", [2, 60, 1400])
+def test_names_of_xfs_that_are_not_utf8(tmp_path: Path, nrext64: int, count: int) -> None:
+    """In the inode, in one block and in many; nrext64 moves the number of extents in the inode."""
+    image, prototype = tmp_path / "image", tmp_path / "prototype"
+    names = [b"caf\xe9-%d" % number for number in range(count)]
+    lines = [
+        b"/",
+        b"0 0",
+        b"d--755 0 0",
+        *(name + b" ---644 0 0 /dev/null" for name in names),
+        b"$",
+    ]
+    prototype.write_bytes(b"\n".join(lines) + b"\n")
+    run(
+        "mkfs.xfs",
+        "-q",
+        "-i",
+        f"nrext64={nrext64}",
+        "-p",
+        prototype,
+        f"-dfile,name={image},size=320m",
+    )
+    with GuestFiles([raw_disk(image)], warn=pytest.fail) as files:
+        found = {os.fsencode(entry.path[-1]) for entry in files.entries(["/*"])}
+    assert found == set(names)

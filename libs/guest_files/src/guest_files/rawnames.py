@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from guest_files.sources import Source
 
 _LARGEST_FOLDER = 64 << 20
+_ENTRIES_IN_INODE = 1
+_ONE_BLOCK, _MANY_BLOCKS = {b"XDB3", b"XD2B"}, {b"XDD3", b"XD2D"}
+_DATA_BLOCKS = _ONE_BLOCK | _MANY_BLOCKS
 
 
 def _collect(pairs: Iterator[tuple[int, bytes]]) -> dict[int, list[str]]:
@@ -29,8 +32,8 @@ def _collect(pairs: Iterator[tuple[int, bytes]]) -> dict[int, list[str]]:
     return found
 
 
-def _blocks(source: Source, item: Any) -> Iterator[bytes]:  # noqa: ANN401 - of two libraries
-    """The blocks of a folder, one extent after the other."""
+def _extents(item: Any) -> Iterator[tuple[int, int]]:  # noqa: ANN401 - of two libraries
+    """Offset and length of each extent of a folder in bytes, holes left out."""
     total = 0
     for number in range(item.number_of_extents):
         offset, length, flags = item.get_extent(number)
@@ -38,12 +41,13 @@ def _blocks(source: Source, item: Any) -> Iterator[bytes]:  # noqa: ANN401 - of 
         if total > _LARGEST_FOLDER:
             raise OSError("a folder is too large for names that are not UTF-8")
         if not flags & 1:
-            yield source.read_at(offset, length)
+            yield offset, length
 
 
 def ext_names(source: Source, item: Any) -> dict[int, list[str]]:  # noqa: ANN401 - no annotations
     """Names of a folder of ext that are not UTF-8, by inode. Raises OSError."""
-    return _collect(pair for block in _blocks(source, item) for pair in _ext_entries(block))
+    blocks = (source.read_at(offset, length) for offset, length in _extents(item))
+    return _collect(pair for block in blocks for pair in _ext_entries(block))
 
 
 def _ext_entries(raw: bytes) -> Iterator[tuple[int, bytes]]:
@@ -59,9 +63,8 @@ def _ext_entries(raw: bytes) -> Iterator[tuple[int, bytes]]:
 
 def xfs_names(source: Source, item: Any) -> dict[int, list[str]]:  # noqa: ANN401 - no annotations
     """Names of a folder of XFS that are not UTF-8, by inode. Raises OSError."""
-    layout = _XfsLayout(source)
     try:
-        return _collect(layout.entries(item.inode_number))
+        return _collect(_XfsLayout(source).entries(item))
     except struct.error as error:
         raise OSError("a folder of XFS is damaged") from error
 
@@ -88,18 +91,23 @@ class _XfsLayout:
         group, inside = divmod(block, 1 << self._group_log)
         return int((group * self._group + inside) * self._block)
 
-    def entries(self, number: int) -> Iterator[tuple[int, bytes]]:
-        block, inside = divmod(number, 1 << self._inodes_log)
+    def entries(self, item: Any) -> Iterator[tuple[int, bytes]]:  # noqa: ANN401 - no annotations
+        """Inode and name of each entry, `.` and `..` among them in a folder that has blocks."""
+        block, inside = divmod(item.inode_number, 1 << self._inodes_log)
         at = self._position(block) + inside * self._inode_size
         inode = self._source.read_at(at, self._inode_size)
-        fork = inode[176 if self._version == 5 else 100 :]
-        match inode[5]:
-            case 1:
-                yield from self._short(fork)
-            case 2:
-                yield from self._long(inode, fork)
-            case _:
-                raise OSError("a folder of XFS is too large for names that are not UTF-8")
+        if inode[5] == _ENTRIES_IN_INODE:
+            yield from self._short(inode[176 if self._version == 5 else 100 :])
+            return
+        # libfsxfs gives the number of a block with its group, times the size of a block
+        raw = b"".join(
+            self._source.read_at(self._position(offset // self._block), length)
+            for offset, length in _extents(item)
+        )
+        size = self._block << self._folder_log
+        for at in range(0, len(raw), size):
+            if raw[at : at + 4] in _DATA_BLOCKS:  # the others find names by their hash
+                yield from self._data(raw[at : at + size])
 
     def _short(self, fork: bytes) -> Iterator[tuple[int, bytes]]:
         """Entries in the inode itself."""
@@ -113,25 +121,10 @@ class _XfsLayout:
             yield int.from_bytes(fork[at : at + width], "big"), name
             at += width
 
-    def _long(self, inode: bytes, fork: bytes) -> Iterator[tuple[int, bytes]]:
-        """Entries in data blocks, which the extents in the inode name."""
-        size = self._block << self._folder_log
-        (count,) = struct.unpack_from(">I", inode, 76)
-        for number in range(min(count, len(fork) // 16)):
-            high, low = struct.unpack_from(">QQ", fork, 16 * number)
-            packed = (high << 64) | low
-            blocks, start = packed & (1 << 21) - 1, packed >> 21 & (1 << 52) - 1
-            offset = packed >> 73 & (1 << 54) - 1
-            if offset * self._block >= 32 << 30:  # the leaves that find names by their hash
-                continue
-            raw = self._source.read_at(self._position(start), blocks * self._block)
-            for at in range(0, len(raw), size):
-                yield from self._data(raw[at : at + size])
-
     def _data(self, raw: bytes) -> Iterator[tuple[int, bytes]]:
         """Entries of a data block."""
         end = len(raw)
-        if raw[:4] in {b"XDB3", b"XD2B"}:  # one block that holds its leaf as well
+        if raw[:4] in _ONE_BLOCK:  # it holds its leaf as well
             end -= 8 + 8 * struct.unpack_from(">I", raw, len(raw) - 8)[0]
         at = 64 if raw[:4] in {b"XDB3", b"XDD3"} else 16
         while at + 12 <= end:

@@ -167,9 +167,13 @@ class _UnixNode(Node):
             child = self._item.get_sub_file_entry(number)
             try:
                 name = child.name
-            except OSError:  # its name is not UTF-8
+            except OSError as error:  # its name is not UTF-8
                 unread = self._names(self._item) if unread is None else unread
-                name = unread[child.inode_number].pop()
+                names = unread.get(child.inode_number)
+                if not names:
+                    inode = child.inode_number
+                    raise OSError(f"the name of inode {inode} was not found") from error
+                name = names.pop()
             yield name, _UnixNode(child, self._names)
 
     def read_at(self, offset: int, length: int) -> bytes:
