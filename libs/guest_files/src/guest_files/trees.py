@@ -196,8 +196,11 @@ def _ext(source: Source) -> Tree:
 
 
 _READ_XFS: Final = 0xEF
-"""Bits of sb_features_incompat that change nothing that is read here: types in folders, sparse inodes,
-UUID of metadata, times after 2038, 64-bit counts of extents, exchange of ranges, parent pointers."""
+"""Bits of sb_features_incompat that change nothing that is read here.
+
+Types in folders, sparse inodes, UUID of metadata, times after 2038, 64-bit counts of extents,
+exchange of ranges, parent pointers.
+"""
 
 
 def _refuse_misread_xfs(source: Source) -> None:
@@ -208,7 +211,9 @@ def _refuse_misread_xfs(source: Source) -> None:
     if realtime:
         raise OSError("it has a realtime device, whose files are not read here")
     if raw[101] & 0xF == 5 and incompat & ~_READ_XFS:
-        raise OSError(f"it uses features that are not read here (sb_features_incompat {incompat:#x})")
+        raise OSError(
+            f"it uses features that are not read here (sb_features_incompat {incompat:#x})"
+        )
 
 
 def _xfs(source: Source) -> Tree:
@@ -225,6 +230,8 @@ _EPOCH: Final = 116_444_736_000_000_000
 """1970 in units of 100 ns since 1601."""
 _REPARSE_POINT: Final = 0xC0
 _DIRECTORY, _ENCRYPTED, _READ_ONLY, _DEDUPLICATED = 0x10, 0x4000, 0x1, 0x80000013
+_ELSEWHERE: Final = 0x401000
+"""FILE_ATTRIBUTE_OFFLINE and FILE_ATTRIBUTE_RECALL_ON_DATA_ACCESS."""
 _COMPRESSED_EXTENT: Final = 0x2
 _SYSTEM_RECORDS: Final = 24
 _LINKS = {0xA000000C, 0xA0000003}
@@ -279,6 +286,8 @@ class _NtfsNode(Node):
             return "its content is deduplicated by Windows"
         if self._item.file_attribute_flags & _ENCRYPTED:
             return "it is encrypted by Windows (EFS)"
+        if tag and self._item.file_attribute_flags & _ELSEWHERE:
+            return "its content is not on the disk: a cloud service or an archive keeps it"
         return ""
 
     def _data(self, size: int) -> Ranges:
