@@ -15,6 +15,7 @@ import os
 import random
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,34 @@ class Disks:
             run("cp", "--sparse=always", self.work / name, folder / f"{name}.raw")
 
 
+OF_WINDOWS = {
+    # name in the image: the tag of its reparse point, and its attributes
+    "compressed": (0x80000017, 0x20),
+    "in the cloud": (0x9000001A, 0x1020),
+    "in the cloud and here": (0x9000001A, 0x20),
+    "deduplicated": (0x80000013, 0x20),
+}
+
+
+def of_windows(image: Path, mounted: Path) -> None:
+    """Make an NTFS with files of kinds that only Windows writes: 10,000 bytes each, from a seed."""
+    with image.open("xb") as file:
+        file.truncate(16 * MIB)
+    device = run("losetup", "--find", "--show", image)
+    run("mkntfs", "-q", "-f", "-F", device)
+    run("mount", "-t", "ntfs-3g", "-o", "streams_interface=xattr", device, mounted)
+    for name, (tag, attributes) in OF_WINDOWS.items():
+        path, content = mounted / name, random.Random(name).randbytes(10_000)
+        path.write_bytes(b"" if name in {"compressed", "in the cloud"} else content)
+        os.truncate(path, len(content))
+        if name == "compressed":  # XPRESS4K: where chunks 1 and 2 begin, then chunks, here stored
+            os.setxattr(path, "user.WofCompressedData", struct.pack("<II", 4096, 8192) + content)
+        os.setxattr(path, "system.ntfs_attrib_be", struct.pack(">I", attributes))
+        point = struct.pack("<IHHIIII", tag, 16, 0, 1, 2, 1, 0)
+        os.setxattr(path, "system.ntfs_reparse_data", point)
+    run("umount", mounted)
+
+
 def lvm(*words: str) -> str:
     """Run a command of LVM."""
     return run(words[0], "--config", LVM, *words[1:])
@@ -125,6 +154,8 @@ def main() -> None:
     disks = Disks(work)
     mounted = Path("/dev/shm/work/mnt")
     mounted.mkdir()
+    of_windows(work / "of windows", mounted)
+    shutil.copyfile(work / "of windows", out / "of windows.raw")
     for number in (1, 2, 3):
         truth = {}
         for name, (device, kind, is_unix) in VOLUMES.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chain_disk import Disk
-    from guest_files import Entry
+    from guest_files import Entry, FoundFile
 
     from suites.files.conftest import State
 
@@ -112,3 +113,25 @@ def test_names_of_xfs_that_are_not_utf8(tmp_path: Path, nrext64: int, count: int
     with GuestFiles([raw_disk(image)], warn=pytest.fail) as files:
         found = {os.fsencode(entry.path[-1]) for entry in files.entries(["/*"])}
     assert found == set(names)
+
+
+def test_files_that_only_windows_writes(states: list[State]) -> None:
+    """What has its bytes on the disk is read; of the others it is said where the bytes are."""
+    image = states[0].disks[0].parents[1] / "of windows.raw"
+    with GuestFiles([raw_disk(image)], warn=pytest.fail) as files:
+        found = {
+            file.entry.path[-1]: file.entry.reason or read(file) for file in files.files(["/*"])
+        }
+    for name in ("compressed", "in the cloud and here"):
+        assert found.pop(name) == random.Random(name).randbytes(10_000)
+    assert found == {
+        "in the cloud": "its content is not on the disk: a cloud service or an archive keeps it",
+        "deduplicated": "its content is deduplicated by Windows",
+    }
+
+
+def read(file: FoundFile) -> bytes:
+    content = bytearray(file.entry.size)
+    for offset, piece in file.pieces:
+        content[offset : offset + len(piece)] = piece
+    return bytes(content)

@@ -129,6 +129,36 @@ def test_what_cannot_be_read_is_named_with_what_to_do(offset: int, magic: bytes,
         assert list(files.entries(["/**"])) == []
 
 
+@pytest.mark.parametrize(
+    ("feature", "words"), [("inline_data", "data in its inodes"), ("encrypt", "encrypted files")]
+)
+def test_an_ext4_whose_files_would_be_misread_is_refused(
+    make_ext: Callable[[Path], Path], tree: Path, feature: str, words: str
+) -> None:
+    image = make_ext(tree)
+    run("debugfs", "-w", "-R", f"feature {feature}", image)
+    with disk_of(image) as disk, GuestFiles([disk]) as files:
+        (volume,) = files.volumes()
+        assert words in volume.reason
+        with pytest.raises(FilesError, match=words):
+            list(files.entries(["/**"], "disk0"))
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "words"),
+    [(16, b"\0" * 7 + b"\1", "realtime device"), (216, b"\0\0\1\0", "sb_features_incompat 0x100")],
+)
+def test_an_xfs_whose_files_would_be_misread_is_refused(
+    offset: int, value: bytes, words: str
+) -> None:
+    content = bytearray(MIB)
+    content[:4], content[101] = b"XFSB", 5
+    content[offset : offset + len(value)] = value
+    with GuestFiles([MemoryDisk(bytes(content))]) as files:
+        (volume,) = files.volumes()
+        assert words in volume.reason
+
+
 def test_a_small_fat32_is_refused_and_not_misread() -> None:
     content = bytearray(MIB)
     content[:11] = b"\xeb\x58\x90mkfs.fat"

@@ -180,15 +180,44 @@ class _UnixNode(Node):
         return bytes(self._item.read_buffer_at_offset(length, offset))
 
 
+_MISREAD_EXT: Final = {0x8000: "data in its inodes (inline_data)", 0x10000: "encrypted files"}
+"""Bits of s_feature_incompat that libfsext takes although it gives wrong bytes for such files."""
+
+
 def _ext(source: Source) -> Tree:
+    features = int.from_bytes(source.read_at(1024 + 96, 4), "little")
+    for bit, name in _MISREAD_EXT.items():
+        if features & bit:
+            raise OSError(f"it may hold {name}, which are not read here")
     volume = pyfsext.volume()
     volume.open_file_object(FileObject(source))
     root = _UnixNode(volume.root_directory, lambda item: ext_names(source, item))
-    features = int.from_bytes(source.read_at(1024 + 96, 4), "little")
     return Tree(root, volume.label or "", note=NOT_REPLAYED if features & _NEEDS_RECOVERY else "")
 
 
+_READ_XFS: Final = 0xEF
+"""Bits of sb_features_incompat that change nothing that is read here.
+
+Types in folders, sparse inodes, UUID of metadata, times after 2038, 64-bit counts of extents,
+exchange of ranges, parent pointers.
+"""
+
+
+def _refuse_misread_xfs(source: Source) -> None:
+    raw = source.read_at(0, 512)
+    if len(raw) < 512:
+        return
+    (realtime,), (incompat,) = struct.unpack_from(">Q", raw, 16), struct.unpack_from(">I", raw, 216)
+    if realtime:
+        raise OSError("it has a realtime device, whose files are not read here")
+    if raw[101] & 0xF == 5 and incompat & ~_READ_XFS:
+        raise OSError(
+            f"it uses features that are not read here (sb_features_incompat {incompat:#x})"
+        )
+
+
 def _xfs(source: Source) -> Tree:
+    _refuse_misread_xfs(source)
     volume = pyfsxfs.volume()
     volume.open_file_object(FileObject(source))
     root = _UnixNode(volume.root_directory, lambda item: xfs_names(source, item))
@@ -201,6 +230,8 @@ _EPOCH: Final = 116_444_736_000_000_000
 """1970 in units of 100 ns since 1601."""
 _REPARSE_POINT: Final = 0xC0
 _DIRECTORY, _ENCRYPTED, _READ_ONLY, _DEDUPLICATED = 0x10, 0x4000, 0x1, 0x80000013
+_ELSEWHERE: Final = 0x401000
+"""FILE_ATTRIBUTE_OFFLINE and FILE_ATTRIBUTE_RECALL_ON_DATA_ACCESS."""
 _COMPRESSED_EXTENT: Final = 0x2
 _SYSTEM_RECORDS: Final = 24
 _LINKS = {0xA000000C, 0xA0000003}
@@ -255,6 +286,8 @@ class _NtfsNode(Node):
             return "its content is deduplicated by Windows"
         if self._item.file_attribute_flags & _ENCRYPTED:
             return "it is encrypted by Windows (EFS)"
+        if tag and self._item.file_attribute_flags & _ELSEWHERE:
+            return "its content is not on the disk: a cloud service or an archive keeps it"
         return ""
 
     def _data(self, size: int) -> Ranges:

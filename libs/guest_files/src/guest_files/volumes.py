@@ -133,7 +133,7 @@ def _described(name: str, kind: str, source: Source) -> Found:
         try:
             label = open_tree(kind, source, name).label
         except DAMAGE as error:
-            reason = f"its {kind} is damaged: {words(error)}; {INSTEAD}"
+            reason = f"its {kind} cannot be read: {words(error)}; {INSTEAD}"
             return Found(Volume(name, kind, source.size, reason=reason))
         return Found(Volume(name, kind, source.size, label), source)
     if kind in _WITHOUT_FILES:
