@@ -16,6 +16,7 @@ import prism_client
 from vm_replica.failover.errors import FailoverFailed, FailoverRefused
 
 from nutanix_backend.names import OURS
+from nutanix_backend.replicate.copied_groups import has_clients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -73,18 +74,12 @@ class PrismSource:
                     "on to write would be left behind: shut it down first"
                 )
         for group in attached:
-            if self._has_clients(group):
+            if has_clients(self.client, group):
                 return (
                     f"volume group {group} is attached to hosts over iSCSI too: what they go on to "
                     "write would be left behind: detach them first"
                 )
         return ""
-
-    def _has_clients(self, group: str) -> bool:
-        try:
-            return bool(self.client.volume_groups.clients(group))
-        except prism_client.Unsupported:
-            return False
 
     def is_on(self) -> bool:
         """Whether the VM is not off."""
