@@ -515,6 +515,13 @@ def test_a_guest_that_goes_down_late_is_switched_on_again(site: Site, guest: str
     assert vm.is_on()
 
 
+def test_a_group_without_disks_leaves_nothing_behind(site: Site, guest: str) -> None:
+    vm = site.client.vms.get(guest)
+    empty = site.lab.create_volume_group("empty", [], [vm.name])
+    source(site, guest, lambda: 0).refuse_unfit()
+    site.lab._groups.delete(site.lab._world.volume_groups[empty])
+
+
 def test_an_unknown_source_is_refused_before(site: Site) -> None:
     with pytest.raises(FailoverRefused, match="Prism does not know VM"):
         source(site, str(uuid4()), lambda: 0).refuse_unfit()

@@ -21,6 +21,7 @@ from vm_replica.protocol.manifest import (
     CycleManifest,
     ReplicaGroup,
 )
+from vm_replica.status import Level, Status, statuses
 from vm_replica.store.admission import Limits
 from vm_replica.store.replica import Store
 
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 SIZE = 4096
 OURS = ReplicaGroup("group-1", "quorum", ("of-group",))
 CONFIGURATION = Configuration("@proxmox", "cores: 1\nscsi0: local:own,size=4K\n")
+
+
+def stands(keeper: Keeper, vm: str) -> Status:
+    """The status of a replica at 100."""
+    (found,) = (one for one in statuses(keeper.store, 100) if one.vm_id == vm)
+    return found
 
 
 @attrs.frozen
@@ -101,6 +108,9 @@ def test_a_move_waits_for_the_replica_that_has_the_group(keeper: Keeper) -> None
     assert second.groups() == {"group-1"}
     keeper.cycle("a", 60, OURS)
     assert second.taken() == 40
+    keeper.cycle("a", 61)
+    assert not second.groups(), "its cycles come without the group now"
+    keeper.cycle("a", 62, OURS)
     keeper.store.replica("c", "a").fence()
     assert not second.groups(), "nothing that is written to it comes any more"
     assert not stored.find(keeper.store, "a").groups()
@@ -108,6 +118,20 @@ def test_a_move_waits_for_the_replica_that_has_the_group(keeper: Keeper) -> None
     assert not second.taken()
     assert not second.groups()
     assert second.point(None).missing
+
+
+def test_a_replica_lags_by_the_oldest_of_its_disks_and_groups(keeper: Keeper) -> None:
+    second = stands(keeper, "b")
+    assert (second.lag, second.level) == (70, Level.WARNING), "its group is of 30, it is of 40"
+    assert "it lags 70 s behind, 60 s are allowed" in second.why
+    keeper.cycle("a", 60, OURS)
+    assert (stands(keeper, "b").lag, stands(keeper, "b").level) == (60, Level.OK)
+    keeper.store.replica("c", "a").files.state_path.write_bytes(b"{")
+    second = stands(keeper, "b")
+    assert second.level is Level.CRITICAL
+    assert second.why == "no replica has the disks of its volume group group-1"
+    keeper.store.replica("c", "b").fence()
+    assert stands(keeper, "b").level is Level.OK, "it was failed over to: no cycles come"
 
 
 def failed_over(keeper: Keeper, vm: str, state: State, doing: str = "", key: str = "key") -> Path:

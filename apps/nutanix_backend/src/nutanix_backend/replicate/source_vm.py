@@ -61,7 +61,9 @@ class PrismSource:
     def _left_behind(self, vm: Vm) -> str:
         """What a move would leave behind, and what to do; empty for nothing."""
         brought, attached = self.groups(), vm.volume_group_ext_ids
-        if alone := [group for group in attached if group not in brought]:
+        if alone := [
+            group for group in attached if group not in brought and self._has_disks(group)
+        ]:
             return (
                 f"volume group {alone[0]} of VM {vm.name} is in no replica that takes cycles, so "
                 "what is written to it would be left behind: replicate it with the VM, or detach it"
@@ -80,6 +82,9 @@ class PrismSource:
                     "write would be left behind: detach them first"
                 )
         return ""
+
+    def _has_disks(self, group: str) -> bool:
+        return bool(self.client.volume_groups.get(group).disks)
 
     def is_on(self) -> bool:
         """Whether the VM is not off."""

@@ -44,8 +44,12 @@ class Holder:
 
     @property
     def takes_cycles(self) -> bool:
-        """Whether the replica still gets what is written to the group; raise StoreError."""
-        return self.replica.files.existing().role is ReplicaRole.REPLICA
+        """Whether the replica still gets what is written to the group; raise StoreError.
+
+        Its newest generation is without a group that the VM, or its cycles, do not bring any more.
+        """
+        state = self.replica.files.existing()
+        return state.role is ReplicaRole.REPLICA and state.number == self.generation.number
 
 
 def holder(
