@@ -11,14 +11,16 @@ from uuid import uuid4
 import attrs
 import phcbt01
 import pytest
-from nutanix_backend.cluster import inventory
+from nutanix_backend.cluster import inventory, journal, sweep
+from nutanix_backend.cluster.journal import ObjectKind
 from nutanix_backend.replicate.activator import Ahv
 from nutanix_backend.replicate.source_vm import PrismSource
 from nutanix_backend.settings.parameters import parse
+from prism_client import PrismError
 from vm_config.ahv_record import ConfigDisk, ConfigNic, VmConfig
 from vm_replica.failover import transitions
 from vm_replica.failover.errors import FailoverFailed, FailoverRefused
-from vm_replica.failover.point import Point, PointDisk, PointGroup
+from vm_replica.failover.point import Point, PointDisk, PointGroup, SiblingCopy
 from vm_replica.protocol.manifest import Configuration
 
 if TYPE_CHECKING:
@@ -249,7 +251,7 @@ def test_a_copy_has_its_volume_groups(site: Site, with_group: Point) -> None:
     (group,) = site.lab._world.volume_groups.values()
     vm = site.vm(copy.name)
     assert (group.vms, group.clients, vm["power"]) == ([vm["ext_id"]], [], "ON")
-    assert group.name == f"{copy.name} data [{copy.key[:8]}-99999999]"
+    assert group.name == f"{copy.name} data [{copy.key[:8]}-99999999-20231114T221320Z]"
     assert [disk.file.read_bytes() for disk in group.disks] == [
         content(2 * MIB, 7),
         content(MIB, 8),
@@ -292,6 +294,128 @@ def test_without_its_groups_a_copy_says_so(site: Site, with_group: Point) -> Non
     without.make(copy, with_group, test=True)
     assert "warning: volume group data is not in this copy: volume_groups=no" in site.said
     without.remove(copy)
+    site.assert_clean()
+
+
+def sharing(point: Point, *siblings: SiblingCopy, later: int = 0, exact: bool = False) -> Point:
+    """The point of another VM that shares the group: its replica is younger by `later` seconds."""
+    (group,) = point.groups
+    changed = attrs.evolve(group, siblings=siblings, taken=group.taken + later, exact=exact)
+    return attrs.evolve(point, groups=(changed,))
+
+
+@pytest.mark.parametrize("doing", ["planned", "unplanned", "undo"])
+def test_a_group_that_is_half_written_or_half_removed_is_not_taken(
+    site: Site, with_group: Point, doing: str
+) -> None:
+    first = copy_at(site.ahv.place, site.ahv.kind, "first")
+    site.ahv.make(first, with_group, test=False)
+    point = sharing(with_group, SiblingCopy("web02", first.key, site.ahv.place, doing))
+    second = copy_at(site.ahv.place, site.ahv.kind, "second")
+    with pytest.raises(FailoverRefused, match=rf"\({doing}\) is under .*failover recover web02"):
+        site.ahv.refuse_unfit(second.name, point, test=False)
+    with pytest.raises(FailoverFailed, match="failover recover web02"):
+        site.ahv.make(second, point, test=False)
+    site.ahv.remove(second)
+    site.ahv.refuse_unfit(second.name, point, test=True)
+    elsewhere = sharing(with_group, SiblingCopy("web02", first.key, "another", doing))
+    site.ahv.refuse_unfit(second.name, elsewhere, test=False)
+    site.ahv.remove(first)
+    site.assert_clean()
+
+
+def test_an_older_copy_of_a_group_is_named_or_refused(site: Site, with_group: Point) -> None:
+    first = copy_at(site.ahv.place, site.ahv.kind, "first")
+    site.ahv.make(first, with_group, test=False)
+    second = copy_at(site.ahv.place, site.ahv.kind, "second")
+    sibling = SiblingCopy("web02", first.key, site.ahv.place)
+    moments = "as of 2023-11-14 22:13:20.*as of 2023-11-14 22:14:20.*would be lost"
+    moved = sharing(with_group, sibling, later=60, exact=True)
+    with pytest.raises(FailoverRefused, match=moments):
+        site.ahv.refuse_unfit(second.name, moved, test=False)
+    with pytest.raises(FailoverFailed, match=moments):
+        site.ahv.make(second, moved, test=False)
+    site.ahv.remove(second)
+
+    site.ahv.make(second, sharing(with_group, sibling, later=60), test=False)
+    (warning,) = (
+        line for line in site.said if line.startswith("warning") and "is attached" in line
+    )
+    assert "as of 2023-11-14 22:13:20" in warning
+    assert "had written to it by 2023-11-14 22:14:20 (UTC) is not in it" in warning
+    site.said.clear()
+    third = copy_at(site.ahv.place, site.ahv.kind, "third")
+    site.ahv.make(third, sharing(with_group, sibling), test=False)
+    assert not any("had written to it" in line for line in site.said)
+    (group,) = site.lab._world.volume_groups.values()
+    assert {vm["ext_id"] for vm in site.lab.state()["vms"]} <= set(group.vms)
+    for copy in (first, second, third):
+        site.ahv.remove(copy)
+    site.assert_clean()
+
+
+def test_a_group_is_shared_and_removed_though_its_bringer_was_undone(
+    site: Site, with_group: Point
+) -> None:
+    names = ("first", "second", "third")
+    first, second, third = (copy_at(site.ahv.place, site.ahv.kind, name) for name in names)
+    site.ahv.make(first, with_group, test=False)
+    point = sharing(with_group, SiblingCopy("web01", first.key, site.ahv.place))
+    site.ahv.make(second, point, test=False)
+    site.ahv.remove(first)
+    assert any("stays: VM second uses it" in line for line in site.said)
+    point = sharing(with_group, SiblingCopy("web02", second.key, site.ahv.place))
+    site.ahv.make(third, point, test=False)
+    (group,) = site.lab._world.volume_groups.values()
+    assert {vm["ext_id"] for vm in site.lab.state()["vms"]} < set(group.vms), "still the same"
+    site.ahv.remove(second)
+    site.ahv.remove(third)
+    site.assert_clean()
+
+
+def test_an_undo_that_is_killed_removes_a_group_that_it_shared_later(
+    site: Site, with_group: Point
+) -> None:
+    first, second = (copy_at(site.ahv.place, site.ahv.kind, name) for name in ("first", "second"))
+    site.ahv.make(first, with_group, test=False)
+    point = sharing(with_group, SiblingCopy("web01", first.key, site.ahv.place))
+    site.ahv.make(second, point, test=False)
+    site.ahv.remove(first)
+    site.lab.faults.status("DELETE */volume-groups/*", 403, times=20)
+    with pytest.raises(PrismError):
+        site.ahv.remove(second)
+    site.lab.faults.clear()
+    assert not site.lab.state()["vms"]
+    site.ahv.remove(second)
+    site.assert_clean()
+
+
+def test_a_group_that_hosts_use_over_iscsi_is_not_removed(site: Site, with_group: Point) -> None:
+    copy = copy_at(site.ahv.place, site.ahv.kind)
+    site.ahv.make(copy, with_group, test=False)
+    (group,) = site.lab._world.volume_groups.values()
+    group.clients.append("iqn.2026-01.example:host")
+    site.ahv.remove(copy)
+    (said,) = (line for line in site.said if "stays" in line)
+    assert f"volume group {group.name} stays: it is attached to hosts over iSCSI" in said
+    assert list(site.lab._world.volume_groups.values()) == [group]
+    group.clients.clear()
+    site.ahv.remove(copy)
+    site.assert_clean()
+
+
+def test_a_sweep_leaves_a_group_that_a_vm_uses(site: Site, with_group: Point) -> None:
+    copy = copy_at(site.ahv.place, site.ahv.kind)
+    site.ahv.make(copy, with_group, test=False)
+    (group,) = site.lab._world.volume_groups.values()
+    settings = site.ahv.settings
+    with journal.opened(settings.state_dir, "killed", site.ahv.place) as intents:
+        intents.intend(ObjectKind.VOLUME_GROUP, group.name).made(group.ext_id)
+    (swept,) = sweep.sweep(site.client, settings)
+    assert str(swept).startswith(f"left: volume group {group.name} of job killed")
+    assert str(swept).endswith(f"VM {copy.name} uses it")
+    assert list(site.lab._world.volume_groups.values()) == [group]
+    site.ahv.remove(copy)
     site.assert_clean()
 
 
@@ -389,6 +513,13 @@ def test_a_guest_that_goes_down_late_is_switched_on_again(site: Site, guest: str
     vm.power_on()
     late.join()
     assert vm.is_on()
+
+
+def test_a_group_without_disks_leaves_nothing_behind(site: Site, guest: str) -> None:
+    vm = site.client.vms.get(guest)
+    empty = site.lab.create_volume_group("empty", [], [vm.name])
+    source(site, guest, lambda: 0).refuse_unfit()
+    site.lab._groups.delete(site.lab._world.volume_groups[empty])
 
 
 def test_an_unknown_source_is_refused_before(site: Site) -> None:

@@ -32,7 +32,7 @@ from vm_replica.protocol.tls import Peer
 from vm_replica.throttle import Throttle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from prism_lab import Lab
@@ -169,8 +169,11 @@ class Site:
     replica: Replica = attrs.field(factory=Replica)
     words: Words = attrs.field(factory=Words)
 
-    def cycle(self, **parameters: object) -> Result:
-        """One cycle; nothing but recorded references may be left afterwards, however it ends."""
+    def cycle(self, fenced: Collection[str] = (), **parameters: object) -> Result:
+        """One cycle; nothing but recorded references may be left afterwards, however it ends.
+
+        The receiver takes no cycles of the VMs `fenced`.
+        """
         chosen = {"vm": self.guest.name, **parameters}
         settings = parse(self.product.parameters(**chosen))
         throttle = Throttle(settings.replicate_limit, threading.Event())
@@ -179,8 +182,8 @@ class Site:
         try:
             with inventory.connect(settings) as client:
                 selected = selection.select(client, settings, whole=True).sources
-                sources = {s.vm.ext_id: s for s in with_groups(client, settings, selected)}
-                source = sources[self.guest.ext_id]
+                every = with_groups(client, settings, selected, lambda _: fenced)
+                source = {s.vm.ext_id: s for s in every}[self.guest.ext_id]
                 return Replication(settings, source, link, self.words).run(client)
         finally:
             self.product.assert_nothing_left()
@@ -192,7 +195,7 @@ class Site:
     ) -> None:
         """A cycle that must fail so."""
         with pytest.raises(error, match=match):
-            self.cycle(**parameters)
+            self.cycle((), **parameters)
 
     def assert_same(self) -> None:
         """The replica holds what the disks hold, which have not changed since."""
@@ -421,8 +424,9 @@ class Shared:
             for disk in lab._world.volume_groups[group].disks
         }
 
-    def cycle(self, site: Site) -> Result:
-        return site.cycle(vm=[self.first.guest.name, self.second.guest.name])
+    def cycle(self, site: Site, fenced: Collection[str] = (), **parameters: str) -> Result:
+        both = [self.first.guest.name, self.second.guest.name]
+        return site.cycle(fenced, vm=both, **parameters)
 
     def write(self, seed: int) -> None:
         self.first.change()
@@ -473,6 +477,39 @@ def test_volume_groups_come_with_their_vm_and_shared_ones_once(shared: Shared) -
     assert shared.cycle(first).resumed
     shared.cycle(shared.second)
     shared.assert_same()
+
+
+def test_a_shared_group_comes_with_a_vm_of_which_cycles_are_taken(shared: Shared) -> None:
+    """It came with the first VM in any case, so with none when that one had failed over."""
+    first, second = shared.first, shared.second
+    shared.cycle(first)
+    shared.cycle(second)
+    shared.write(1)
+    assert not shared.cycle(second, fenced={first.guest.ext_id}).seed
+    (group,) = second.replica.groups
+    assert (group.group_id, len(group.disks), group.replica) == (shared.shared, 1, "")
+    (disk_id,) = group.disks
+    assert second.replica.disks[disk_id] == shared.files()[disk_id].read_bytes()
+    shared.cycle(second)
+    assert second.replica.groups == (ReplicaGroup(shared.shared, "", (), first.guest.ext_id),)
+
+
+def test_a_group_of_a_protected_vm_comes_with_the_next_one(shared: Shared) -> None:
+    shared.first.product.lab.protect_vm(shared.first.guest.name, policy="gold")
+    shared.cycle(shared.second)
+    (group,) = shared.second.replica.groups
+    assert len(group.disks) == 1
+    shared.cycle(shared.second, replicate_protected="yes")
+    (group,) = shared.second.replica.groups
+    assert group.replica == shared.first.guest.ext_id
+
+
+def test_a_shared_group_without_disks_is_in_no_replica(shared: Shared) -> None:
+    product = shared.first.product
+    empty = product.volume_group("empty", [], shared.first.guest, shared.second.guest)
+    for site in (shared.first, shared.second):
+        shared.cycle(site)
+        assert empty not in {group.group_id for group in site.replica.groups}
 
 
 def test_what_is_not_replicated_is_named_and_how_to_go_on_without(shared: Shared) -> None:

@@ -11,9 +11,10 @@ from uuid import uuid4
 
 import attrs
 import pytest
-from replica_receiver.host import Host
+from replica_receiver.host import Host, target
 from vm_config.ahv_record import ConfigDisk, ConfigNic, VmConfig
 from vm_replica.failover import transitions
+from vm_replica.failover.entry_points import TargetOptions
 from vm_replica.failover.errors import FailoverFailed, FailoverRefused
 from vm_replica.failover.point import Point, PointDisk, PointGroup
 from vm_replica.protocol.manifest import Configuration
@@ -101,6 +102,24 @@ def test_the_disks_of_volume_groups_are_disks_of_the_domain(tmp_path: Path, poin
     image = tmp_path / copy.name / "group-0-disk-0.raw"
     assert image.read_bytes() == content(MIB, 9)
     assert str(image) in (tmp_path / copy.name / "domain.xml").read_text()
+
+
+def test_a_copy_on_a_host_without_its_volume_groups(tmp_path: Path, point: Point) -> None:
+    whole = attrs.evolve(point, groups=(PointGroup("group-1", "data", (), 0),))
+    options = TargetOptions(tmp_path, tmp_path)
+    given = {"folder": str(tmp_path), "format": "raw"}
+    with target({**given, "volume_groups": "no"}, options, lambda _: None) as host:
+        copy = copy_at(host.place, host.kind)
+        host.refuse_unfit(copy.name, whole, test=True)
+        said = host.make(copy, whole, test=True)
+    assert host.leaves_groups
+    assert "warning: volume group data is not in this copy: volume_groups=no" in said
+    assert "as of 1970" not in said
+    with (
+        pytest.raises(FailoverRefused, match="volume_groups=only: give yes or no"),
+        target({**given, "volume_groups": "only"}, options, lambda _: None),
+    ):
+        raise AssertionError("it was taken")
 
 
 @pytest.mark.parametrize("image_format", ["qcow2", "raw"])

@@ -56,6 +56,10 @@ def _read(data: bytes) -> None:
     again = manifest.decode(found.encode())
     if again != found or again.digest() != found.digest():
         raise AssertionError("a manifest is not what its canonical form says")
+    in_groups = [disk_id for group in found.groups for disk_id in group.disks]
+    ids = {disk.disk_id for disk in found.disks}
+    if len(set(in_groups)) < len(in_groups) or not ids.issuperset(in_groups):
+        raise AssertionError("a disk of a volume group is not in the manifest, or in two groups")
     if any(not manifest.DISK_ID.fullmatch(disk.disk_id) for disk in found.disks):
         raise AssertionError("the id of a disk is a path")
     try:
@@ -63,5 +67,5 @@ def _read(data: bytes) -> None:
     except CycleRefused:
         return
     machine = found.configuration.read()
-    if len(machine.disks) < len(found.disks):
+    if len(machine.disks) < len(ids.difference(in_groups)):
         raise AssertionError("a disk is not in the configuration")

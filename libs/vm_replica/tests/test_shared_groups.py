@@ -10,6 +10,7 @@ from phcbt01.testing import encode
 from vm_replica.failover import ledger, stored
 from vm_replica.failover.copies import PointCopies
 from vm_replica.failover.errors import FailoverRefused
+from vm_replica.failover.point import SiblingCopy
 from vm_replica.failover.transitions import SCHEMA as RECORD
 from vm_replica.failover.transitions import Copy, Record, State
 from vm_replica.protocol.manifest import (
@@ -20,6 +21,7 @@ from vm_replica.protocol.manifest import (
     CycleManifest,
     ReplicaGroup,
 )
+from vm_replica.status import Level, Status, statuses
 from vm_replica.store.admission import Limits
 from vm_replica.store.replica import Store
 
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
 SIZE = 4096
 OURS = ReplicaGroup("group-1", "quorum", ("of-group",))
 CONFIGURATION = Configuration("@proxmox", "cores: 1\nscsi0: local:own,size=4K\n")
+
+
+def stands(keeper: Keeper, vm: str) -> Status:
+    """The status of a replica at 100."""
+    (found,) = (one for one in statuses(keeper.store, 100) if one.vm_id == vm)
+    return found
 
 
 @attrs.frozen
@@ -100,6 +108,9 @@ def test_a_move_waits_for_the_replica_that_has_the_group(keeper: Keeper) -> None
     assert second.groups() == {"group-1"}
     keeper.cycle("a", 60, OURS)
     assert second.taken() == 40
+    keeper.cycle("a", 61)
+    assert not second.groups(), "its cycles come without the group now"
+    keeper.cycle("a", 62, OURS)
     keeper.store.replica("c", "a").fence()
     assert not second.groups(), "nothing that is written to it comes any more"
     assert not stored.find(keeper.store, "a").groups()
@@ -109,16 +120,80 @@ def test_a_move_waits_for_the_replica_that_has_the_group(keeper: Keeper) -> None
     assert second.point(None).missing
 
 
-def test_copies_of_the_other_vms_are_known_by_their_keys(keeper: Keeper) -> None:
-    copy = Copy("key-of-a", "a-failover", "ahv", "prism", 2)
-    folder = keeper.store.replica("c", "a").files.path
+def test_a_replica_lags_by_the_oldest_of_its_disks_and_groups(keeper: Keeper) -> None:
+    second = stands(keeper, "b")
+    assert (second.lag, second.level) == (70, Level.WARNING), "its group is of 30, it is of 40"
+    assert "it lags 70 s behind, 60 s are allowed" in second.why
+    keeper.cycle("a", 60, OURS)
+    assert (stands(keeper, "b").lag, stands(keeper, "b").level) == (60, Level.OK)
+    keeper.store.replica("c", "a").files.state_path.write_bytes(b"{")
+    second = stands(keeper, "b")
+    assert second.level is Level.CRITICAL
+    assert second.why == "no replica has the disks of its volume group group-1"
+    keeper.store.replica("c", "b").fence()
+    assert stands(keeper, "b").level is Level.OK, "it was failed over to: no cycles come"
+
+
+def failed_over(keeper: Keeper, vm: str, state: State, doing: str = "", key: str = "key") -> Path:
+    """Write down how a failover of a VM stands; the folder of its replica."""
+    copy = Copy(key, f"{vm}-failover", "ahv", "prism", 2) if key else None
+    folder = keeper.store.replica("c", vm).files.path
     with ledger.opened(folder) as held:
-        held.keep(Record(RECORD, State.FAILED_OVER, copy=copy))
-    (group,) = stored.find(keeper.store, "b").point(None).groups
-    assert group.keys == ("key-of-a",)
+        held.keep(Record(RECORD, state, doing=doing, copy=copy))
+    return folder
+
+
+def test_only_whole_copies_of_the_other_vms_are_known(keeper: Keeper) -> None:
+    second = stored.find(keeper.store, "b")
+
+    def known() -> tuple[SiblingCopy, ...]:
+        (group,) = second.point(None).groups
+        return group.siblings
+
+    whole = SiblingCopy("a", "key", "prism")
+    for state in (State.FAILED_OVER, State.PERMANENT):
+        failed_over(keeper, "a", state)
+        assert known() == (whole,)
+    failed_over(keeper, "a", State.FAILED_OVER, "end-test")
+    assert known() == (whole,), "the copy is not touched by that"
+    failed_over(keeper, "a", State.FAILED_OVER, "undo")
+    assert known() == (attrs.evolve(whole, doing="undo"),)
+    for event in ("planned", "unplanned"):
+        failed_over(keeper, "a", State.FAILING_OVER, event)
+        assert known() == (attrs.evolve(whole, doing=event),)
+    failed_over(keeper, "a", State.FAILING_OVER, "planned", key="")
+    assert known() == (SiblingCopy("a", "", "", "planned"),), "it has none yet, and will have"
+    failed_over(keeper, "a", State.TESTING, "test", key="")
+    assert known() == ()
+    folder = failed_over(keeper, "a", State.FAILED_OVER)
     (folder / ledger.RECORD).write_bytes(b"{")
+    assert known() == ()
+
+
+def test_a_failover_of_a_vm_without_the_group_does_not_count(keeper: Keeper) -> None:
+    keeper.cycle("alone", 70)
+    failed_over(keeper, "alone", State.FAILING_OVER, "unplanned")
     (group,) = stored.find(keeper.store, "b").point(None).groups
-    assert group.keys == ()
+    assert group.siblings == ()
+
+
+def test_a_copy_without_a_group_is_only_made_when_that_is_wanted(keeper: Keeper) -> None:
+    class Target:
+        """An activator that takes groups, unless it is told to leave them."""
+
+        place = "there"
+        takes_groups = True
+        leaves_groups = False
+        refuse_unfit = make = staticmethod(lambda *given, test: given)
+
+    activator: Any = Target()
+    copies = PointCopies(stored.find(keeper.store, "b"), activator, generation=1, exact=True)
+    with pytest.raises(FailoverRefused, match=r"group-1 is not in this copy.*volume_groups=no"):
+        copies.refuse_unfit(test=False)
+    activator.leaves_groups = True
+    copies.refuse_unfit(test=False)
+    made: Any = copies.make(Copy("key", "x", "ahv", "prism", 2), test=False)
+    assert [group.exact for group in made[1].groups] == [True]
 
 
 def test_a_target_that_knows_no_groups_is_refused(keeper: Keeper) -> None:

@@ -167,7 +167,7 @@ def _carry_out(args: argparse.Namespace, reading: Reading) -> int:
             activator, source = None, None
         copies = PointCopies(
             replica, activator, _local,
-            getattr(args, "point", None), getattr(args, "name", ""),
+            getattr(args, "point", None), getattr(args, "name", ""), event is Event.PLANNED,
         )  # fmt: skip
         conductor = Conductor(held, replica, source, copies, _say)
         if is_left:  # a drill that was killed

@@ -39,27 +39,38 @@ _PARTIAL = ".partial"
 
 @contextmanager
 def target(parameters: Mapping[str, str], options: TargetOptions, _say: Say, /) -> Iterator[Host]:
-    """The entry point: `folder` is where copies are made, `format` (qcow2) one of FORMATS."""
-    if unknown := sorted(set(parameters) - {"folder", "format"}):
-        raise FailoverRefused(f"this host has no parameter {unknown[0]}: it has folder and format")
+    """The entry point: `folder` is where copies are made, `format` (qcow2) one of FORMATS.
+
+    `volume_groups` is yes or no: whether copies have the disks of volume groups.
+    """
+    if unknown := sorted(set(parameters) - {"folder", "format", "volume_groups"}):
+        raise FailoverRefused(
+            f"this host has no parameter {unknown[0]}: it has folder, format and volume_groups"
+        )
     if not parameters.get("folder"):
         raise FailoverRefused("give the folder for the copy: --folder DIR")
     image_format = parameters.get("format", "qcow2")
     if image_format not in FORMATS:
         raise FailoverRefused(f"{image_format} is not a format of images: give qcow2 or raw")
-    yield Host(Path(parameters["folder"]).absolute(), image_format, options.networks)
+    groups = parameters.get("volume_groups", "yes")
+    if groups not in {"yes", "no"}:
+        raise FailoverRefused(f"volume_groups={groups}: give yes or no")
+    folder = Path(parameters["folder"]).absolute()
+    yield Host(folder, image_format, options.networks, leaves_groups=groups == "no")
 
 
 @attrs.frozen
 class Host:
     """Makes copies in folders below `folder`.
 
-    `format` is one of FORMATS; `bridges` gives for networks of the source those of this host.
+    `format` is one of FORMATS; `bridges` gives for networks of the source those of this host; with
+    `leaves_groups` a copy has no disks of volume groups.
     """
 
     folder: Path
     format: str = "qcow2"
     bridges: Mapping[str, str] = attrs.field(factory=dict)
+    leaves_groups: bool = attrs.field(default=False, kw_only=True)
 
     @property
     def kind(self) -> str:
@@ -89,6 +100,7 @@ class Host:
             )
         if self._final(name).exists():
             raise FailoverRefused(f"{self._final(name)} exists: remove it, or give another --name")
+        point = self._wanted(point)
         free = shutil.disk_usage(self.folder).free
         # raw and qcow2 of one disk at a time
         largest = max((disk.allocated for disk in point.all_disks), default=0)
@@ -100,6 +112,7 @@ class Host:
 
     def make(self, copy: Copy, point: Point, *, test: bool) -> str:
         """Write the disks and the domain; a test copy has no network cards."""
+        point = self._wanted(point)
         partial, final = self._partial(copy.name), self._final(copy.name)
         durable.make_folder(partial)
         durable.replace(partial / _KEY, copy.key.encode())
@@ -135,6 +148,9 @@ class Host:
             if _is_ours(folder, copy.key):
                 _refuse_in_use(folder.iterdir(), copy.name)
                 shutil.rmtree(folder)
+
+    def _wanted(self, point: Point) -> Point:
+        return point.without_groups() if self.leaves_groups else point
 
     def _image(self, raw: Path, disk: PointDisk) -> Path:
         disk.write(raw)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import attrs
 
 from vm_replica.errors import ReplicationError
-from vm_replica.failover import ledger
+from vm_replica.failover import ledger, shared
 from vm_replica.store.accounts import stored_bytes
 from vm_replica.store.catalog import ReplicaRole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from vm_replica.failover.shared import Holder
     from vm_replica.store.catalog import Generation
     from vm_replica.store.replica import Replica, Store
 
@@ -39,7 +40,8 @@ class Level(Enum):
 class Status:
     """One replica. Times in seconds of the epoch, amounts in bytes, lag and rpo in seconds.
 
-    `taken` is the moment that the current generation shows, 0 if there is none; `size` what its
+    `taken` is the moment that the current generation shows, 0 if there is none; `lag` that of the
+    oldest of its disks, also of a volume group whose disks are in another replica; `size` what its
     disks have, `stored` what the replica takes on disk; `arrived` of `expected` is here of the next
     cycle. `why` says what is wrong, in a line, and is empty when nothing is.
     """
@@ -73,7 +75,7 @@ def statuses(store: Store, now: float, rpo: int = 0) -> Iterator[Status]:
     """The status of each replica; `rpo` is for those whose source has promised none."""
     for replica in store.replicas():
         try:
-            yield _status(replica, now, rpo)
+            yield _status(store, replica, now, rpo)
         except (ReplicationError, OSError) as error:
             files = replica.files
             yield attrs.evolve(
@@ -109,10 +111,11 @@ _EMPTY = Status(
 )
 
 
-def _status(replica: Replica, now: float, rpo: int) -> Status:
+def _status(store: Store, replica: Replica, now: float, rpo: int) -> Status:
     state = replica.files.existing()
     points, arrived, trouble = replica.points(), replica.resumable(), replica.trouble()
     current, failover = state.current, ledger.read(replica.files.path)
+    groups: Mapping[str, Holder | None] = {}
     found = attrs.evolve(
         _EMPTY,
         cluster=state.cluster,
@@ -130,10 +133,14 @@ def _status(replica: Replica, now: float, rpo: int) -> Status:
         vm_name=arrived.manifest.vm_name if arrived else "",
     )
     if current:
-        found = _with_generation(found, current, now)
-    why, level = _judge(found, takes_cycles=state.role is ReplicaRole.REPLICA)
+        groups = _groups(store, replica, current)
+        found = _with_generation(found, current, groups, now)
+    takes_cycles = state.role is ReplicaRole.REPLICA
+    why, level = _judge(found, takes_cycles=takes_cycles)
     if level is Level.OK and (alarm := _rewriting(points, now)):
         why, level = alarm, Level.WARNING
+    if takes_cycles and (lost := [group for group, held in groups.items() if not held]):
+        why, level = f"no replica has the disks of its volume group {lost[0]}", Level.CRITICAL
     if ledger.is_interrupted(replica.files.path, failover):
         why = f"failover {failover.doing} was interrupted: run failover recover"
         level = Level.CRITICAL
@@ -144,14 +151,23 @@ def _status(replica: Replica, now: float, rpo: int) -> Status:
     return attrs.evolve(found, why=why, level=level)
 
 
-def _with_generation(found: Status, current: Generation, now: float) -> Status:
+def _groups(store: Store, replica: Replica, current: Generation) -> dict[str, Holder | None]:
+    """Where the newest disks of its volume groups are; None for those that nobody has."""
+    ids = [group.group_id for group in current.manifest.groups]
+    return {group: shared.holder(store, replica, current, group, newest=True) for group in ids}
+
+
+def _with_generation(
+    found: Status, current: Generation, groups: Mapping[str, Holder | None], now: float
+) -> Status:
     manifest = current.manifest
+    moments = [held.generation.moment for held in groups.values() if held]
     return attrs.evolve(
         found,
         vm_name=manifest.vm_name,
         taken=manifest.taken,
         committed=current.committed,
-        lag=max(int(now) - current.moment, 0),
+        lag=max(int(now) - min([current.moment, *moments]), 0),
         rpo=manifest.rpo or found.rpo,
         size=sum(disk.size for disk in current.disks),
     )

@@ -62,6 +62,10 @@ class Object(ABC):
         """What to do about one that stays, behind the name of the job that was killed."""
         return ""
 
+    def user(self, client: PrismClient, ext_id: str) -> str:  # noqa: ARG002 - most kinds have none
+        """Who uses one by now, so that a sweep leaves it; empty for nobody."""
+        return ""
+
     def ours(self, client: PrismClient) -> Iterator[Named]:  # noqa: ARG002 - some kinds are not on the cluster
         """Yield every object on the clusters of this Prism that is ours by its name."""
         yield from ()
@@ -103,6 +107,11 @@ class VolumeGroups(PrismObject):
         """Detach and delete."""
         client.volume_groups.detach_client(ext_id, intent.initiator)
         client.volume_groups.delete(ext_id)
+
+    def user(self, client: PrismClient, ext_id: str) -> str:
+        """The VM that it is attached to."""
+        users = (vm.name for vm in client.vms.list() if ext_id in vm.volume_group_ext_ids)
+        return next((f"VM {name}" for name in users), "")
 
     def ours(self, client: PrismClient) -> Iterator[Named]:
         """Every group of ours."""

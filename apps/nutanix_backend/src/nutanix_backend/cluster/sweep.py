@@ -149,7 +149,9 @@ class Sweeper:
         for ext_id in kind.existing(self._client, pending):
             if ext_id in self._references:
                 continue
-            if self._dry_run or kind.stays(intent):
+            if user := kind.user(self._client, ext_id):
+                yield Removed(job, intent.kind, intent.name, "left", f"{KILLED}: {user} uses it")
+            elif self._dry_run or kind.stays(intent):
                 why = f"{KILLED}{kind.advice(intent, ext_id)}"
                 yield Removed(job, intent.kind, intent.name, "found", why)
             else:

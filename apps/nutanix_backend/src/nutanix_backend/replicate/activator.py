@@ -25,6 +25,7 @@ from nutanix_backend.ahv.creation import Creation, NewDisk, Origin, WrittenDisk
 from nutanix_backend.ahv.site import Site, inspect_target
 from nutanix_backend.cluster import journal, sweep
 from nutanix_backend.cluster.guards import FolderGuard, new_secret
+from nutanix_backend.cluster.journal import ObjectKind
 from nutanix_backend.cluster.objects import remove_vm
 from nutanix_backend.errors import BackendError, DrillFailed
 from nutanix_backend.names import NAMESPACE, STAGING
@@ -36,13 +37,13 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from prism_client import PrismClient, Vm
+    from prism_client import PrismClient, Vm, VolumeGroup
     from vm_config.machine import Machine
     from vm_replica.failover.point import Point
     from vm_replica.failover.transitions import Copy
 
     from nutanix_backend.ahv.upload import UploadMethod
-    from nutanix_backend.cluster.journal import Journal
+    from nutanix_backend.cluster.journal import Entry, Journal
     from nutanix_backend.report import Report
     from nutanix_backend.settings.parameters import Settings
 
@@ -81,8 +82,13 @@ class Ahv:
 
     @property
     def takes_groups(self) -> bool:
-        """They are made and attached, unless volume_groups=no."""
+        """They are made and attached."""
         return True
+
+    @property
+    def leaves_groups(self) -> bool:
+        """With volume_groups=no."""
+        return self.settings.volume_groups == "no"
 
     def refuse_unfit(self, name: str, point: Point, *, test: bool) -> None:
         """Raise FailoverRefused for a name that is taken, unknown networks or too little space.
@@ -91,10 +97,13 @@ class Ahv:
         """
         try:
             watch.check_options(self.settings)
+            point = self._wanted(point)
             site = self._site(point, test=test)
             make_vm.refuse_taken(site, name)
-            site.refuse_full(self._wanted(point).allocated)
+            site.refuse_full(point.allocated)
             copied_groups.refuse_unfit(site, self.settings, point)
+            if not test:
+                copied_groups.shared(self.client, self.place, point)
         except BackendError as error:
             raise FailoverRefused(f"{self.place}: {error}") from error
 
@@ -103,8 +112,9 @@ class Ahv:
 
         Its volume groups are there before, and it has them when it is switched on.
         """
-        self._name_what_is_left_out(point)
         point = self._wanted(point)
+        for line in point.missing:
+            self.report.warn(line)
         with _as_failure(), self._journal(copy) as intents, ExitStack() as stack:
             creation = self._creation(copy, point, intents)
             site = self._site(point, test=test)
@@ -146,24 +156,20 @@ class Ahv:
         for removed in sweep.sweep(self.client, self.settings):
             self.report.say(str(removed))
         vms = self._ours(copy)
-        for name in copied_groups.brought_by_others(self.client, copy, vms):
-            self.report.say(f"volume group {name} stays: the copy of another VM brought it")
-        for vm in vms:
-            remove_vm(self.client, vm.ext_id)
-        for line in copied_groups.remove(self.client, copy):
+        groups, staying = copied_groups.groups_of(self.client, copy, vms)
+        for line in staying:
             self.report.say(line)
+        with self._journal(copy, "undo") as intents:
+            entries = [_to_delete(intents, group) for group in groups]
+            for vm in vms:
+                remove_vm(self.client, vm.ext_id)
+            for group, entry in zip(groups, entries, strict=True):
+                self.client.volume_groups.delete(group.ext_id)
+                entry.close()
 
     def _wanted(self, point: Point) -> Point:
         """The point without its volume groups, if they are not wanted."""
-        return attrs.evolve(point, groups=()) if self.settings.volume_groups == "no" else point
-
-    def _name_what_is_left_out(self, point: Point) -> None:
-        """Say which volume groups of the VM the copy is without."""
-        for line in point.missing:
-            self.report.warn(line)
-        if self.settings.volume_groups == "no":
-            for group in point.groups:
-                self.report.warn(f"volume group {group.name} is not in this copy: volume_groups=no")
+        return point.without_groups() if self.leaves_groups else point
 
     def _attach(self, groups: Mapping[str, str], vm: Vm) -> None:
         """Give the VM its groups, then switch it on; that this fails is reported, and no more."""
@@ -183,12 +189,12 @@ class Ahv:
     def _ours(self, copy: Copy) -> list[Vm]:
         return [vm for vm in self.client.vms.find(copy.name) if copy.key in vm.description]
 
-    def _journal(self, copy: Copy) -> AbstractContextManager[Journal]:
-        return journal.opened(self.settings.state_dir, f"failover {copy.key}", self.place)
+    def _journal(self, copy: Copy, what: str = "failover") -> AbstractContextManager[Journal]:
+        return journal.opened(self.settings.state_dir, f"{what} {copy.key}", self.place)
 
     def _creation(self, copy: Copy, point: Point, intents: Journal) -> Creation:
         name = point.machine.name
-        description = f"generation {copy.generation} of {name}, podheitor copy {copy.key}"
+        description = f"generation {copy.generation} of {name}, {copied_groups.DESCRIBED}{copy.key}"
         return Creation(self.settings, self.report, intents, copy.key, description)
 
     def _site(self, point: Point, *, test: bool) -> Site:
@@ -215,6 +221,13 @@ class Ahv:
     def _identity(self, site: Site, point: Point, *, test: bool) -> identity.Identity:
         wanted = "new" if test else self.settings.restore_identity
         return identity.choose(wanted, site, _origin(point), None)
+
+
+def _to_delete(intents: Journal, group: VolumeGroup) -> Entry:
+    """Write down that a group is to go: nothing names it once its VM is gone."""
+    entry = intents.intend(ObjectKind.VOLUME_GROUP, group.name)
+    entry.made(group.ext_id)
+    return entry
 
 
 def _never() -> None:

@@ -1,16 +1,19 @@
 """The volume groups of a copy on a cluster: new ones, or those that another copy brought there.
 
-A group is ours by a mark in its name: the beginning of the copy's key, and of the id of the group
-that it is a copy of. So it is found again whatever became of the process that made it.
+A group is ours by a mark in its name: the beginning of the copy's key, that of the id of the group
+that it is a copy of, and the moment that it shows. So it is found again whatever became of the
+process that made it.
 """
 
 from __future__ import annotations
 
 import re
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import attrs
+import prism_client
 from command_line.text import utc
 
 from nutanix_backend.cluster import transport
@@ -19,7 +22,7 @@ from nutanix_backend.disks.targets import LunTarget
 from nutanix_backend.errors import RestoreRefused, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from iscsi_attach import BlockDevice
     from prism_client import PrismClient, Vm, VolumeGroup
@@ -32,9 +35,53 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 256
 """Characters of the name of a volume group."""
+DESCRIBED = "podheitor copy "
+"""What is before the key of a copy in the description of its VM."""
 _SHOWN = 8
 """Characters of a key or an id in a mark."""
-_MARK = re.compile(r" \[[0-9a-f]{8}-[^]]{1,8}\]$")
+_TIME = "%Y%m%dT%H%M%SZ"
+_MARK = re.compile(r" \[([0-9a-f]{8})-([^]]{1,8})-([0-9]{8}T[0-9]{6}Z)\]$")
+
+
+@attrs.frozen
+class Mark:
+    """What the name of a group says: whose copy, of which group, as of when (seconds, epoch)."""
+
+    key: str
+    group: str
+    taken: int
+
+    @classmethod
+    def of(cls, key: str, group: PointGroup) -> Mark:
+        """That of a group of the copy with this key."""
+        return cls(key[:_SHOWN], group.group_id[:_SHOWN], group.taken)
+
+    @classmethod
+    def read(cls, name: str) -> Mark | None:
+        """The mark in a name; None for a group that is not ours."""
+        found = _MARK.search(name)
+        if not found:
+            return None
+        key, group, moment = found.groups()
+        taken = datetime.strptime(moment, _TIME).replace(tzinfo=UTC)
+        return cls(key, group, int(taken.timestamp()))
+
+    def __str__(self) -> str:
+        return f"[{self.key}-{self.group}-{datetime.fromtimestamp(self.taken, UTC):{_TIME}}]"
+
+
+@attrs.frozen
+class MarkedGroup:
+    """A group on the target that is ours."""
+
+    group: VolumeGroup
+    mark: Mark
+
+
+def _marked(client: PrismClient) -> list[MarkedGroup]:
+    """Every group of ours that the target has."""
+    listed = ((group, Mark.read(group.name)) for group in client.volume_groups.list())
+    return [MarkedGroup(group, mark) for group, mark in listed if mark]
 
 
 @attrs.frozen
@@ -55,23 +102,29 @@ class CopiedGroups:
 
         Unless it is a test, one that a copy of another VM brought is taken as it is.
         """
-        there = [] if test else list(self.site.client.volume_groups.list())
-        return dict(self._made(group, there) for group in self.point.groups)
+        place = self.copy.place
+        there = {} if test else shared(self.site.client, place, self.point)
+        return dict(self._made(group, there.get(group.group_id)) for group in self.point.groups)
 
-    def _made(self, group: PointGroup, there: list[VolumeGroup]) -> tuple[str, str]:
-        marks = [_mark(key, group.group_id) for key in group.keys]
-        for known in there:
-            if any(known.name.endswith(mark) for mark in marks):
-                return known.ext_id, (
-                    f"volume group {known.name} is there already, with the copy of another VM: it "
-                    "is attached as it is"
+    def _made(self, group: PointGroup, known: MarkedGroup | None) -> tuple[str, str]:
+        if known:
+            name = known.group.name
+            if known.mark.taken != group.taken:
+                self.creation.report.warn(
+                    f"volume group {name} is attached as the copy of another VM brought it, as of "
+                    f"{utc(known.mark.taken)} (UTC): what the source had written to it by "
+                    f"{utc(group.taken)} (UTC) is not in it"
                 )
+            return known.group.ext_id, (
+                f"volume group {name} is there already, with the copy of another VM: it "
+                "is attached as it is"
+            )
         name, ext_id = self._write(group)
         return ext_id, f"volume group {name} is as of {utc(group.taken)} (UTC)"
 
     def _write(self, group: PointGroup) -> tuple[str, str]:
         """Make the group and write its disks; it stays when all of them are durable."""
-        mark = _mark(self.copy.key, group.group_id)
+        mark = str(Mark.of(self.copy.key, group))
         room = LONGEST_NAME - len(mark) - 1
         name = f"{f'{self.copy.name} {group.name}'[:room]} {mark}"
         settings, warn = self.creation.settings, self.creation.report.warn
@@ -104,10 +157,6 @@ def _fill(disk: PointDisk, device: BlockDevice, name: str) -> None:
     target.finish()
 
 
-def _mark(key: str, group_id: str) -> str:
-    return f"[{key[:_SHOWN]}-{group_id[:_SHOWN]}]"
-
-
 def refuse_unfit(site: Site, settings: Settings, point: Point) -> None:
     """Raise BackendError when the groups of the point cannot be made, or not be attached."""
     if settings.volume_groups == "only":
@@ -129,24 +178,98 @@ def refuse_unfit(site: Site, settings: Settings, point: Point) -> None:
         ) from error
 
 
-def brought_by_others(client: PrismClient, copy: Copy, vms: Sequence[Vm]) -> list[str]:
-    """Name the groups that the VMs of a copy use, and that copies of other VMs brought."""
+def shared(client: PrismClient, place: str, point: Point) -> dict[str, MarkedGroup]:
+    """The groups of the point that whole copies of other VMs have brought, by the id of the source.
+
+    Raises RestoreRefused for one that another failover is about to bring or remove, and for one
+    that is there in an older state when that will not do.
+    """
+    for group in point.groups:
+        _refuse_unfinished(group, place)
+    if not any(group.siblings for group in point.groups):
+        return {}
+    marked, vms = _marked(client), list(client.vms.list())
+    found = {g.group_id: known for g in point.groups if (known := _brought(g, marked, vms))}
+    for group in point.groups:
+        if group.exact and group.group_id in found:
+            raise _older(group, found[group.group_id])
+    return found
+
+
+def _refuse_unfinished(group: PointGroup, place: str) -> None:
+    for sibling in group.siblings:
+        if sibling.doing and sibling.place in {"", place}:
+            raise RestoreRefused(
+                f"VM {sibling.vm_name} shares volume group {group.name}, and its failover "
+                f"({sibling.doing}) is under way or was interrupted: wait until it ends, or run "
+                f"failover recover {sibling.vm_name}"
+            )
+
+
+def _brought(
+    group: PointGroup, marked: Sequence[MarkedGroup], vms: Sequence[Vm]
+) -> MarkedGroup | None:
+    """The copy of a group that belongs to one of the siblings' copies, or that their VMs have.
+
+    The copy that brought it may have been undone since.
+    """
+    keys = [sibling.key for sibling in group.siblings if not sibling.doing]
+    theirs = [vm for vm in vms if any(key in vm.description for key in keys)]
+    attached = {ext_id for vm in theirs for ext_id in vm.volume_group_ext_ids}
+    shown = {key[:_SHOWN] for key in keys}
+    found = [
+        known
+        for known in marked
+        if known.mark.group == group.group_id[:_SHOWN]
+        and (known.mark.key in shown or known.group.ext_id in attached)
+    ]
+    return max(found, key=lambda known: known.mark.taken, default=None)
+
+
+def _older(group: PointGroup, known: MarkedGroup) -> RestoreRefused:
+    return RestoreRefused(
+        f"volume group {known.group.name} is there already, with the copy of another VM, as of "
+        f"{utc(known.mark.taken)} (UTC); the replica has it as of {utc(group.taken)} (UTC): what "
+        "was written in between would be lost: undo the other failover, or use unplanned"
+    )
+
+
+def groups_of(
+    client: PrismClient, copy: Copy, vms: Sequence[Vm]
+) -> tuple[list[VolumeGroup], list[str]]:
+    """The groups to delete with the `vms` of a copy, and a line for each that is to stay.
+
+    That is what the copy brought, and what one brought that was removed before.
+    """
+    ours = {vm.ext_id for vm in vms}
     attached = {group for vm in vms for group in vm.volume_group_ext_ids}
-    found = [g for g in client.volume_groups.list() if g.ext_id in attached] if attached else []
-    return [g.name for g in found if _MARK.search(g.name) and not _is_ours(g, copy)]
-
-
-def remove(client: PrismClient, copy: Copy) -> Iterator[str]:
-    """Delete the groups of a copy whose VM is gone; say which stay, because another VM has them."""
-    ours = [group for group in client.volume_groups.list() if _is_ours(group, copy)]
-    vms = list(client.vms.list()) if ours else []
-    users = {group: vm.name for vm in vms for group in vm.volume_group_ext_ids}
-    for group in ours:
-        if group.ext_id in users:
-            yield f"volume group {group.name} stays: VM {users[group.ext_id]} uses it"
+    others = [vm for vm in client.vms.list() if vm.ext_id not in ours]
+    going, staying = [], []
+    for known in _marked(client):
+        if known.mark.key != copy.key[:_SHOWN] and known.group.ext_id not in attached:
+            continue
+        if reason := _why_it_stays(client, known, copy, others):
+            staying.append(f"volume group {known.group.name} stays: {reason}")
         else:
-            client.volume_groups.delete(group.ext_id)
+            going.append(known.group)
+    return going, staying
 
 
-def _is_ours(group: VolumeGroup, copy: Copy) -> bool:
-    return f"[{copy.key[:_SHOWN]}-" in group.name
+def _why_it_stays(client: PrismClient, known: MarkedGroup, copy: Copy, others: Sequence[Vm]) -> str:
+    """Who needs a group besides the VMs of the copy; empty for nobody."""
+    for vm in others:
+        if known.group.ext_id in vm.volume_group_ext_ids:
+            return f"VM {vm.name} uses it"
+        if known.mark.key != copy.key[:_SHOWN] and f"{DESCRIBED}{known.mark.key}" in vm.description:
+            return "the copy of another VM brought it"
+    if has_clients(client, known.group.ext_id):
+        return "it is attached to hosts over iSCSI: detach them, and delete it in Prism"
+    return ""
+
+
+def has_clients(client: PrismClient, ext_id: str) -> bool:
+    """Whether hosts are attached to a group over iSCSI, as far as this release of Prism tells."""
+    try:
+        return bool(client.volume_groups.clients(ext_id))
+    except prism_client.Unsupported:
+        return False

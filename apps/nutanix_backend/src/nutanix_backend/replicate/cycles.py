@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 from command_line.text import with_notes
+from vm_replica.errors import Code, CycleRefused, ReplicationError
 from vm_replica.protocol import channel
 from vm_replica.throttle import Throttle
 
@@ -17,11 +18,17 @@ from nutanix_backend.cluster import inventory, selection, sweep, transport
 from nutanix_backend.cluster.guards import new_secret
 from nutanix_backend.errors import ParameterError
 from nutanix_backend.replicate.groups import Replicated, refuse_groups_alone, with_groups
-from nutanix_backend.replicate.source import VM_ERRORS, Link, Replication, Result
+from nutanix_backend.replicate.source import (
+    VM_ERRORS,
+    Link,
+    Replication,
+    Result,
+    open_replica,
+)
 from nutanix_backend.replicate.workers import Done, Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
     from nutanix_backend.report import Report
@@ -52,7 +59,7 @@ class Work:
         `check_cancelled` is called several times a second, and may raise to end it all.
         """
         link = self._link()
-        sources = self._sources()
+        sources = self._sources(link)
         with self._crew() as crew:
             for source in sources:
                 crew.start(source.vm.name, self._task(source, link, crew))
@@ -68,7 +75,7 @@ class Work:
         with self._crew() as crew:
             while True:
                 if rota.look <= time.monotonic():
-                    rota.take(self._sources_or(rota.sources))
+                    rota.take(self._sources_or(link, rota.sources))
                 for source in rota.begin(crew.names()):
                     crew.start(source.vm.ext_id, self._task(source, link, crew))
                 pause = rota.next(crew.names()) - time.monotonic()
@@ -103,19 +110,30 @@ class Work:
         self._open.add(connected)
         return connected
 
-    def _sources(self) -> list[Replicated]:
+    def _sources(self, link: Link) -> list[Replicated]:
         with inventory.connect(self.settings, self.listener.warn) as client:
             sweep.before_job(self.listener, client, self.settings)
             selected = selection.select(client, self.settings, whole=True)
-            sources = with_groups(client, self.settings, selected.sources)
+            refused = partial(self._refused, link)
+            sources = with_groups(client, self.settings, selected.sources, refused)
         for missing in selected.missing:
             self.listener.report(f"{missing.wanted} is not replicated: {missing.reason}")
         return sources
 
-    def _sources_or(self, known: list[Replicated]) -> list[Replicated]:
+    def _refused(self, link: Link, sources: Sequence[inventory.Source]) -> set[str]:
+        """The ids of the VMs of which the receiver takes no cycles; none if it does not answer."""
+        try:
+            with link.connect() as connected:
+                found = [source for source in sources if not _takes_cycles(connected, source)]
+        except (ReplicationError, OSError) as error:
+            self.listener.warn(f"the receiver does not say which VMs it takes cycles of: {error}")
+            return set()
+        return {source.vm.ext_id for source in found}
+
+    def _sources_or(self, link: Link, known: list[Replicated]) -> list[Replicated]:
         """The VMs there are now, or those we know if Prism does not say."""
         try:
-            return self._sources()
+            return self._sources(link)
         except VM_ERRORS as error:
             self.listener.report(f"the VMs to replicate cannot be listed now: {with_notes(error)}")
             return known
@@ -160,6 +178,14 @@ class Schedule:
 
     def _idle(self, busy: set[str]) -> list[Replicated]:
         return [source for source in self.sources if source.vm.ext_id not in busy]
+
+
+def _takes_cycles(connected: channel.Channel, source: inventory.Source) -> bool:
+    try:
+        open_replica(connected, source)
+    except CycleRefused as refused:
+        return refused.code not in {Code.FENCED, Code.NOT_ALLOWED}
+    return True
 
 
 def replicate(settings: Settings, source: Replicated, link: Link, listener: Report) -> Result:

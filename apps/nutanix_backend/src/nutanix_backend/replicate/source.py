@@ -40,11 +40,12 @@ from nutanix_backend.cluster.guards import GroupSnapshot, SnapshotGuard
 from nutanix_backend.disks.attach import Route, open_disks, reference
 from nutanix_backend.disks.plan import CHANGES_UNAVAILABLE, DiskPlan, plan_disks, with_data
 from nutanix_backend.disks.streams import StreamSender, delta_length
-from nutanix_backend.errors import BackendError, ChainError, SelectionError, SourceError, StateError
+from nutanix_backend.errors import BackendError, ChainError, SourceError, StateError
 from nutanix_backend.names import NAMESPACE, OURS
 from nutanix_backend.references import state
 from nutanix_backend.references.replicated import JOB, References
 from nutanix_backend.replicate import stream
+from nutanix_backend.replicate.groups import refuse_protected
 from nutanix_backend.settings.parameters import prism_address
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from vm_replica.protocol.channel import Channel
     from vm_replica.throttle import Throttle
 
-    from nutanix_backend.cluster import transport
+    from nutanix_backend.cluster import inventory, transport
     from nutanix_backend.replicate.groups import Replicated
     from nutanix_backend.report import Report
     from nutanix_backend.settings.parameters import Settings
@@ -209,8 +210,7 @@ class Replication:
             return self._open(channel)
 
     def _open(self, channel: Channel) -> messages.Ready:
-        channel.send(messages.Open(self._source.cluster.name, self._source.vm.ext_id))
-        return channel.expect(messages.Ready)
+        return open_replica(channel, self._source)
 
     def _cycle(
         self, client: prism_client.PrismClient, references: References, ready: messages.Ready
@@ -281,7 +281,7 @@ class Replication:
         for line in vm_record.not_replicated(vm, self._source.owners):
             self._listener.warn(line)
         parts = self._plan(client, vm, snapshot.recovery_point, base)
-        manifest = self._manifest(vm, snapshot.recovery_point, parts)
+        manifest = self._manifest(client, vm, snapshot.recovery_point, parts)
         cycle = Cycle(snapshot, manifest, parts)
         new = reference(snapshot.recovery_point, cycle.plans, manifest.digest())
         self._record(references, cycle, new)
@@ -338,10 +338,14 @@ class Replication:
         return _parts(client, vm, groups, point, None, warn)
 
     def _manifest(
-        self, vm: prism_client.Vm, point: prism_client.RecoveryPoint, parts: list[Part]
+        self,
+        client: prism_client.PrismClient,
+        vm: prism_client.Vm,
+        point: prism_client.RecoveryPoint,
+        parts: list[Part],
     ) -> CycleManifest:
         plans = _all_plans(parts)
-        groups = (*_own_groups(parts), *self._groups_elsewhere(vm))
+        groups = (*_own_groups(parts), *self._groups_elsewhere(client, vm))
         return CycleManifest(
             schema=GROUPS_SCHEMA if groups else SCHEMA,
             cluster=self._source.cluster.name,
@@ -357,11 +361,13 @@ class Replication:
             groups=groups,
         )
 
-    def _groups_elsewhere(self, vm: prism_client.Vm) -> Iterator[ReplicaGroup]:
-        """The groups that another VM brings."""
+    def _groups_elsewhere(
+        self, client: prism_client.PrismClient, vm: prism_client.Vm
+    ) -> Iterator[ReplicaGroup]:
+        """The groups that another VM brings: one without disks is brought by nobody."""
         for group in vm.volume_group_ext_ids:
             owner = self._source.owners.get(group, vm.ext_id)
-            if owner != vm.ext_id:
+            if owner != vm.ext_id and client.volume_groups.get(group).disks:
                 yield ReplicaGroup(group, "", (), owner)
 
     # --- going on with what was interrupted
@@ -509,6 +515,12 @@ class Replication:
             raise PeerFailed(f"{name} arrived damaged: it was {digest}, the receiver has {stored}")
 
 
+def open_replica(channel: Channel, source: inventory.Source) -> messages.Ready:
+    """Where the replica of a VM stands; raise CycleRefused when no cycles of it are taken."""
+    channel.send(messages.Open(source.cluster.name, source.vm.ext_id))
+    return channel.expect(messages.Ready)
+
+
 def send_stream(
     channel: Channel, pieces: Iterable[Buffer], tick: Callable[[int], None]
 ) -> tuple[int, str]:
@@ -519,18 +531,6 @@ def send_stream(
         sender.put(piece)
     digest = sender.finish()
     return sender.sent, digest
-
-
-def refuse_protected(
-    settings: Settings, client: prism_client.PrismClient, vm: prism_client.Vm
-) -> None:
-    """Raise SelectionError for a VM that Prism replicates already, unless that is wanted."""
-    policy = None if settings.replicate_protected else client.protection_policies.of_vm(vm)
-    if policy is not None:
-        raise SelectionError(
-            f"VM {vm.name} is under a protection policy of Prism ({policy}): leave it out, or set "
-            "replicate_protected=yes to replicate it here as well"
-        )
 
 
 def _parts(

@@ -16,6 +16,7 @@ import prism_client
 from vm_replica.failover.errors import FailoverFailed, FailoverRefused
 
 from nutanix_backend.names import OURS
+from nutanix_backend.replicate.copied_groups import has_clients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -60,7 +61,9 @@ class PrismSource:
     def _left_behind(self, vm: Vm) -> str:
         """What a move would leave behind, and what to do; empty for nothing."""
         brought, attached = self.groups(), vm.volume_group_ext_ids
-        if alone := [group for group in attached if group not in brought]:
+        if alone := [
+            group for group in attached if group not in brought and self._has_disks(group)
+        ]:
             return (
                 f"volume group {alone[0]} of VM {vm.name} is in no replica that takes cycles, so "
                 "what is written to it would be left behind: replicate it with the VM, or detach it"
@@ -73,18 +76,15 @@ class PrismSource:
                     "on to write would be left behind: shut it down first"
                 )
         for group in attached:
-            if self._has_clients(group):
+            if has_clients(self.client, group):
                 return (
                     f"volume group {group} is attached to hosts over iSCSI too: what they go on to "
                     "write would be left behind: detach them first"
                 )
         return ""
 
-    def _has_clients(self, group: str) -> bool:
-        try:
-            return bool(self.client.volume_groups.clients(group))
-        except prism_client.Unsupported:
-            return False
+    def _has_disks(self, group: str) -> bool:
+        return bool(self.client.volume_groups.get(group).disks)
 
     def is_on(self) -> bool:
         """Whether the VM is not off."""

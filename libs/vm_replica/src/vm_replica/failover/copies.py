@@ -13,7 +13,7 @@ from vm_replica.failover.transitions import Copy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vm_replica.failover.point import Activator
+    from vm_replica.failover.point import Activator, Point
     from vm_replica.failover.stored import StoredReplica
 
 
@@ -27,6 +27,7 @@ class PointCopies:
 
     `local` gives the activator of a copy on this host: it can be removed without a target.
     `generation` is the restore point, None for the newest; `name` the copy's, if it was given.
+    With `exact`, a volume group that another copy brought in an older state will not do.
     """
 
     replica: StoredReplica
@@ -34,6 +35,7 @@ class PointCopies:
     local: Callable[[Copy], Activator | None] = _none
     generation: int | None = None
     name: str = ""
+    exact: bool = False
 
     def refuse_unfit(self, *, test: bool) -> None:
         """Raise FailoverRefused when no copy can be made."""
@@ -42,13 +44,9 @@ class PointCopies:
                 "say where to make the copy: --folder DIR for this host, "
                 "or --target KEY=VALUE for a cluster"
             )
-        point = self.replica.point(self.generation)
-        if point.groups and not getattr(self.activator, "takes_groups", False):
-            names = ", ".join(group.name for group in point.groups)
-            raise FailoverRefused(
-                f"a copy at {self.activator.place} would be without its volume groups ({names}): "
-                "give another target"
-            )
+        point = self._point(self.generation)
+        if not getattr(self.activator, "leaves_groups", False):
+            _refuse_without_groups(self.activator, point)
         self.activator.refuse_unfit(self._name(test=test), point, test=test)
 
     def refuse_unwatched(self) -> None:
@@ -74,7 +72,7 @@ class PointCopies:
 
     def make(self, copy: Copy, *, test: bool) -> str:
         """Make it."""
-        return self._require().make(copy, self.replica.point(copy.generation), test=test)
+        return self._require().make(copy, self._point(copy.generation), test=test)
 
     def watch(self, copy: Copy) -> str:
         """Start it and watch it."""
@@ -86,6 +84,11 @@ class PointCopies:
         if remover is None:
             raise FailoverFailed(_not_given(copy))
         remover.remove(copy)
+
+    def _point(self, generation: int | None) -> Point:
+        point = self.replica.point(generation)
+        groups = tuple(attrs.evolve(group, exact=self.exact) for group in point.groups)
+        return attrs.evolve(point, groups=groups)
 
     def _name(self, *, test: bool) -> str:
         return self.name or f"{self.replica.vm_name}-{'test' if test else 'failover'}"
@@ -99,6 +102,21 @@ class PointCopies:
         if self.activator is None:
             raise FailoverFailed("no target was given for the copy")
         return self.activator
+
+
+def _refuse_without_groups(activator: Activator, point: Point) -> None:
+    """Raise FailoverRefused when a copy would be without volume groups, and nobody wants that."""
+    if point.missing:
+        raise FailoverRefused(
+            f"{'; '.join(point.missing)}: give another restore point, or --target volume_groups=no "
+            "to have the VM without its volume groups"
+        )
+    if point.groups and not getattr(activator, "takes_groups", False):
+        names = ", ".join(group.name for group in point.groups)
+        raise FailoverRefused(
+            f"a copy at {activator.place} would be without its volume groups ({names}): "
+            "give another target"
+        )
 
 
 def _not_given(copy: Copy) -> str:

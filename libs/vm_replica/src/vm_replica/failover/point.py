@@ -32,18 +32,33 @@ class PointDisk:
 
 
 @attrs.frozen
+class SiblingCopy:
+    """The copy of another VM that shares a volume group.
+
+    `doing` is the failover of that VM that is under way, or was interrupted: until it ends there
+    may be no copy, or half of one, so `key` and `place` may be empty. Without it the copy is whole.
+    """
+
+    vm_name: str
+    key: str
+    place: str
+    doing: str = ""
+
+
+@attrs.frozen
 class PointGroup:
     """A volume group of the VM: its disks, in their order, as of `taken` (seconds of the epoch).
 
-    `keys` are those of copies of other VMs that share the group: one of them may have brought it to
-    the target already.
+    One of the copies of `siblings` may have brought it to the target already, in an older state:
+    with `exact` that will not do.
     """
 
     group_id: str
     name: str
     disks: tuple[PointDisk, ...]
     taken: int
-    keys: tuple[str, ...] = ()
+    siblings: tuple[SiblingCopy, ...] = ()
+    exact: bool = False
 
 
 @attrs.frozen
@@ -52,7 +67,7 @@ class Point:
 
     `vm_id` is the VM at the source; `configuration` is as the source wrote it, `machine` what it
     describes. `disks` are the VM's own; `missing` has a line for each volume group that is not
-    among `groups` because no replica of this host has it.
+    among `groups`, because no replica of this host has it or it is not wanted.
     """
 
     generation: int
@@ -72,6 +87,14 @@ class Point:
     def allocated(self) -> int:
         """Bytes that all disks take when they are written out."""
         return sum(disk.allocated for disk in self.all_disks)
+
+    def without_groups(self) -> Point:
+        """The same point, of whose volume groups none is wanted."""
+        left_out = (
+            f"volume group {group.name} is not in this copy: volume_groups=no"
+            for group in self.groups
+        )
+        return attrs.evolve(self, groups=(), missing=(*self.missing, *left_out))
 
 
 class Activator(Protocol):
@@ -95,6 +118,11 @@ class Activator(Protocol):
     @property
     def takes_groups(self) -> bool:
         """Whether copies have the volume groups of a point; one without this property has not."""
+        ...
+
+    @property
+    def leaves_groups(self) -> bool:
+        """Whether it was told to make copies without volume groups; without this property: no."""
         ...
 
     def refuse_unfit(self, name: str, point: Point, *, test: bool) -> None:

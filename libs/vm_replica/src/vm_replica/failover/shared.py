@@ -14,6 +14,9 @@ import attrs
 from vm_replica.errors import StoreError
 from vm_replica.failover import ledger
 from vm_replica.failover.errors import LedgerError
+from vm_replica.failover.point import SiblingCopy
+from vm_replica.failover.transitions import Event, State
+from vm_replica.store import access
 from vm_replica.store.catalog import ReplicaRole
 
 if TYPE_CHECKING:
@@ -24,6 +27,11 @@ if TYPE_CHECKING:
     from vm_replica.store.replica import Replica, Store
 
 log = logging.getLogger(__name__)
+
+_OF_COPIES = {Event.PLANNED.value, Event.UNPLANNED.value, Event.UNDO.value}
+"""Events that make the copy of a failover, or remove it."""
+_WITH_COPY = {State.FAILED_OVER, State.PERMANENT}
+"""States in which there is one."""
 
 
 @attrs.frozen
@@ -36,8 +44,12 @@ class Holder:
 
     @property
     def takes_cycles(self) -> bool:
-        """Whether the replica still gets what is written to the group; raise StoreError."""
-        return self.replica.files.existing().role is ReplicaRole.REPLICA
+        """Whether the replica still gets what is written to the group; raise StoreError.
+
+        Its newest generation is without a group that the VM, or its cycles, do not bring any more.
+        """
+        state = self.replica.files.existing()
+        return state.role is ReplicaRole.REPLICA and state.number == self.generation.number
 
 
 def holder(
@@ -75,26 +87,42 @@ def siblings(store: Store, replica: Replica) -> Iterator[Replica]:
 
 
 def _last_with(replica: Replica, group_id: str, limit: int | None) -> Holder | None:
-    try:
-        points = replica.points()
-    except StoreError as error:
-        log.warning("the replica %s is not looked at: %s", replica.name, error)
-        return None
-    for generation in reversed(points):
+    for generation in reversed(_points(replica)):
         group = generation.manifest.group(group_id)
         if group and (limit is None or generation.moment <= limit):
             return Holder(replica, generation, group)
     return None
 
 
-def keys_of_copies(store: Store, replica: Replica) -> tuple[str, ...]:
-    """The keys of the copies that failovers to replicas of other VMs have made."""
+def copies(store: Store, replica: Replica, group_id: str) -> tuple[SiblingCopy, ...]:
+    """The copies of replicas of other VMs that may have brought a volume group to a target.
+
+    That is what finished failovers made, and what one under way may be making or removing.
+    """
     found = []
     for other in siblings(store, replica):
         try:
             record = ledger.read(other.files.path)
         except LedgerError as error:
             log.warning("the failovers of %s are not looked at: %s", other.name, error)
-        else:
-            found += [record.copy.key] if record.copy else []
+            continue
+        is_whole = record.copy is not None and record.state in _WITH_COPY
+        doing = record.doing if record.doing in _OF_COPIES else ""
+        if (doing and _shares(other, group_id)) or (is_whole and not doing):
+            key, place = (record.copy.key, record.copy.place) if record.copy else ("", "")
+            found.append(SiblingCopy(access.vm_name(other) or other.name, key, place, doing))
     return tuple(found)
+
+
+def _shares(replica: Replica, group_id: str) -> bool:
+    """Whether the VM has, or had, the group: in any point, with or without its disks."""
+    groups = (group for point in _points(replica) for group in point.manifest.groups)
+    return any(group.group_id == group_id for group in groups)
+
+
+def _points(replica: Replica) -> list[Generation]:
+    try:
+        return replica.points()
+    except StoreError as error:
+        log.warning("the replica %s is not looked at: %s", replica.name, error)
+        return []

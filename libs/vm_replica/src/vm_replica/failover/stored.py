@@ -20,6 +20,7 @@ from vm_replica.store import access
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vm_replica.failover.point import SiblingCopy
     from vm_replica.failover.shared import Holder
     from vm_replica.protocol.manifest import ReplicaGroup
     from vm_replica.store.catalog import Generation, StoredDisk
@@ -143,11 +144,11 @@ class StoredReplica:
     def _groups_of(self, generation: Generation) -> tuple[tuple[PointGroup, ...], tuple[str, ...]]:
         """The volume groups of a generation, and a line for each whose disks nobody has."""
         groups, missing = [], []
-        keys = shared.keys_of_copies(self._store, self._replica)
         for group in generation.manifest.groups:
             held = self._holder(generation, group)
             if held:
-                groups.append(_group(held, keys))
+                siblings = shared.copies(self._store, self._replica, group.group_id)
+                groups.append(_group(held, siblings))
             else:
                 missing.append(
                     f"volume group {group.group_id} is not in this copy: it should be in the "
@@ -156,7 +157,7 @@ class StoredReplica:
         return tuple(groups), tuple(missing)
 
 
-def _group(held: Holder, keys: tuple[str, ...]) -> PointGroup:
+def _group(held: Holder, siblings: tuple[SiblingCopy, ...]) -> PointGroup:
     generation, group = held.generation, held.group
     disks = [disk for wanted in group.disks if (disk := generation.disk(wanted))]
     return PointGroup(
@@ -164,7 +165,7 @@ def _group(held: Holder, keys: tuple[str, ...]) -> PointGroup:
         printable(group.name).strip() or group.group_id,
         tuple(_disk(held.replica, generation, disk) for disk in disks),
         generation.manifest.taken,
-        keys,
+        siblings,
     )
 
 
