@@ -128,7 +128,8 @@ def test_every_third_call_may_fail_with_a_volume_group(
             tried, good = tried + 1, good + result.status.good
     faulty.assert_chain_restores(guest)
     faulty.remove_user_groups()
-    tell(f"a VM with a volume group, {level.name.lower()} / {place}: {tried} calls failed, {good} jobs were good")
+    job = level.name.lower()
+    tell(f"a VM with a volume group, {job} / {place}: {tried} calls failed, {good} jobs were good")
 
 
 RESTORED = 5
