@@ -149,7 +149,7 @@ def _lines(*bodies: Json) -> bytes:
 
 def damages() -> Iterator[bytes]:
     """One harm to each of the lists."""
-    yield from (bytes([number, 3, 0]) for number in range(16))
+    yield from (bytes([number, 3, 0]) for number in range(17))
 
 
 def replications() -> Iterator[bytes]:

@@ -93,9 +93,17 @@ def test_every_call_may_fail_with_four_vms_in_flight(
     tell(f"four VMs / {place}: {tried} calls failed; {saved} VMs were saved; nothing was left")
 
 
-@pytest.mark.parametrize("place", ["prism", "iscsi"])
+@pytest.mark.parametrize(
+    ("level", "place"),
+    [
+        (Level.INCREMENTAL, "prism"),
+        (Level.INCREMENTAL, "iscsi"),
+        (Level.INCREMENTAL, "state"),
+        (Level.FULL, "state"),
+    ],
+)
 def test_every_third_call_may_fail_with_a_volume_group(
-    faulty: FaultyProduct, tell: Callable[[str], None], place: str
+    faulty: FaultyProduct, tell: Callable[[str], None], level: Level, place: str
 ) -> None:
     """What fails of a group stays with it, or fails the job; the next job has both chains."""
     guest = faulty.guest(MIB)
@@ -110,7 +118,7 @@ def test_every_third_call_may_fail_with_a_volume_group(
                 file.seek(number * KIB)
                 file.write(b"x" * 300)
             faulty.order(place=place, call=number, when=when)
-            result = faulty.job(Level.INCREMENTAL, guest)
+            result = faulty.job(level, guest)
             what = faulty.sprung()
             if not what:
                 assert result.status is Status.GOOD, said(result)
@@ -120,7 +128,8 @@ def test_every_third_call_may_fail_with_a_volume_group(
             tried, good = tried + 1, good + result.status.good
     faulty.assert_chain_restores(guest)
     faulty.remove_user_groups()
-    tell(f"a VM with a volume group / {place}: {tried} calls failed, {good} jobs were good")
+    job = level.name.lower()
+    tell(f"a VM with a volume group, {job} / {place}: {tried} calls failed, {good} jobs were good")
 
 
 RESTORED = 5

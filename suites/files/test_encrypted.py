@@ -7,11 +7,12 @@ import hashlib
 import os
 import subprocess
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from guest_files import GuestFiles, bitlocker
-from guest_files.sources import CachedSource
+from guest_files.sources import CachedSource, Source
 from guest_files.volumes import kind_of
 
 from suites.files.conftest import raw_disk, run
@@ -67,6 +68,36 @@ def test_bitlocker_of_windows(images: Path, name: str, kind_of_key: str) -> None
         for offset in range(0, plain.size, MIB):
             digest.update(plain.read_at(offset, MIB))
     assert digest.hexdigest() == known[name]["SHA256SUM"]
+
+
+class Failing(Source):
+    """A disk on which one read fails, and every later one."""
+
+    def __init__(self, file: BinaryIO, size: int, good: int) -> None:
+        self.size = size
+        self._file = file
+        self._left = good
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        if self._left == 0:
+            raise OSError("the disk does not answer")
+        self._left -= 1
+        return os.pread(self._file.fileno(), length, offset)
+
+
+def test_a_disk_that_cannot_be_read_is_not_a_key_that_does_not_fit(images: Path) -> None:
+    image = images / "bitlk-aes-xts-128.img"
+    refusals = []
+    with image.open("rb") as file:
+        for good in range(1000):
+            try:
+                bitlocker.unlock(Failing(file, image.stat().st_size, good), [b"anaconda"])
+            except OSError as error:
+                refusals.append(str(error))
+            else:
+                break
+    assert 10 < len(refusals) < 1000
+    assert set(refusals) == {"the disk does not answer"}
 
 
 def test_bitlocker_without_its_key(images: Path) -> None:

@@ -10,7 +10,7 @@ from command_line import progress
 from nutanix_backend.cluster import inventory, selection
 from nutanix_backend.cluster.inventory import is_pattern, matching
 from nutanix_backend.errors import ParameterError, SelectionError
-from nutanix_backend.names import DRILL
+from nutanix_backend.names import DRILL, FIRMWARE
 from nutanix_backend.references.roster import Roster, RosterFile, listed
 from nutanix_backend.settings.parameters import parse
 from prism_lab import Lab
@@ -74,10 +74,11 @@ def test_what_selects_nothing_costs_the_others_nothing(product: Product) -> None
     assert "no VM is called nothing-*" in said[1]
 
 
-def test_the_vm_of_a_drill_is_not_saved(product: Product) -> None:
-    """It is gone before the job could end."""
+@pytest.mark.parametrize("ours", [DRILL, FIRMWARE], ids=["drill", "firmware"])
+def test_a_vm_that_a_job_makes_for_itself_is_not_saved(product: Product, ours: str) -> None:
+    """It is gone, or another one, before the job could end."""
     guest = product.guest(1 << 20)
-    left = product.guest(1 << 20, name=f"{DRILL}12345678 {guest.name}")
+    left = product.guest(1 << 20, name=f"{ours}12345678 {guest.name}")
     result = jobs.listing("job", product.settings(vm=f"*{guest.name}"), Phase.ESTIMATE)
     assert {file.name.split("/")[2] for file in result.files} == {guest.ext_id}
     del product.lab._world.vms[left.ext_id]

@@ -11,7 +11,7 @@ from nutanix_backend.ahv.vm_fields import Fate
 from nutanix_backend.cluster import inventory
 from nutanix_backend.settings.parameters import parse
 from prism_lab import Lab, _snapshots
-from prism_lab._model import CdRom
+from prism_lab._model import CdRom, Named
 from ptcomm import Level, Severity
 from ptcomm_runner import jobs
 
@@ -242,6 +242,65 @@ def test_the_firmware_of_another_moment_is_named(
     vm = vm_of(newest, "older")
     assert vm.firmware == source.firmware
     assert vm.disks[0].file.read_bytes() == product.points(first, guest)[0].read_bytes()
+
+
+def test_no_policy_acts_on_what_is_half_made(
+    newest: Lab, make_product: Callable[..., Product], tmp_path: Path
+) -> None:
+    """The categories go before anything else is done, and come when all else is there."""
+    product = make_product(newest, tmp_path / "host")
+    guest = product.guest(MIB)
+    source = full_house(newest, guest)
+    gold, old = Named("Protection", value="gold"), Named("Protection", value="old")
+    newest._world.categories |= {named.ext_id: named for named in (gold, old)}
+    source.categories = [gold.ext_id, old.ext_id]
+    product.backup(Level.FULL, guest)
+    known = len(newest.requests)
+    product.restore(restore_vm_name="again")
+    again = vm_of(newest, "again")
+    assert again.firmware == source.firmware
+    assert set(again.categories) == {gold.ext_id, old.ext_id}
+    calls = newest.requests[known:]
+    changes = [path for method, path, _ in calls if method != "GET" and again.ext_id in path]
+    assert changes[0].endswith("$actions/disassociate-categories")
+    assert changes[-1].endswith("$actions/associate-categories")
+    assert len(changes) > 4
+
+
+def let_it_be(_lab: Lab, _guest: Guest) -> None:
+    """Nothing fails."""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "copies"),
+    [(let_it_be, 0), (refuse_the_disks, 0), (let_the_task_fail_behind_its_effect, 1)],
+)
+def test_a_copy_of_a_volume_group_that_prism_makes_besides_is_removed(
+    make_product: Callable[..., Product],
+    tmp_path: Path,
+    spoil: Callable[[Lab, Guest], None],
+    copies: int,
+) -> None:
+    """That of a task that fails is only named: nobody can tell whose it is."""
+    with Lab.start(tmp_path / "all", personality="newest", restores_every_group=True) as lab:
+        product = make_product(lab, tmp_path / "host")
+        guest = product.guest(MIB)
+        full_house(lab, guest)
+        product.volume_group("data", [MIB, MIB], guest)
+        product.good_backup(Level.FULL, guest)
+        (point,) = lab._world.recovery_points.values()
+        assert [part.name for part in point.volume_groups] == ["data"]
+        spoil(lab, guest)
+        result = jobs.restore(
+            product.store, "job", product.settings(restore_vm_name="again"), where="/"
+        )
+        groups = sorted(group.name for group in lab._world.volume_groups.values())
+        assert groups == ["data"] * (1 + copies) + [f"data-restore-{result.job_id}"]
+        named = "volume groups called data have come meanwhile" in said(result)
+        assert named is bool(copies)
+        assert {vm.name for vm in lab._world.vms.values()} == {guest.name, "again"}
+        had_firmware = vm_of(lab, "again").firmware == vm_of(lab, guest.name).firmware
+        assert had_firmware is (spoil is let_it_be)
 
 
 @pytest.mark.parametrize("personality", ["2024.3", "2023.4"])

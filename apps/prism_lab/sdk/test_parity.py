@@ -197,7 +197,7 @@ class Run:
                 name="sdk-restored",
             ),
         )
-        client.vms.delete(restored)
+        client.vms.delete(restored.vm_ext_id)
         return point
 
     def changed_regions(self, point: Any) -> None:
@@ -357,7 +357,7 @@ class Run:
         )
         parts = [
             f"etag for {name} + {name}"
-            for name in ("create_nic", "disassociate_categories", "update_vm_by_id")
+            for name in ("disassociate_categories", "create_nic", "update_vm_by_id")
         ]
         self.do("vms.refit", " + ".join(parts), lambda: client.vms.refit(vm, spec))
         self.do(

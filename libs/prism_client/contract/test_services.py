@@ -328,8 +328,10 @@ def test_a_vm_is_made_of_a_recovery_point_and_then_into_another(prism: Any, snap
             client.vms.refit(source.ext_id, spec)
         return
     key = uuid.uuid4()
-    made = client.recovery_points.restore(*ids, **target, request_id=key)
-    assert client.recovery_points.restore(*ids, **target, request_id=key) == made
+    restored = client.recovery_points.restore(*ids, **target, request_id=key)
+    assert client.recovery_points.restore(*ids, **target, request_id=key) == restored
+    assert restored.volume_group_ext_ids == ()
+    made = restored.vm_ext_id
     assert client.vms.get(made).name == target["name"]
     for _ in range(2):  # again it is the same
         vm = client.vms.refit(made, spec)

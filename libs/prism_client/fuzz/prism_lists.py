@@ -177,6 +177,13 @@ def _entity(resources: Entry, **status: object) -> Entry:
 
 
 _SNAPSHOT = _entity({"entity_uuid": "v"}, snapshot_type="CRASH_CONSISTENT", expiration_time_msecs=1)
+_GROUP_SNAPSHOT = _entity(
+    {
+        "volume_group_reference": {"uuid": "g"},
+        "snapshot_file_list": [{"snapshot_file_path": "/p", "volume_group_disk_uuid": "d"}],
+        "expiration_time_msecs": 1,
+    }
+)
 _V3_GROUP = {"iscsi_target_name": "t", "disk_list": [{"uuid": "d", "index": 0} | _V3_DISK]}
 _NAMED = {"name": "n"}
 _SUBNET = {"name": "n", "subnetType": "VLAN", "networkId": 7, "clusterReference": "c"}
@@ -231,6 +238,11 @@ LISTS = [
         _v3(lambda api, elements: V3RecoveryPoints(api, elements).list()),
     ),
     List(
+        "/v3/volume_group_snapshots",
+        _GROUP_SNAPSHOT,
+        _v3(lambda api, elements: V3RecoveryPoints(api, elements).list()),
+    ),
+    List(
         "/v3/volume_groups",
         _entity(_V3_GROUP),
         _v3(lambda _, elements: V3VolumeGroups(elements).list()),
@@ -256,6 +268,14 @@ def three(kind: List) -> list[Entry]:
             entry["extId"] = ext_id
         made.append(entry)
     return made
+
+
+_READ_BESIDES: dict[str, list[Any]] = {
+    "/v3/clusters": three(List("/v3/clusters", _entity(_V3_CLUSTER), NOTHING))[:1],
+    "/v3/vm_snapshots": [],
+    "/v3/volume_group_snapshots": [],
+}
+"""The lists that reading another one of v3 asks for."""
 
 
 def paths(value: Any, at: Path = ()) -> Iterator[Path]:  # noqa: ANN401 - any JSON
@@ -288,9 +308,7 @@ def harmed(value: Any, at: Path, harm: Any) -> Any:  # noqa: ANN401 - any JSON
 def check_list(kind: List, damaged: Any) -> None:  # noqa: ANN401 - any JSON
     """Read the list with a damaged entry in its middle."""
     first, _, last = three(kind)
-    cluster = List("/v3/clusters", _entity(_V3_CLUSTER), NOTHING)
-    lists = {"/v3/clusters": three(cluster)[:1]} | {kind.path: [first, damaged, last]}
-    found, unreadable = kind.read(Site(lists))
+    found, unreadable = kind.read(Site(_READ_BESIDES | {kind.path: [first, damaged, last]}))
     ids = [record.ext_id for record in found]
     if not {"1", "3"} <= set(ids):
         raise AssertionError(f"{kind.path} lost entries: {ids} of 1 and 3, with {damaged}")

@@ -50,7 +50,7 @@ def prism_central(
     api = V4Api(app, world, tasks)
     _v4_inventory.register(api)
     _v4_vmm.register(api, images)
-    _v4_dataprotection.register_config(api, auth)
+    _v4_dataprotection.register_config(api, auth, groups)
     _v4_volumes.register(api, groups)
     _serve_v3(app, world, tasks, groups, images, central=True)
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from prism_lab._auth import Auth
     from prism_lab._model import DiskSnapshot, EntitySnapshot, RecoveryPoint, Task, Vm, World
+    from prism_lab._volume_groups import VolumeGroups
 
 NS = "dataprotection"
 CONFIG = f"{NS}.v4.config"
@@ -43,6 +44,7 @@ CONTENT = f"{NS}.v4.content"
 POINTS = "config/recovery-points"
 POINT_REL = "dataprotection:config:recovery-point"
 VM_REL = "vmm:ahv:config:vm"
+GROUP_REL = "volumes:config:volume-group"
 _MAX_ENTITIES = 30
 _WITH_PROJECT = 4
 T = TypeVar("T")
@@ -57,10 +59,10 @@ class SnapshotFile:
     disk_ext_id: str | None
 
 
-def register_config(api: V4Api, auth: Auth) -> None:
+def register_config(api: V4Api, auth: Auth, groups: VolumeGroups) -> None:
     """Add the calls of Prism Central."""
     _register_reads(api)
-    _register_writes(api)
+    _register_writes(api, groups)
     _register_replication(api)
     _register_discovery(api, auth)
 
@@ -93,7 +95,7 @@ def _register_reads(api: V4Api) -> None:
         return Entity(shown, point.version)
 
 
-def _register_writes(api: V4Api) -> None:
+def _register_writes(api: V4Api, groups: VolumeGroups) -> None:
     world = api.world
 
     @api.task("POST", NS, POINTS, f"{CONFIG}.CreateRecoveryPointApiResponse")
@@ -140,7 +142,7 @@ def _register_writes(api: V4Api) -> None:
     def restore(point_id: str) -> Result:
         point = _find(world, point_id)
         check_etag(point.version, required=False)
-        return _restore(api, point, body())
+        return _restore(api, groups, point, body())
 
 
 def _register_replication(api: V4Api) -> None:
@@ -288,28 +290,45 @@ def _need_request_id() -> None:
         )
 
 
-def _restore(api: V4Api, point: RecoveryPoint, spec: Json) -> Accepted:
-    overrides = {
-        need(o, "vmRecoveryPointExtId"): o
-        for o in spec.get("vmRecoveryPointRestoreOverrides") or []
-    }
-    for part_id, override in overrides.items():
-        _find_part(point.vms, part_id)
-        _check_override(override.get("vmOverrideSpec") or {})
+def _restore(api: V4Api, groups: VolumeGroups, point: RecoveryPoint, spec: Json) -> Accepted:
+    of_vms, of_groups = (
+        _overrides(spec, "vm", point.vms),
+        _overrides(spec, "volumeGroup", point.volume_groups),
+    )
+    for override in of_vms.values():
+        _check_override(override)
     cluster = spec.get("clusterExtId")
     if cluster is not None and cluster != api.world.ext_id:
         raise not_found("Cluster", cluster)
-    chosen = [part for part in point.vms if not overrides or part.ext_id in overrides]
+    is_whole = not of_vms and not of_groups
+    every_group = is_whole or api.world.settings.restores_every_group
 
     def work(task: Task) -> None:
-        made = []
-        for part in chosen:
-            override = overrides.get(part.ext_id, {}).get("vmOverrideSpec") or {}
-            made.append(_snapshots.restore_vm(api.world, part, override).ext_id)
-        task.affected += [(VM_REL, ext_id) for ext_id in made]
-        task.details["vmExtIds"] = ",".join(made)
+        for part in point.vms:
+            if is_whole or part.ext_id in of_vms:
+                made = _snapshots.restore_vm(api.world, part, of_vms.get(part.ext_id, {})).ext_id
+                _tell_made(task, VM_REL, "vmExtIds", made)
+        for part in point.volume_groups:
+            if every_group or part.ext_id in of_groups:
+                made = groups.restore(part, of_groups.get(part.ext_id, {})).ext_id
+                _tell_made(task, GROUP_REL, "volumeGroupExtIds", made)
 
     return api.start("RestoreRecoveryPoint", work)
+
+
+def _overrides(spec: Json, kind: str, parts: list[EntitySnapshot]) -> dict[str, Json]:
+    """Return, for each part that is named, what shall be other than it was."""
+    found = {}
+    for item in spec.get(f"{kind}RecoveryPointRestoreOverrides") or []:
+        part = _find_part(parts, need(item, f"{kind}RecoveryPointExtId"))
+        found[part.ext_id] = item.get(f"{kind}OverrideSpec") or {}
+    return found
+
+
+def _tell_made(task: Task, rel: str, detail: str, ext_id: str) -> None:
+    task.affected.append((rel, ext_id))
+    told = task.details.get(detail)
+    task.details[detail] = f"{told},{ext_id}" if told else ext_id
 
 
 def _check_override(spec: Json) -> None:

@@ -51,6 +51,21 @@ class VolumeGroups:
             self._world.volume_groups[group.ext_id] = group
         return group
 
+    def restore(self, snapshot: EntitySnapshot, overrides: Mapping[str, Any]) -> VolumeGroup:
+        """Create a volume group of its part of a recovery point; it is attached to nothing."""
+        disks = [
+            {
+                "index": disk.index,
+                "diskDataSourceReference": {
+                    "entityType": "DISK_RECOVERY_POINT",
+                    "extId": disk.ext_id,
+                },
+            }
+            for disk in snapshot.disks
+        ]
+        name = overrides.get("name") or snapshot.name
+        return self.create({**snapshot.config, "name": name, "disks": disks})
+
     def add_disk(self, group: VolumeGroup, spec: Mapping[str, Any]) -> VolumeDisk:
         """Add one disk; it becomes the last LUN."""
         disk = self._new_disk(group, spec)

@@ -53,6 +53,11 @@ class Settings:
     """
     volume_disk_clones: bool = True
     """Does the cluster make a VM's disk from a disk of a volume group (v4.1 and newer can ask)?"""
+    restores_every_group: bool = False
+    """Does a restore of one VM of a recovery point make copies of its volume groups too?
+
+    By the official documentation it makes only what is named, and everything if nothing is.
+    """
     containers: tuple[str, ...] = ("default-container",)
     gpus: tuple[int, ...] = (4318,)
     """Device ids of the graphics cards that VMs may have."""

@@ -28,29 +28,55 @@ def unlock(source: Source, keys: Sequence[bytes]) -> Source:
 
     A key with 48 digits is a recovery password, any other one a password.
     """
-    if volume := _opened(source):  # it has a clear key
-        return _Readable(volume)
+    volume, refusal = _opened(source)
+    if refusal is not None:
+        raise refusal
     refusals: list[OSError] = []
-    for key in keys:
-        try:
-            if volume := _opened(source, key):
-                return _Readable(volume)
-        except OSError as error:  # no protector of the volume is of the kind of this key
-            refusals.append(error)
+    for key in () if volume else keys:  # without one it has a clear key
+        volume, refusal = _opened(source, key)
+        if volume is not None:
+            break
+        if refusal is not None:  # no protector of the volume is of the kind of this key
+            refusals.append(refusal)
+    if volume is not None:
+        return _Readable(volume)
     raise CannotOpen(
         "no key fits: give the recovery password of BitLocker with --key-file"
     ) from next(iter(refusals), None)
 
 
-def _opened(source: Source, key: bytes | None = None) -> pybde.volume | None:
-    """The volume; None when the key does not fit."""
-    volume = pybde.volume()
+def _opened(source: Source, key: bytes | None = None) -> tuple[pybde.volume | None, OSError | None]:
+    """The volume if the key fits, and what the library says against it; raise OSError of the disk.
+
+    The library has one kind of error for both.
+    """
+    volume, disk = pybde.volume(), _Disk(source)
     if key is not None:
         text = key.decode("utf-8", "replace")
         is_recovery = sum(letter.isdigit() for letter in text) == 48
         (volume.set_recovery_password if is_recovery else volume.set_password)(text)
-    volume.open_file_object(FileObject(source))
-    return None if volume.is_locked() else volume
+    refusal = None
+    try:
+        volume.open_file_object(disk)
+    except OSError as error:
+        refusal = error
+    if disk.fault is not None:
+        raise disk.fault
+    return (None if refusal or volume.is_locked() else volume), refusal
+
+
+class _Disk(FileObject):
+    """The file object of a volume, which remembers that it could not be read."""
+
+    fault: OSError | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        try:
+            return super().read(size)
+        except OSError as error:
+            self.fault = error
+            raise
 
 
 class _Readable(Source):

@@ -295,6 +295,14 @@ class PointId:
 
 
 @attrs.frozen
+class RestoredPoint:
+    """What Prism made of a recovery point: a VM, and volume groups if it made these too."""
+
+    vm_ext_id: str
+    volume_group_ext_ids: tuple[str, ...] = ()
+
+
+@attrs.frozen
 class RecoveryPoint:
     """A recovery point of one VM, and of volume groups that were saved in the same moment.
 

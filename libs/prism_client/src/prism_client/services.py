@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         PointId,
         Project,
         RecoveryPoint,
+        RestoredPoint,
         StorageContainer,
         Subnet,
         Task,
@@ -138,10 +139,11 @@ class Vms(Protocol):
         ...
 
     def refit(self, ext_id: str, spec: VmSpec) -> Vm:
-        """Make a VM that is switched off into what `spec` says; last comes its name.
+        """Make a VM that is switched off into what `spec` says; last come its name and categories.
 
-        Its disks, network cards and categories go, and those of `spec` take their places. Its UEFI
-        variables and its vTPM stay, and so do its CD-ROM drives, serial ports and PCIe devices.
+        Its categories go first, so that no policy acts on what is half made. Its disks and network
+        cards go, and those of `spec` take their places. Its UEFI variables and its vTPM stay, and
+        so do its CD-ROM drives, serial ports and PCIe devices.
         Asked again after an error it does the same. Raises NotFound, and Unsupported on v3.
         """
         ...
@@ -265,10 +267,12 @@ class RecoveryPoints(Protocol):
         cluster_ext_id: str,
         name: str,
         request_id: UUID | None = None,
-    ) -> str:
-        """Make a new VM called `name` of the VM part of a recovery point; return its id.
+    ) -> RestoredPoint:
+        """Make a new VM called `name` of the VM part of a recovery point.
 
-        It is switched off. Raises NotFound, and Unsupported on v3, which restores no VM snapshot.
+        It is switched off. By the official documentation volume groups of the recovery point are
+        left alone; the answer names copies of them if there are any. Raises NotFound, and
+        Unsupported on v3, which restores no VM snapshot.
         """
         ...
 

@@ -14,7 +14,7 @@ from vm_config.machine import match_disks
 from nutanix_backend.ahv.vm_settings import SourceSettings
 from nutanix_backend.cluster.guards import RefittedVmGuard, ShellGuard, VmGuard
 from nutanix_backend.errors import RestoreRefused, SourceError
-from nutanix_backend.names import OURS
+from nutanix_backend.names import FIRMWARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -151,7 +151,7 @@ def _with_firmware(
     """Create the VM of a recovery point; its disks are those that were written all the same."""
     client, journal, cluster = order.site.client, creation.journal, order.site.cluster.ext_id
     with ExitStack() as inner:
-        name = f"{OURS}firmware {secrets.token_hex(8)}"
+        name = f"{FIRMWARE}{secrets.token_hex(8)}"
         shell = inner.enter_context(ShellGuard(client, journal, point, cluster, name))
         guard = _created(
             creation, order, spec, lambda spec: inner.enter_context(RefittedVmGuard(shell, spec))

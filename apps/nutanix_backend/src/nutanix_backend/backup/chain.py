@@ -31,6 +31,7 @@ class Chain:
         self._points = ReferencePoints(client, job.warn)
         self._kept = {reference.point for reference in self._state.references()}
         self._has_left_some = False
+        self._is_sent = False
         self.why_full = ""
         """Why the VM is backed up in full where another level was asked for."""
 
@@ -114,9 +115,16 @@ class Chain:
             reference=reference,
         )
         self._file.save(self._state.with_job(record, self._kept))
+        self._is_sent |= reference is not None
 
     def record_failure(self, error: Exception) -> None:
-        """Add this job as one in which the VM failed with `error`, which stays the first error."""
+        """Add this job as one in which the VM failed with `error`, which stays the first error.
+
+        A reference that was recorded before that stays: its recovery point is kept by now, and only
+        who knows of it can delete it. The Director tells the next job that this one failed.
+        """
+        if self._is_sent:
+            return
         try:
             self.record(None)
         except StateError as second:  # costs a full, which will say so

@@ -27,7 +27,7 @@ from command_line.cancel import Cancelled
 
 from nutanix_backend.cluster.journal import ObjectKind
 from nutanix_backend.cluster.objects import OBJECTS
-from nutanix_backend.cluster.transport import is_target
+from nutanix_backend.cluster.transport import initiator_name, is_target
 from nutanix_backend.errors import SourceError
 
 if TYPE_CHECKING:
@@ -590,13 +590,33 @@ class VmGuard(ClusterGuard):
 class FirmwarePoint:
     """A recovery point that has the UEFI variables and the vTPM of a VM, and when it was taken.
 
-    `part` is the id of the VM's part of it; it `is_own` when the backup was read from it.
+    `part` is the id of the VM's part of it; it `is_own` when the backup was read from it, and
+    `has_groups` when volume groups are in it too.
     """
 
     ext_id: str
     part: str
     created: datetime
     is_own: bool
+    has_groups: bool
+
+
+class GroupCopyGuard(PrismGuard):
+    """A volume group that Prism made of a recovery point though only the VM was asked for."""
+
+    kind = ObjectKind.VOLUME_GROUP
+
+    def __init__(self, client: prism_client.PrismClient, journal: Journal, ext_id: str) -> None:
+        """Prepare to hold the group, which exists."""
+        self.client = client
+        self.journal = journal
+        self.name = ext_id
+
+    def _intend(self) -> Entry:
+        return self.journal.intend(self.kind, self.name, initiator=initiator_name())
+
+    def _acquire(self) -> None:
+        self._note(self.name)
 
 
 class ShellGuard(ClusterGuard):
@@ -623,28 +643,66 @@ class ShellGuard(ClusterGuard):
         self._point = point
         self._cluster_id = cluster_id
         self._kept = False
+        self._copies = ExitStack()
+        self._groups_before: set[str] | None = None
 
     def keep(self) -> None:
         """It is the restored VM from now on."""
         self._kept = True
 
     def _acquire(self) -> None:
-        made = self.client.recovery_points.restore(
-            self._point.ext_id,
-            self._point.part,
-            cluster_ext_id=self._cluster_id,
-            name=self.name,
-            request_id=self.entry.key,
-        )
-        self._note(made)
-        self.vm = self.client.vms.get(made)
+        self._look_at_groups()
+        try:
+            made = self.client.recovery_points.restore(
+                self._point.ext_id,
+                self._point.part,
+                cluster_ext_id=self._cluster_id,
+                name=self.name,
+                request_id=self.entry.key,
+            )
+        except prism_client.TaskFailed as error:  # it may have taken effect
+            self._name_new_groups(error)
+            raise
+        self._note(made.vm_ext_id)
+        self._hold_copies(made.volume_group_ext_ids)
+        self.vm = self.client.vms.get(made.vm_ext_id)
+        self._refuse_unfit()
+        self._copies.close()
+
+    def _look_at_groups(self) -> None:
+        """Remember the groups that are there: whatever Prism answers, they are not copies."""
+        if self._point.has_groups and self._groups_before is None:
+            self._groups_before = {group.ext_id for group in self.client.volume_groups.list()}
+
+    def _name_new_groups(self, error: Exception) -> None:
+        """Say which groups came meanwhile: a failed task does not tell which of them are copies."""
+        if self._groups_before is None:
+            return
+        groups = self.client.volume_groups.list()
+        new = [group.name for group in groups if group.ext_id not in self._groups_before]
+        if new:
+            error.add_note(
+                f"volume groups called {', '.join(new)} have come meanwhile: if they are copies "
+                "that nobody made, delete them in Prism"
+            )
+
+    def _hold_copies(self, ext_ids: Sequence[str]) -> None:
+        """Remove the copies of groups that Prism made besides when the VM is settled."""
+        if self._groups_before is not None:
+            for ext_id in sorted(set(ext_ids) - self._groups_before):
+                self._copies.enter_context(GroupCopyGuard(self.client, self.journal, ext_id))
+
+    def _refuse_unfit(self) -> None:
         if self.vm.power_state != "OFF" or self.vm.volume_group_ext_ids:
             raise SourceError(
                 "the VM that Prism made of it is switched on, or has a volume group of the old one"
             )
 
     def _undo(self) -> bool:
-        return self._kept or super()._undo()
+        if self._kept:
+            return True
+        with self._copies:  # they go after the VM, which may hold them
+            return super()._undo()
 
 
 class RefittedVmGuard(VmGuard):

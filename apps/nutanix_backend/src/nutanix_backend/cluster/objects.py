@@ -212,8 +212,12 @@ class Vms(Object):
         remove_vm(client, ext_id)
 
     def stays(self, intent: Intent) -> bool:
-        """A restored VM is whole once it is there, and may be in use by now."""
+        """A restored VM has its data once it is there, and may be in use by now."""
         return not intent.name.startswith(OURS)
+
+    def advice(self, intent: Intent, ext_id: str) -> str:  # noqa: ARG002 - the name is enough
+        """A VM of a recovery point gets its categories last."""
+        return ": see in Prism whether it has its categories" if self.stays(intent) else ""
 
     def ours(self, client: PrismClient) -> Iterator[Named]:
         """Every trial VM; a restored VM belongs to the user."""

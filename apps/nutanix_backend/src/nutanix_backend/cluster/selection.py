@@ -13,7 +13,7 @@ import prism_client
 
 from nutanix_backend.cluster.inventory import every_vm, fits, is_pattern, matching
 from nutanix_backend.errors import ParameterError, SelectionError
-from nutanix_backend.names import DRILL
+from nutanix_backend.names import DRILL, FIRMWARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -56,7 +56,7 @@ def select(
             "parameter vm is missing: name a VM, a category or a project, or use vm=* for all"
         )
     known = every_vm(client, settings.cluster, say=say, whole=whole)
-    sources = [source for source in known if not source.vm.name.startswith(DRILL)]
+    sources = [source for source in known if not source.vm.name.startswith((DRILL, FIRMWARE))]
     by_category = settings.category or settings.exclude_category
     categories = client.categories.list() if by_category else []
     search = Search(client, [source.vm for source in sources], categories)

@@ -113,6 +113,14 @@ RIGHTS = (
         "asks which regions of a disk hold data or have changed",
     ),
     Right(
+        "read a snapshot by HTTP ranges (its operation is not documented)",
+        Need.COMFORT,
+        ("GET dataprotection/content/recovery-points/*/disk-recovery-points/*/data",),
+        "tries whether a cluster offers this; no public release is known to, and without it disks "
+        "are read over iSCSI",
+        backup_admin=False,
+    ),
+    Right(
         "View Volume Group Details",
         Need.BACKUP,
         (

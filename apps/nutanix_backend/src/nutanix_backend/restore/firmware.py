@@ -37,4 +37,6 @@ def kept_by(site: Site, manifest: Manifest | None) -> FirmwarePoint | None:
 def _described(point: prism_client.RecoveryPoint, *, is_own: bool) -> FirmwarePoint | None:
     if point.kind is not prism_client.PointKind.RECOVERY_POINT:
         return None
-    return FirmwarePoint(point.ext_id, point.vm_recovery_point_ext_id, point.created, is_own)
+    return FirmwarePoint(
+        point.ext_id, point.vm_recovery_point_ext_id, point.created, is_own, bool(point.groups)
+    )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prism_client._fields import Fields
     from prism_client._v3.api import Api
     from prism_client._v3.elements import Elements
-    from prism_client.model import PointId, RecoveryPoint, Vm
+    from prism_client.model import PointId, RecoveryPoint, RestoredPoint, Vm
 
 
 _OF_VMS = "vm_snapshots"
@@ -122,7 +122,7 @@ class RecoveryPoints:
         cluster_ext_id: str,  # noqa: ARG002
         name: str,  # noqa: ARG002
         request_id: UUID | None = None,  # noqa: ARG002
-    ) -> str:
+    ) -> RestoredPoint:
         raise Unsupported("v3 makes no VM of a VM snapshot")
 
     def set_expiration(self, ext_id: str, expires: datetime) -> None:

@@ -9,7 +9,7 @@ import attrs
 from prism_client._v4 import wire
 from prism_client._v4.api import equals, segment
 from prism_client.errors import BadAnswer, Unsupported
-from prism_client.model import BackupType, PointKind
+from prism_client.model import BackupType, PointKind, RestoredPoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -104,14 +104,14 @@ class RecoveryPoints:
         cluster_ext_id: str,
         name: str,
         request_id: UUID | None = None,
-    ) -> str:
+    ) -> RestoredPoint:
         """Only the name is overridden: v4.0 knows nothing else."""
         body = wire.restore_body(part_ext_id, cluster_ext_id, name)
         task = self.writes.act(_entity(ext_id), "restore", body, request_id)
         made = task.ids("vmExtIds") or task.affected.get("vmm:ahv:config:vm", ())
         if len(made) != 1:
             raise BadAnswer(f"the task that restores {name} names {len(made)} VMs: {task.ext_id}")
-        return made[0]
+        return RestoredPoint(made[0], task.ids("volumeGroupExtIds"))
 
     def set_expiration(self, ext_id: str, expires: datetime) -> None:
         body = {"expirationTime": wire.time_text(expires)}

@@ -64,6 +64,7 @@ class Vms:
     def refit(self, ext_id: str, spec: VmSpec) -> Vm:
         entity = _entity(ext_id)
         vm = self.get(ext_id)
+        self._categorise(entity, "disassociate", vm.category_ext_ids)
         for disk in vm.disks:
             self.remove_disk(ext_id, disk.ext_id)
         for nic in vm.nics:
@@ -72,15 +73,13 @@ class Vms:
             self.add_disk(ext_id, new)
         for card in spec.nics:
             self.writes.add(entity, "nics", wire.nic_body(card))
-        self._categorise(entity, set(vm.category_ext_ids), set(spec.category_ext_ids))
         self.writes.update(entity, lambda raw: wire.refit_body(raw, spec))
+        self._categorise(entity, "associate", spec.category_ext_ids)
         return self.get(ext_id)
 
-    def _categorise(self, entity: str, has: set[str], wanted: set[str]) -> None:
-        for action, these in (("disassociate", has - wanted), ("associate", wanted - has)):
-            if these:
-                categories = [{"extId": ext_id} for ext_id in sorted(these)]
-                self.writes.act(entity, f"{action}-categories", {"categories": categories})
+    def _categorise(self, entity: str, action: str, ext_ids: Iterable[str]) -> None:
+        if categories := [{"extId": ext_id} for ext_id in sorted(ext_ids)]:
+            self.writes.act(entity, f"{action}-categories", {"categories": categories})
 
     def power_on(self, ext_id: str) -> None:
         if self.get(ext_id).power_state != "ON":
