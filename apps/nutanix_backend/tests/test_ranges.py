@@ -16,7 +16,7 @@ from prism_lab import Lab
 from ptcomm import Level, Severity
 from ptcomm_runner.catalog import Status
 
-from apps.nutanix_backend.tests.conftest import PATIENCE, said, words
+from apps.nutanix_backend.tests.conftest import PATIENCE, FaultyProduct, said, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +36,13 @@ def ranged_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("ranged")
     with Lab.start(folder, ranged_reads="yes", task_seconds=0, block_size=32 * KIB) as lab:
         yield lab
+
+
+def started_at_once(lab: Lab, folder: Path, door: Path) -> FaultyProduct:
+    """A product whose backends start at once: most of a small job is the start of its process."""
+    product = FaultyProduct(lab, folder / "host", door=door)
+    product.order()
+    return product
 
 
 @attrs.define
@@ -72,10 +79,8 @@ class Hybrid:
 
 
 @pytest.fixture
-def hybrid(
-    ranged_lab: Lab, tmp_path: Path, make_product: Callable[[Lab, Path], Product]
-) -> Iterator[Hybrid]:
-    product = make_product(ranged_lab, tmp_path / "host")
+def hybrid(ranged_lab: Lab, tmp_path: Path, prepared_door: Path) -> Iterator[Hybrid]:
+    product = started_at_once(ranged_lab, tmp_path, prepared_door)
     guest = product.guest(8 * MIB, 4 * MIB)
     product.good_backup(FULL, guest)
     (record,) = (product.root / "state" / "ranges").iterdir()
@@ -297,10 +302,10 @@ def test_the_end_in_the_middle_leaves_nothing(
 
 @pytest.mark.parametrize("personality", ["7.6", "2023.4"])
 def test_a_release_without_ranges_is_asked_once_and_v3_never(
-    personality: str, tmp_path: Path, make_product: Callable[[Lab, Path], Product]
+    personality: str, tmp_path: Path, prepared_door: Path
 ) -> None:
     with Lab.start(tmp_path / "lab", personality=personality, task_seconds=0) as lab:
-        product = make_product(lab, tmp_path / "host")
+        product = started_at_once(lab, tmp_path, prepared_door)
         guests = [product.guest(MIB) for _ in range(3)]
 
         def asked() -> int:

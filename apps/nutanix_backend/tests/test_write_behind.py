@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import threading
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+from command_line.cancel import Cancelled
 from nutanix_backend.errors import RestoreFailed
 from nutanix_backend.restore.write_behind import IN_USE, WAITING, WriteBehind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from types import FrameType
 
 PATIENCE = 60.0
 
@@ -42,7 +46,10 @@ class Sink:
 @pytest.fixture(autouse=True)
 def _no_thread_stays() -> Iterator[None]:
     yield
-    assert "write-behind" not in {thread.name for thread in threading.enumerate()}
+    deadline = time.monotonic() + PATIENCE
+    while "write-behind" in {thread.name for thread in threading.enumerate()}:
+        assert time.monotonic() < deadline, "a thread stays"
+        time.sleep(0.01)
 
 
 def numbered(count: int) -> Iterator[memoryview]:
@@ -124,3 +131,94 @@ def test_an_error_after_the_last_piece_is_heard_of_at_the_end() -> None:
         sink.gate.set()
         with pytest.raises(RestoreFailed):
             behind.end()
+
+
+# --- a cancel, which comes once ----------------------------------------------------------------
+
+
+@pytest.fixture
+def cancel_in() -> Iterator[Callable[[float], None]]:
+    """Have the next signal raise Cancelled in so many seconds, as a job does."""
+
+    def cancel(number: int, _frame: FrameType | None) -> NoReturn:
+        signal.signal(number, signal.SIG_IGN)
+        raise Cancelled("told to stop")
+
+    def arm(seconds: float) -> None:
+        signal.signal(signal.SIGALRM, cancel)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    before = signal.getsignal(signal.SIGALRM)
+    yield arm
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_a_cancel_while_it_waits_for_the_thread_waits_again(
+    cancel_in: Callable[[float], None],
+) -> None:
+    """The reader has failed, and the piece that is written takes long."""
+    sink = Sink(is_open=False)
+
+    def fail(behind: WriteBehind) -> None:
+        behind.write(memoryview(b"one"))
+        assert sink.has_one.wait(PATIENCE)
+        threading.Timer(0.3, sink.gate.set).start()
+        cancel_in(0.05)
+        raise RestoreFailed("the reader fails")
+
+    with pytest.raises(Cancelled), WriteBehind(sink) as behind:
+        fail(behind)
+    assert sink.pieces == [b"one"], "it was waited for"
+
+
+def test_a_cancel_while_the_last_pieces_are_written_drops_them(
+    cancel_in: Callable[[float], None],
+) -> None:
+    sink = Sink(is_open=False)
+
+    def write_all(behind: WriteBehind) -> None:
+        for piece in numbered(1 + WAITING):
+            behind.write(piece)
+            assert sink.has_one.wait(PATIENCE)
+        cancel_in(0.05)
+        threading.Timer(0.3, sink.gate.set).start()
+        behind.end()
+
+    with pytest.raises(Cancelled), WriteBehind(sink) as behind:
+        write_all(behind)
+    assert len(sink.pieces) == 1
+    assert sink.ended_by is None
+
+
+def test_a_cancel_while_the_thread_starts_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def start_and_cancel(thread: threading.Thread) -> None:
+        start(thread)
+        raise Cancelled("told to stop")
+
+    sink = Sink()
+    behind = WriteBehind(sink)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start_and_cancel)
+        with pytest.raises(Cancelled):
+            behind.__enter__()
+    assert not sink.pieces
+
+
+def test_a_cancel_while_it_waits_for_room_drops_what_waits(
+    cancel_in: Callable[[float], None],
+) -> None:
+    sink = Sink(is_open=False)
+
+    def write_all(behind: WriteBehind) -> None:
+        cancel_in(0.05)
+        threading.Timer(0.3, sink.gate.set).start()
+        for piece in numbered(100):
+            behind.write(piece)
+
+    with pytest.raises(Cancelled), WriteBehind(sink) as behind:
+        write_all(behind)
+    assert len(sink.pieces) == 1
+    assert sink.ended_by is None

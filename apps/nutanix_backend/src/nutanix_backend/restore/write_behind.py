@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from queue import Queue
+from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Self
+
+from command_line.cancel import Cancelled
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,18 +25,32 @@ class WriteBehind:
     An error of the other one is raised by the next write() or by end(). Whoever leaves it early
     waits for the piece that is being written; those that wait are dropped. A piece is in use until
     IN_USE - 1 others have been taken after it, or end() has returned.
+
+    A cancel may be raised at any place. The two threads therefore share only SimpleQueue, which
+    keeps no lock when it is interrupted; Thread.join() takes a thread for ended when it is. The
+    thread does not keep the process from ending.
     """
 
     def __init__(self, receiver: Receiver) -> None:
         """Write to `receiver`."""
         self._receiver = receiver
-        self._waiting: Queue[memoryview | None] = Queue(WAITING)
+        self._waiting: SimpleQueue[memoryview | None] = SimpleQueue()
+        self._room: SimpleQueue[None] = SimpleQueue()
+        for _ in range(WAITING):
+            self._room.put(None)
+        self._ended: SimpleQueue[None] = SimpleQueue()
+        self._has_ended = False
         self._error: BaseException | None = None
         self._is_given_up = False
-        self._thread = Thread(target=self._work, name="write-behind")
+        self._thread = Thread(target=self._work, name="write-behind", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        """Start the thread; when a cancel breaks that off, it ends and has nothing to do."""
+        try:
+            self._thread.start()
+        except BaseException:
+            self._waiting.put(None)
+            raise
         return self
 
     def __exit__(
@@ -43,13 +59,21 @@ class WriteBehind:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Drop what waits, unless end() was called, and wait for the thread."""
+        """Drop what waits, unless end() was called, and wait for the thread.
+
+        A cancel comes once, and waits as well.
+        """
         self._is_given_up = True
-        self._join()
+        try:
+            self._join()
+        except Cancelled:
+            self._join()
+            raise
 
     def write(self, piece: memoryview) -> None:
         """Take the next piece, and wait while too many have not been written."""
         self._raise()
+        self._room.get()
         self._waiting.put(piece)
 
     def end(self) -> None:
@@ -59,9 +83,9 @@ class WriteBehind:
         self._receiver.end()
 
     def _join(self) -> None:
-        if self._thread.is_alive():
-            self._waiting.put(None)
-            self._thread.join()
+        self._waiting.put(None)
+        while not self._has_ended:
+            self._ended.get()
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -70,8 +94,11 @@ class WriteBehind:
     def _work(self) -> None:
         """Write what comes until the end; after an error go on taking it, so that nobody waits."""
         while (piece := self._waiting.get()) is not None:
+            self._room.put(None)
             if self._error is None and not self._is_given_up:
                 try:
                     self._receiver.write(piece)
                 except BaseException as error:  # noqa: BLE001 - it is raised in the other thread
                     self._error = error
+        self._has_ended = True
+        self._ended.put(None)
