@@ -214,8 +214,9 @@ def take_a_snapshot_with_a_group(site: Site) -> None:
 
 
 def attach_a_group(site: Site) -> None:
-    """As a restore or a failover gives a VM its group."""
+    """As a restore or a failover gives a VM its group, and looks who else has it."""
     if site.client.recovery_points.most_groups:
+        assert not site.client.volume_groups.clients(site.group)
         site.client.volume_groups.attach_vm(site.group, site.vm.ext_id)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -49,13 +50,19 @@ class Words:
 
 @attrs.define
 class Disaster:
-    """The VMs `a` and `b` on one cluster, their replicas, and another cluster."""
+    """The VMs `a` and `b` on one cluster, their replicas in a store, and another cluster.
+
+    `product` replicates the VMs `names`.
+    """
 
     site: Site
     other: Lab
     receiver: Receiver
     root: Path
     capsys: pytest.CaptureFixture[str]
+    product: Product
+    names: tuple[str, str] = ("a", "b")
+    store: str = "store"
     words: Words = attrs.field(factory=Words)
 
     def cycle(self) -> dict[str, Result]:
@@ -68,8 +75,8 @@ class Disaster:
 
     def tried(self) -> list[Done]:
         """The same, with no expectation of how it ends."""
-        given = {"vm": ["a", "b"], "replicate_to": f"127.0.0.1:{self.receiver.address[1]}"}
-        settings = parse(self.site.product.parameters(**given))
+        given = {"vm": [*self.names], "replicate_to": f"127.0.0.1:{self.receiver.address[1]}"}
+        settings = parse(self.product.parameters(**given))
         return list(Work(settings, self.words, 60).once(lambda: None))
 
     def cycles(self, stop: threading.Event) -> None:
@@ -90,8 +97,9 @@ class Disaster:
 
     def failover(self, action: str, *words: str) -> tuple[int, str]:
         """A command of the receiver: its status, and what it said."""
-        target = [] if "--folder" in words else self.way_to(self.other, "target")
-        argv = ["failover", action, "--store", str(self.root / "store"), *words, *target]
+        has_target = "--folder" not in words and action not in {"permanent", "reverse"}
+        target = self.way_to(self.other, "target") if has_target else []
+        argv = ["failover", action, "--store", str(self.root / self.store), *words, *target]
         status = program.run(command_line(), argv)
         captured = self.capsys.readouterr()
         return status, captured.out + captured.err
@@ -119,22 +127,28 @@ class Disaster:
 
 @pytest.fixture
 def disaster(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Disaster]:
-    store, identity = tmp_path / "store", tmp_path / "receiver"
     with (
         Lab.start(tmp_path / "lab", task_seconds=0) as lab,
         Lab.start(tmp_path / "other", task_seconds=0) as other,
     ):
         site = Site.of(Product(lab, tmp_path / "host", references=9))
-        theirs = tls.ensure_identity(identity, "receiver")
-        with Receiver(Store(store, Limits(reserve=0)), identity) as receiver:
-            folder = tmp_path / "source"
-            ours = tls.ensure_identity(folder, "source")
-            tls.add_peer(folder, theirs.certificate)
-            tls.add_peer(identity, ours.certificate)
-            allowed.save(identity, (allowed.Grant(ours.fingerprint, "*", "*"),))
-            tls.remember_pair(folder, f"127.0.0.1:{receiver.address[1]}", theirs.fingerprint)
-            shutil.copytree(folder, tmp_path / "host" / "state" / "identity")
-            yield Disaster(site, other, receiver, tmp_path, capsys)
+        with receiving(tmp_path, "store", tmp_path / "host") as receiver:
+            yield Disaster(site, other, receiver, tmp_path, capsys, site.product)
+
+
+@contextmanager
+def receiving(root: Path, store: str, host: Path) -> Iterator[Receiver]:
+    """A receiver with a store of this name, paired with the source in the folder `host`."""
+    identity, folder = root / f"{store}-receiver", root / f"{store}-source"
+    theirs = tls.ensure_identity(identity, "receiver")
+    with Receiver(Store(root / store, Limits(reserve=0)), identity) as receiver:
+        ours = tls.ensure_identity(folder, "source")
+        tls.add_peer(folder, theirs.certificate)
+        tls.add_peer(identity, ours.certificate)
+        allowed.save(identity, (allowed.Grant(ours.fingerprint, "*", "*"),))
+        tls.remember_pair(folder, f"127.0.0.1:{receiver.address[1]}", theirs.fingerprint)
+        shutil.copytree(folder, host / "state" / "identity")
+        yield receiver
 
 
 def test_a_failover_brings_the_groups_and_shares_what_was_shared(disaster: Disaster) -> None:
@@ -252,6 +266,46 @@ def test_after_a_failover_the_next_vm_brings_the_shared_group(disaster: Disaster
     for vm in ("a", "b"):
         disaster.good("undo", vm)
     disaster.assert_nothing_there()
+
+
+def test_the_vms_go_back_with_their_groups(disaster: Disaster) -> None:
+    site, other = disaster.site, disaster.other
+    disaster.cycle()
+    for vm in ("a", "b"):
+        disaster.good("unplanned", vm)
+        disaster.good("permanent", vm)
+        assert f"replicate {vm}-failover at" in disaster.good("reverse", vm)
+    copies = disaster.vms()
+    groups = list(other._world.volume_groups.values())
+    disks = [disk for copy in copies.values() for disk in copy.disks]
+    disks += [disk for group in groups for disk in group.disks]
+    for number, disk in enumerate(disks):
+        with disk.file.open("r+b") as file:
+            file.write(bytes([number + 1]) * 50_000)
+    wanted = {name: [digest(disk.file) for disk in copy.disks] for name, copy in copies.items()}
+    of_groups = {digest(disk.file) for group in groups for disk in group.disks}
+
+    host = disaster.root / "host-back"
+    with receiving(disaster.root, "back", host) as receiver:
+        back = attrs.evolve(
+            disaster,
+            other=site.lab,
+            receiver=receiver,
+            product=Product(other, host, references=9),
+            names=("a-failover", "b-failover"),
+            store="back",
+        )
+        assert all(result.seed for result in back.cycle().values())
+        for copy in copies.values():
+            copy.power_state = "OFF"
+        for name in back.names:
+            back.good("unplanned", name, "--name", f"{name}-back", "--off")
+    for name, content in wanted.items():
+        returned = back.vms()[f"{name}-back"]
+        assert [digest(disk.file) for disk in returned.disks] == content
+    made = {name: group for name, group in back.groups().items() if "-back " in name}
+    assert set(made) == {f"a-failover-back a-failover {name}" for name in ("data", "quorum")}
+    assert {digest(disk.file) for group in made.values() for disk in group.disks} == of_groups
 
 
 CALLS = ("POST */volume-groups", "POST */$actions/attach-vm", "POST */ahv/config/vms")

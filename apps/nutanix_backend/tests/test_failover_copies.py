@@ -404,6 +404,27 @@ def test_a_group_that_hosts_use_over_iscsi_is_not_removed(site: Site, with_group
     site.assert_clean()
 
 
+def test_a_group_that_another_vm_gets_during_an_undo_is_not_removed(
+    site: Site, with_group: Point
+) -> None:
+    first, second = (copy_at(site.ahv.place, site.ahv.kind, name) for name in ("first", "second"))
+    site.ahv.make(first, with_group, test=False)
+    site.ahv.make(second, attrs.evolve(with_group, groups=()), test=False)
+    (group,) = site.lab._world.volume_groups.values()
+    site.lab.faults.delay("DELETE */vms/*", 2.0)
+    undo = threading.Thread(target=site.ahv.remove, args=(first,))
+    undo.start()
+    while site.lab.faults.pending():
+        assert undo.is_alive()
+        time.sleep(0.02)
+    site.client.volume_groups.attach_vm(group.ext_id, site.vm("second")["ext_id"])
+    undo.join()
+    assert f"volume group {group.name} stays: VM second uses it" in site.said
+    assert list(site.lab._world.volume_groups.values()) == [group]
+    site.ahv.remove(second)
+    site.assert_clean()
+
+
 def test_a_sweep_leaves_a_group_that_a_vm_uses(site: Site, with_group: Point) -> None:
     copy = copy_at(site.ahv.place, site.ahv.kind)
     site.ahv.make(copy, with_group, test=False)

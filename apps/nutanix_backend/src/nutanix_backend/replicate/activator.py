@@ -26,7 +26,7 @@ from nutanix_backend.ahv.site import Site, inspect_target
 from nutanix_backend.cluster import journal, sweep
 from nutanix_backend.cluster.guards import FolderGuard, new_secret
 from nutanix_backend.cluster.journal import ObjectKind
-from nutanix_backend.cluster.objects import remove_vm
+from nutanix_backend.cluster.objects import OBJECTS, remove_vm
 from nutanix_backend.errors import BackendError, DrillFailed
 from nutanix_backend.names import NAMESPACE, STAGING
 from nutanix_backend.replicate import copied_groups
@@ -164,8 +164,15 @@ class Ahv:
             for vm in vms:
                 remove_vm(self.client, vm.ext_id)
             for group, entry in zip(groups, entries, strict=True):
-                self.client.volume_groups.delete(group.ext_id)
+                self._delete(group)
                 entry.close()
+
+    def _delete(self, group: VolumeGroup) -> None:
+        """Delete a group, unless another copy has got it while the VM was being removed."""
+        if user := OBJECTS[ObjectKind.VOLUME_GROUP].user(self.client, group.ext_id):
+            self.report.say(f"volume group {group.name} stays: {user} uses it")
+        else:
+            self.client.volume_groups.delete(group.ext_id)
 
     def _wanted(self, point: Point) -> Point:
         """The point without its volume groups, if they are not wanted."""

@@ -126,7 +126,8 @@ class CopiedGroups:
         """Make the group and write its disks; it stays when all of them are durable."""
         mark = str(Mark.of(self.copy.key, group))
         room = LONGEST_NAME - len(mark) - 1
-        name = f"{f'{self.copy.name} {group.name}'[:room]} {mark}"
+        plain = _MARK.sub("", group.name)  # it may be a copy itself
+        name = f"{f'{self.copy.name} {plain}'[:room]} {mark}"
         settings, warn = self.creation.settings, self.creation.report.warn
         sizes = [disk.size for disk in group.disks]
         guard = RestoredGroupGuard(
