@@ -63,5 +63,6 @@ def _read(data: bytes) -> None:
     except CycleRefused:
         return
     machine = found.configuration.read()
-    if len(machine.disks) < len(found.disks):
+    own = [disk for disk in found.disks if disk.disk_id not in found.in_groups]
+    if len(machine.disks) < len(own):
         raise AssertionError("a disk is not in the configuration")
