@@ -57,6 +57,7 @@ class Site:
         lab = product.lab
         first, second = product.guest(2 * MIB, MIB, name="a"), product.guest(MIB, name="b")
         own = lab.create_volume_group("data", [3 * MIB, MIB], ["a"])
+        lab._world.volume_groups[own].settings["description"] = "the books"
         shared = lab.create_volume_group("quorum", [MIB], ["a", "b"])
         site = cls(product, first, second, own, shared)
         site.write()
@@ -185,7 +186,14 @@ def test_a_restore_makes_the_groups_and_attaches_them(site: Site) -> None:
     assert digest(shared.disks[0].file) == wanted[f"{site.shared}/0"]
     first, second = vms[f"a-restore-{number}"], vms[f"b-restore-{number}"]
     assert own.vms == [first.ext_id]
+    sharing = [group.settings["sharingStatus"] for group in (own, shared)]
+    assert sharing == ["NOT_SHARED", "SHARED"], "several VMs may have it only if it is shared"
     log = said(result)
+    assert "volume group data disk 1: whole image and 0 deltas" in log
+    assert f"volume group {own.name}: not restored are description" in said(
+        result, Severity.WARNING
+    )
+    assert f"volume group {shared.name}: not restored" not in log
     for name in (first.name, second.name):
         assert log.index(f"is attached to VM {name}") < log.index(f"VM {name} is started")
     assert sorted(shared.vms) == sorted([first.ext_id, second.ext_id])

@@ -243,6 +243,9 @@ def test_disks_alone_are_restored_without_it(
         "disk 1: not in the backup: exclude_disk=scsi:1 left it out",
         "disk 0: proven",
     ]
+    (whose, trials) = proof.trials[site.manifest(full, guest).folder.path]
+    assert whose.vm_name == guest.name
+    assert [one.good for one in trials] == [True], "as restore_to=verify has recorded"
 
 
 def test_a_category_of_a_vm_leaves_a_disk_out(site: Product) -> None:

@@ -99,6 +99,20 @@ def test_files_that_are_there_stay(product: Product, guest: Guest, tmp_path: Pat
     assert (where / guest.name / "disk0/etc/hosts").read_text() == "old"
 
 
+def test_two_vms_of_one_name_have_folders_of_their_own(product: Product, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    twins = [product.guest(8 * MIB, name="twin") for _ in range(2)]
+    for guest in twins:
+        (root / "who").write_text(guest.ext_id)
+        fill(product.lab._world.vms[guest.ext_id].disks[0].file, root)
+    product.backup(Level.FULL, *twins, vm=[guest.ext_id for guest in twins])
+    where = tmp_path / "out"
+    product.good_restore(where, file="/who", overwrite="yes")
+    for guest in twins:
+        assert (where / f"twin {guest.ext_id}" / "disk0/who").read_text() == guest.ext_id
+
+
 def test_a_volume_that_cannot_be_read_is_named(
     product: Product, guest: Guest, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nutanix_backend import manifest
+from nutanix_backend import group_record, manifest
 from nutanix_backend.errors import ManifestError, RestoreRefused
 from nutanix_backend.names import FileKind
 from nutanix_backend.restore.plan import PlannedFile, plan_vm
@@ -255,3 +255,29 @@ def test_a_newer_manifest_asks_for_a_newer_plugin(backup: MadeUp) -> None:
     words = "has schema 2, this plugin knows 1: restore with a newer plugin"
     with pytest.raises(ManifestError, match=words):
         manifest.decode(json.dumps(plain).encode())
+
+
+@pytest.mark.parametrize(
+    ("prism", "attached", "shared", "others"),
+    [
+        ({"sharingStatus": "NOT_SHARED", "isHidden": False}, 1, False, []),
+        ({"sharingStatus": "SHARED", "enabledAuthentications": "CHAP"}, 1, True, ["CHAP"]),
+        ({}, 2, True, []),
+        ({"spec": {"resources": {"sharing_status": "SHARED"}}}, 0, True, []),
+        (
+            {"spec": {"description": "d", "resources": {"flash_mode": True}}},
+            1,
+            False,
+            ["description", "flash mode"],
+        ),
+        ({"storageFeatures": {"flashMode": {"isEnabled": True}}}, 0, False, ["flash mode"]),
+        ({"storageFeatures": {"flashMode": {"isEnabled": False}}}, 0, False, []),
+    ],
+)
+def test_what_a_volume_group_had_is_known_of_both_apis(
+    prism: dict[str, Any], attached: int, others: list[str], *, shared: bool
+) -> None:
+    vms = tuple(str(number) for number in range(attached))
+    config = group_record.GroupConfig(1, "g", "data", "c", (), vms, prism)
+    assert group_record.is_shared(config) is shared
+    assert group_record.other_settings(config) == others

@@ -80,6 +80,39 @@ def from_group(group: VolumeGroup, attached_to: Sequence[str]) -> GroupConfig:
     )
 
 
+_SETTINGS = {
+    "description": "description",
+    "shouldLoadBalanceVmAttachments": "load balancing",
+    "load_balance_vm_attachments": "load balancing",
+    "isEnabled": "flash mode",
+    "flash_mode": "flash mode",
+    "isHidden": "hidden",
+}
+
+
+def is_shared(config: GroupConfig) -> bool:
+    """Whether several may be attached to the group; more than one VM of it were."""
+    names = ("sharingStatus", "sharing_status")
+    seen = [part.get(name) for part in _parts(config) for name in names]
+    return len(config.attached_to) > 1 or "SHARED" in seen
+
+
+def other_settings(config: GroupConfig) -> list[str]:
+    """What else is set of the group, which a restore does not set."""
+    parts = _parts(config)
+    found = [word for name, word in _SETTINGS.items() if any(part.get(name) for part in parts)]
+    if any("CHAP" in str(part.get("enabledAuthentications")) for part in parts):
+        found.append("CHAP")
+    return found
+
+
+def _parts(config: GroupConfig) -> tuple[Mapping[str, Any], ...]:
+    """Where Prism says what is set: v4 on top and in the flash mode, v3 in its spec."""
+    features = config.prism.get("storageFeatures") or {}
+    spec = config.prism.get("spec") or {}
+    return config.prism, features.get("flashMode") or {}, spec, spec.get("resources") or {}
+
+
 def decode(data: bytes) -> GroupConfig:
     """Read a configuration from a backup; raise RestoreRefused when it cannot be used."""
     try:

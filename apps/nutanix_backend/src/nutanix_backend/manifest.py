@@ -108,6 +108,11 @@ class Manifest:
         """Whether it is of a volume group; `vm_id` and `vm_name` are those of the group then."""
         return self.kind == VOLUME_GROUP
 
+    @property
+    def title(self) -> str:
+        """What it is of, for the job log."""
+        return f"{'volume group' if self.is_group else 'VM'} {self.vm_name}"
+
     def __attrs_post_init__(self) -> None:
         one_kind(self.recovery_point, self.snapshot_uuid)
 

@@ -214,7 +214,12 @@ def _register_groups(api: V2Api, groups: VolumeGroups) -> None:
         if not spec.get("name"):
             raise V2Error(422, "name is required")
         disks = [_disk_to_v4(world, disk) for disk in spec.get("disk_list") or []]
-        v4 = {"name": spec["name"], "description": spec.get("description") or "", "disks": disks}
+        v4 = {
+            "name": spec["name"],
+            "description": spec.get("description") or "",
+            "sharingStatus": "SHARED" if spec.get("is_shared") else "NOT_SHARED",
+            "disks": disks,
+        }
 
         def work(task: Task) -> None:
             task.affected.append(("VolumeGroup", groups.create(v4).ext_id))
@@ -320,7 +325,7 @@ def _show_group(world: World, group: VolumeGroup) -> Json:
         "name": group.name,
         "description": group.settings.get("description") or "",
         "iscsi_target": f"iqn.2010-06.com.nutanix:{group.target_name}",
-        "is_shared": False,
+        "is_shared": group.settings.get("sharingStatus") == "SHARED",
         "disk_list": [
             {"index": disk.index, "vmdisk_uuid": disk.ext_id, "vmdisk_size_bytes": disk.size}
             for disk in group.disks

@@ -362,9 +362,13 @@ class VolumeGroups(Protocol):
         storage_container_ext_id: str,
         *,
         chap_secret: str | None,
+        shared: bool = False,
         request_id: UUID | None = None,
     ) -> VolumeGroup:
-        """Create a group of disks that read as zeros, of `sizes` in bytes, indexes from 0."""
+        """Create a group of disks that read as zeros, of `sizes` in bytes, indexes from 0.
+
+        Only one that is `shared` may be attached to several.
+        """
         ...
 
     def get(self, ext_id: str) -> VolumeGroup:

@@ -107,6 +107,8 @@ class Verdict:
     what: str
     fault: str = ""
     proof: str = PROVEN
+    is_left_out: bool = False
+    """Whether it is of a disk that the backup left out on purpose: there is nothing to prove."""
 
     def __str__(self) -> str:
         """A line for the terminal."""
@@ -160,15 +162,16 @@ class StoreProof:
     def _note(self, newest: Manifest, verdicts: Sequence[Verdict]) -> None:
         """Remember whether a point of a VM is proven as a whole."""
         fault = next((str(verdict) for verdict in verdicts if verdict.fault), "")
-        if not fault and any(verdict.proof != PROVEN for verdict in verdicts):
+        disks = [verdict for verdict in verdicts if not verdict.is_left_out]
+        if not fault and any(verdict.proof != PROVEN for verdict in disks):
             return
         whose = Evidence(cluster=newest.cluster, vm_id=newest.vm_id, vm_name=newest.vm_name)
         _, trials = self.trials.setdefault(newest.folder.path, (whose, []))
-        seen = f"{len(verdicts)} disks put together and compared"
+        seen = f"{len(disks)} disks put together and compared"
         trials.append(trial(TrialKind.PROOF, newest.job, fault, seen))
 
     def _vm(self, vm: StoredVm) -> Iterator[Verdict]:
-        what = f"job {vm.job.job_id}, VM {vm.name}"
+        what = f"job {vm.job.job_id}, {vm.manifests[-1].title}"
         try:
             plan = vm.plan()
         except BackendError as error:
@@ -176,7 +179,7 @@ class StoreProof:
             return
         for excluded in plan.excluded:
             proof = f"not in the backup: {excluded.reason} left it out"
-            yield Verdict(f"{what} disk {excluded.index}", proof=proof)
+            yield Verdict(f"{what} disk {excluded.index}", proof=proof, is_left_out=True)
         for chain in plan.disks:
             disk = f"{what} disk {chain.index}"
             try:
@@ -201,7 +204,7 @@ class StoreProof:
             with ImageFile(path) as image:
                 found = known.get((disk_id, _root(image, path.stat().st_size)))
             if found:
-                yield Verdict(str(path), proof=f"VM {found.vm_name} as of job {found.job}, proven")
+                yield Verdict(str(path), proof=f"{found.title} as of job {found.job}, proven")
             else:
                 yield Verdict(str(path), "it is not the disk of any backup with a digest list")
 

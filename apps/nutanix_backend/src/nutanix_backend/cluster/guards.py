@@ -456,11 +456,14 @@ class RestoredGroupGuard(OfferGuard):
         sizes: Sequence[int],
         initiator: str,
         secret: str | None,
+        *,
+        shared: bool,
     ) -> None:
-        """Prepare to offer disks of `sizes` bytes at `place`."""
+        """Prepare to offer disks of `sizes` bytes at `place`; several VMs may share them."""
         super().__init__(place.client, journal, name, initiator, secret)
         self._place = place
         self._sizes = sizes
+        self._shared = shared
         self._kept = False
 
     def keep(self) -> None:
@@ -476,6 +479,7 @@ class RestoredGroupGuard(OfferGuard):
             self._sizes,
             self._place.container_id,
             chap_secret=self.secret,
+            shared=self._shared,
             request_id=self.entry.key,
         )
 

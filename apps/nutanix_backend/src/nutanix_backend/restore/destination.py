@@ -103,7 +103,7 @@ class Destination(ABC):
             if writer.complete:
                 as_of = f" as of job {plan.origin.job}" if plan.origin.job else ""
                 self.job.say(
-                    f"VM {plan.origin.vm_name} disk {writer.chain.index} ({size(writer.size)})"
+                    f"{plan.title} disk {writer.chain.index} ({size(writer.size)})"
                     f"{as_of} is restored to {writer.target.label}"
                 )
 
@@ -206,7 +206,7 @@ class Proof(Destination):
             if writer.complete:
                 proof = "proven" if writer.chain.image_root else "undamaged (it has no digest list)"
                 self.job.say(
-                    f"VM {plan.origin.vm_name} disk {writer.chain.index} ({size(writer.size)}) "
+                    f"{plan.title} disk {writer.chain.index} ({size(writer.size)}) "
                     f"as of job {plan.origin.job} is {proof}"
                 )
                 if isinstance(writer.target, ImageTarget):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 import prism_client
 
+from nutanix_backend import group_record
 from nutanix_backend.cluster import transport
 from nutanix_backend.cluster.guards import (
     GivenGroupGuard,
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     from nutanix_backend.ahv.creation import Origin
     from nutanix_backend.ahv.site import Site
     from nutanix_backend.disks.targets import DiskTarget
+    from nutanix_backend.group_record import GroupConfig
     from nutanix_backend.job import JobContext
     from nutanix_backend.restore.destination import MadeVm
     from nutanix_backend.restore.plan import DiskChain, VmPlan
+    from nutanix_backend.restore.sources import SourceFile
     from nutanix_backend.restore.writer import DiskWriter
 
 LONGEST_NAME = 256
@@ -59,6 +62,14 @@ class NewVmsAndGroups(NewVm):
         """Say where a VM goes; of a group that is said when it is prepared."""
         if plan.origin.folder not in self._groups:
             super().begin(plan)
+
+    def configuration(self, file: SourceFile, content: bytes) -> None:
+        """Take that of a group too, before its first disk comes."""
+        group = self._groups.get(file.folder)
+        if group is None:
+            super().configuration(file, content)
+        else:
+            group.configure(group_record.decode(content))
 
     def _prepare_group(self, plan: VmPlan) -> None:
         site = self.site(plan.origin)
@@ -160,7 +171,26 @@ class NewGroup:
     _session: ExitStack = attrs.field(factory=ExitStack)
     _luns: dict[str, BlockDevice] = attrs.field(factory=dict)
     _is_whole: bool = False
+    _config: GroupConfig | None = None
     _attached: set[str] = attrs.field(factory=set)
+
+    def configure(self, config: GroupConfig) -> None:
+        """Take the settings that it had; say which it does not get."""
+        self._config = config
+        lost = group_record.other_settings(config)
+        if lost and not self.given:
+            self._destination.job.warn(
+                f"volume group {self.name}: not restored are {', '.join(lost)}, only its disks and "
+                "whether it is shared: set the rest in Prism"
+            )
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether several VMs may have it; without its configuration, whether several had."""
+        if self._config is not None and group_record.is_shared(self._config):
+            return True
+        manifest = self._plan.manifest
+        return manifest is not None and len(manifest.attached_to) > 1
 
     def target(self, chain: DiskChain) -> DiskTarget:
         """The disk of the group; the group is made when the first data comes."""
@@ -204,6 +234,7 @@ class NewGroup:
             [chain.size for chain in self._plan.disks],
             initiator,
             self._destination.known(self._site).secret,
+            shared=self._is_shared,
         )
 
     def keep(self) -> None:

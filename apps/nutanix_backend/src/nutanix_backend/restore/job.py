@@ -343,7 +343,7 @@ def _pass_on(pieces: Iterable[memoryview], receiver: Receiver) -> None:
 
 
 def _vm_name(vm: Vm) -> str:
-    return f"VM {vm.plan.origin.vm_name}"
+    return vm.plan.title
 
 
 def _open(writer: DiskWriter) -> None:

@@ -105,6 +105,11 @@ class VmPlan:
         """Whether it is of a volume group."""
         return bool(self.manifest and self.manifest.is_group)
 
+    @property
+    def title(self) -> str:
+        """Whose disks they are, for the job log."""
+        return self.manifest.title if self.manifest else f"VM {self.origin.vm_name}"
+
 
 def numbers(given: Iterable[str]) -> tuple[str, ...]:
     """The numbers of disks in a list of texts that may each hold several."""
@@ -122,7 +127,7 @@ def plan_vm(manifests: Sequence[Manifest], disks: Sequence[str] = ()) -> VmPlan:
     unknown = set(disks) - {str(disk.index) for disk in newest.disks}
     if unknown:
         raise RestoreRefused(
-            f"VM {newest.vm_name} has no disk {', '.join(sorted(unknown))} in job {newest.job}"
+            f"{newest.title} has no disk {', '.join(sorted(unknown))} in job {newest.job}"
         )
     by_digest = {manifest.digest(): manifest for manifest in manifests}
     wanted = [disk for disk in newest.disks if not disks or str(disk.index) in disks]
@@ -146,7 +151,7 @@ def _refuse_excluded(newest: Manifest, disks: Sequence[str]) -> None:
     for disk in newest.excluded:
         if str(disk.index) in disks:
             raise RestoreRefused(
-                f"disk {disk.index} of VM {newest.vm_name} is not in job {newest.job}: "
+                f"disk {disk.index} of {newest.title} is not in job {newest.job}: "
                 f"{disk.reason} left it out; restore a job that has it"
             )
 
@@ -163,11 +168,11 @@ def _chain(newest: Manifest, disk: DiskEntry, by_digest: dict[str, Manifest]) ->
         older = base and next((d for d in base.disks if d.disk_id == disk.disk_id), None)
         if not base or not older:
             raise RestoreRefused(
-                f"disk {disk.index} of VM {newest.vm_name}: the changes saved by job {job} are "
+                f"disk {disk.index} of {newest.title}: the changes saved by job {job} are "
                 "based on a backup that is not part of this restore: select all since the full"
             )
         if older.size > entries[0].size:
-            raise RestoreRefused(f"disk {disk.index} of VM {newest.vm_name} shrinks in job {job}")
+            raise RestoreRefused(f"disk {disk.index} of {newest.title} shrinks in job {job}")
         entries.insert(0, older)
         job = base.job
     return DiskChain(disk.index, disk.disk_id, tuple(map(PlannedFile.of, entries)))

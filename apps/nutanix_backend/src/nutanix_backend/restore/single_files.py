@@ -43,11 +43,13 @@ class SingleFiles(Destination):
         self._patterns = selection(tuple(_split(job.settings.file)))
         self._keys = [read_key(job.settings.key_file)] if job.settings.key_file else []
         self._folder: Path | None = None
+        self._of_name: dict[str, set[str]] = {}
 
     def prepare(self, plan: VmPlan) -> None:
         """Refuse a restore that says not where the files go."""
         if not plan.where.strip("/"):
             raise RestoreRefused("file= needs a folder of this host for the files: where=/a/folder")
+        self._of_name.setdefault(plan.origin.vm_name, set()).add(plan.origin.folder)
 
     def target(self, plan: VmPlan, chain: DiskChain) -> DiskTarget:
         """A staged image."""
@@ -74,57 +76,63 @@ class SingleFiles(Destination):
             for writer in writers.values()
             if isinstance(writer.target, ImageTarget)
         }
-        to = Path(plan.where) / component(plan.origin.vm_name)
         try:
-            self._copy(plan, paths, to)
+            self._copy(plan, paths, self._place(plan))
         finally:
             for path in paths.values():
                 path.unlink(missing_ok=True)
 
+    def _place(self, plan: VmPlan) -> Path:
+        """The folder of the VM; that of one of several with its name has its id as well."""
+        origin = plan.origin
+        is_alone = len(self._of_name[origin.vm_name]) == 1
+        name = origin.vm_name if is_alone else f"{origin.vm_name} {origin.vm_id}"
+        return Path(plan.where) / component(name)
+
     def _copy(self, plan: VmPlan, paths: Mapping[int, Path], to: Path) -> None:
-        name, failed, numbers = plan.origin.vm_name, 0, sorted(paths)
+        title, failed, numbers = plan.title, 0, sorted(paths)
         with ExitStack() as stack:
             disks = [
                 stack.enter_context(CachedDisk(ChainDisk([ChainFile(paths[n], is_delta=False)])))
                 for n in numbers
             ]
             files = stack.enter_context(
-                GuestFiles(disks, self._keys, warn=self._warn(name), numbers=numbers)
+                GuestFiles(disks, self._keys, warn=self._warn(title), numbers=numbers)
             )
             for volume in files.volumes():
-                self.job.say(f"VM {name} volume {volume.name}: {volume.kind} {volume.reason}")
+                self.job.say(f"{title} volume {volume.name}: {volume.kind} {volume.reason}")
             target = stack.enter_context(
-                FolderTarget(to, self._warn(name), overwrite=self.job.settings.overwrite)
+                FolderTarget(to, self._warn(title), overwrite=self.job.settings.overwrite)
             )
             for found in files.files(self._patterns):
-                failed += not self._put(target, found, name)
+                failed += not self._put(target, found, title)
         if failed:
-            raise RestoreFailed(f"{failed} files of VM {name} cannot be read, see above")
+            raise RestoreFailed(f"{failed} files of {title} cannot be read, see above")
         if not target.files:
             raise RestoreFailed(
-                f"no file of VM {name} is meant by file={','.join(self.job.settings.file)}: the "
+                f"no file of {title} is meant by file={','.join(self.job.settings.file)}: the "
                 "job log names its volumes; `files ls` shows what is in them"
             )
         as_of = f" as of job {plan.origin.job}" if plan.origin.job else ""
-        self.job.say(f"{target.files} files of VM {name}{as_of} ({size(target.bytes)}) are in {to}")
+        self.job.say(f"{target.files} files of {title}{as_of} ({size(target.bytes)}) are in {to}")
 
-    def _put(self, target: FolderTarget, found: FoundFile, name: str) -> bool:
+    def _put(self, target: FolderTarget, found: FoundFile, title: str) -> bool:
         """Write a file; False when it cannot be read."""
         entry = found.entry
         try:
             target.put(found, (*entry.volume.split("/"), *entry.path))
         except NotWhole as error:
-            self._warn(name)(str(error))
+            self._warn(title)(str(error))
             return False
         except FileExistsError as error:
             raise RestoreRefused(
-                f"{entry.volume}:{entry.name} of VM {name} is there already: give another where=, "
+                f"{entry.volume}:{entry.name} of {title} is there already: give another where=, "
                 "or overwrite=yes"
             ) from error
         return True
 
-    def _warn(self, name: str) -> Callable[[str], None]:
-        return lambda text: self.job.warn(f"VM {name}: {text}")
+    def _warn(self, title: str) -> Callable[[str], None]:
+        return lambda text: self.job.warn(f"{title}: {text}")
 
 
 def choose(job: JobContext, stack: ExitStack) -> SingleFiles:

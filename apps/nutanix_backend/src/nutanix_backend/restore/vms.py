@@ -105,7 +105,7 @@ class Vm(ABC):
     def missing(self) -> str:
         """What was asked for and did not arrive, as a sentence; empty when nothing is missing."""
         late = {w.chain.index: file.name for w in self.writers.values() if (file := w.missing())}
-        return _did_not_arrive(self.plan.origin.vm_name, late)
+        return _did_not_arrive(self.plan.title, late)
 
     def abandon(self) -> None:
         """Give up what is not complete."""
@@ -118,16 +118,12 @@ class Vm(ABC):
         self._destination.failed(self.plan, error)
 
 
-def _did_not_arrive(vm_name: str, late: Mapping[int, str]) -> str:
+def _did_not_arrive(title: str, late: Mapping[int, str]) -> str:
     """That disks are missing, by their numbers; a file or the name of a disk for each."""
     if not late:
         return ""
     which = ", ".join(map(str, late))
-    disks = (
-        f"disk {which} of VM {vm_name} is"
-        if len(late) == 1
-        else f"disks {which} of VM {vm_name} are"
-    )
+    disks = f"disk {which} of {title} is" if len(late) == 1 else f"disks {which} of {title} are"
     return (
         f"{', '.join(late.values())} did not arrive, so {disks} not restored: select all of its "
         "files, or say with disk= which disks you want"
@@ -159,18 +155,18 @@ class PlannedVm(Vm):
     def begin(self) -> None:
         """The first file of it has come: claim its place, and tell; raise RestoreRefused."""
         self._destination.begin(self.plan)
-        name = self.plan.origin.vm_name
+        title = self.plan.title
         for writer in self.writers.values():
             chain, deltas = writer.chain, len(writer.chain.files) - 1
             self._job.say(
-                f"VM {name} disk {chain.index}: whole image and {deltas} deltas, to the state of "
+                f"{title} disk {chain.index}: whole image and {deltas} deltas, to the state of "
                 f"job {self.plan.origin.job}; {size(chain.size)} to {writer.target.label}"
             )
         for line in self.plan.skipped:
-            self._job.say(f"VM {name} {line}")
+            self._job.say(f"{title} {line}")
         for disk in self.plan.excluded:
             self._job.warn(
-                f"VM {name} {exclusion.described(disk)} is missing: it is not in the backup, "
+                f"{title} {exclusion.described(disk)} is missing: it is not in the backup, "
                 f"{disk.reason} left it out; {self._destination.excluded}"
             )
 
@@ -288,7 +284,7 @@ class SiblingVm(Vm):
             for number, disk in enumerate(self._known)
             if disk not in found and (not self._wanted or str(number) in self._wanted)
         }
-        return _did_not_arrive(self.plan.origin.vm_name, late)
+        return _did_not_arrive(self.plan.title, late)
 
     def abandon(self) -> None:
         """Give up what is not complete, and what is staged."""
@@ -308,8 +304,7 @@ class SiblingVm(Vm):
         writer = self._destination.writer(self.plan, chain, grows=True)
         self._destination.refuse_too_large([writer])
         self._job.say(
-            f"VM {self.plan.origin.vm_name} disk {number}: {file.file}, {size(length)} "
-            f"to {writer.target.label}"
+            f"{self.plan.title} disk {number}: {file.file}, {size(length)} to {writer.target.label}"
         )
         self.writers[file.key] = writer
         writer.begin(file.name)

@@ -44,7 +44,8 @@ class VolumeGroups:
             {"index": index, "clone_config": {"disk_address": {"ndfs_filepath": source}}}
             for index, source in enumerate(sources)
         ]
-        return self._create(name, cluster_ext_id, disks, request_id)
+        body = {"name": name, "is_shared": False, "disk_list": disks}
+        return self._create(cluster_ext_id, body, request_id)
 
     def create_blank(
         self,
@@ -54,6 +55,7 @@ class VolumeGroups:
         storage_container_ext_id: str,
         *,
         chap_secret: str | None,  # noqa: ARG002 - v2 takes it with the client only
+        shared: bool = False,
         request_id: UUID | None = None,
     ) -> VolumeGroup:
         disks = [
@@ -66,26 +68,21 @@ class VolumeGroups:
             }
             for index, size in enumerate(sizes)
         ]
-        return self._create(name, cluster_ext_id, disks, request_id)
+        body = {"name": name, "is_shared": shared, "disk_list": disks}
+        return self._create(cluster_ext_id, body, request_id)
 
     def _create(
-        self,
-        name: str,
-        cluster_ext_id: str,
-        disks: builtins.list[dict[str, Any]],
-        request_id: UUID | None,
+        self, cluster_ext_id: str, body: dict[str, Any], request_id: UUID | None
     ) -> VolumeGroup:
         element = self.elements.of(cluster_ext_id)
         key = request_id or uuid4()
         if key not in self._made:
-            self._made[key] = self._make(element, name, disks, key)
+            self._made[key] = self._make(element, body, key)
         return wire.volume_group(element.get(_entity(self._made[key])))
 
-    def _make(
-        self, element: Api, name: str, disks: builtins.list[dict[str, Any]], key: UUID
-    ) -> str:
+    def _make(self, element: Api, body: dict[str, Any], key: UUID) -> str:
         """Ask v2 for a group, once a key: asked again it would make a second one."""
-        body = {"name": name, "is_shared": False, "disk_list": disks}
+        name = body["name"]
         try:
             with element.once(key, f"volume group {name}"):
                 task = element.post_v2("volume_groups", body)

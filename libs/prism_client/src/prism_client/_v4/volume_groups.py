@@ -53,11 +53,13 @@ class VolumeGroups:
         storage_container_ext_id: str,
         *,
         chap_secret: str | None,
+        shared: bool = False,
         request_id: UUID | None = None,
     ) -> VolumeGroup:
         body = wire.blank_volume_group_body(
             name, cluster_ext_id, sizes, storage_container_ext_id, chap_secret
         )
+        body["sharingStatus"] = "SHARED" if shared else "NOT_SHARED"
         return self.get(self.writes.create(_PATH, body, _KIND, request_id))
 
     def get(self, ext_id: str) -> VolumeGroup:
