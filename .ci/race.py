@@ -36,9 +36,10 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @attrs.define
 class Contestant:
-    """One way to do the work on `size` bytes; `work` may return the seconds that count.
+    """One way to do the work on `size` bytes.
 
-    Otherwise its wall time counts. `cpu` are the CPU seconds of all processes, for each round.
+    `work` may return the seconds that count, or these and the CPU seconds; otherwise its wall time
+    and the CPU seconds of all processes count, for each round.
     """
 
     name: str
@@ -51,9 +52,11 @@ class Contestant:
         """Do the work once."""
         cpu, began = cpu_seconds(), time.perf_counter()
         counted = self.work()
-        wall = time.perf_counter() - began
+        wall, used = time.perf_counter() - began, cpu_seconds() - cpu
+        if isinstance(counted, tuple):
+            counted, used = counted
         self.seconds.append(counted if isinstance(counted, float) else wall)
-        self.cpu.append(cpu_seconds() - cpu)
+        self.cpu.append(used)
 
     @property
     def cpu_per_gib(self) -> float:
@@ -82,6 +85,8 @@ class Result:
     cpu_ours: float
     cpu_peer: float
     load: tuple[float, float]
+    most_cpu: float | None = None
+    """How many times the peer's CPU seconds ours may be at most; None: any number."""
 
     @property
     def counts(self) -> bool:
@@ -93,7 +98,15 @@ class Result:
         """What it comes to."""
         if not self.counts:
             return "too wide: does not count"
+        if self.most_cpu is not None and self.cpu_ours > self.most_cpu * self.cpu_peer:
+            return "missed: CPU"
         return "reached" if self.ratio >= self.goal else "missed"
+
+    @property
+    def goals(self) -> str:
+        """The goal, and how much CPU it may take."""
+        cpu = "" if self.most_cpu is None else f", CPU at most {self.most_cpu:.2f}"
+        return f"{self.goal:.2f}{cpu}"
 
 
 def cpu_seconds() -> float:
@@ -127,6 +140,7 @@ def race(
     goal: float,
     *,
     rounds: int = ROUNDS,
+    most_cpu: float | None = None,
 ) -> Result:
     """Race ours against the peer on `size` bytes; show, record and return the result."""
     for _, work in (ours, peer):
@@ -134,6 +148,7 @@ def race(
     result = _run(title, ours, peer, size, goal, rounds, 1)
     while not result.counts and result.runs < RUNS:
         result = _run(title, ours, peer, size, goal, rounds, result.runs + 1)
+    result = attrs.evolve(result, most_cpu=most_cpu)
     show([result])
     if path := os.environ.get(RESULTS):
         with Path(path).open("a", encoding="utf-8") as file:
@@ -179,7 +194,7 @@ def show(results: Iterable[Result]) -> None:
     for r in results:
         table.add_row(
             r.race, f"{r.ours} : {r.peer}", f"{r.ratio:.2f}", f"{r.low:.2f}-{r.high:.2f}",
-            f"{r.goal:.2f}", f"{r.cpu_ours:.2f} : {r.cpu_peer:.2f}",
+            r.goals, f"{r.cpu_ours:.2f} : {r.cpu_peer:.2f}",
             f"{r.load[0]:.1f}-{r.load[1]:.1f}", r.verdict,
         )  # fmt: skip
     Console(width=150).print(table)

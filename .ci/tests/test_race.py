@@ -40,6 +40,18 @@ def test_the_ratio_is_that_of_the_peer_to_ours(results: Path) -> None:
     assert [line["ratio"] for line in found] == [2.0, 0.5]
 
 
+def test_work_may_say_its_seconds_and_its_cpu_seconds() -> None:
+    result = run(repeat((1.0, 3.0)), repeat((2.0, 2.0)))
+    assert (result.ratio, result.cpu_ours, result.cpu_peer) == (2.0, 3.0, 2.0)
+
+
+@pytest.mark.parametrize(("most", "verdict"), [(1.6, "reached"), (1.4, "missed: CPU")])
+def test_a_goal_may_be_one_of_cpu_too(most: float, verdict: str, results: Path) -> None:
+    ours, peer = ("a", lambda: (1.0, 3.0)), ("b", lambda: (2.0, 2.0))
+    assert race.race("r", ours, peer, GIB, 1.0, most_cpu=most).verdict == verdict
+    assert json.loads(results.read_text())["verdict"] == verdict
+
+
 def test_a_race_that_scatters_is_run_again(capsys: pytest.CaptureFixture[str]) -> None:
     wild = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
     result = run(chain([1.0], wild, repeat(1.0)), STEADY)

@@ -193,7 +193,8 @@ def chosen_way(regions: RegionList, *, ranges: bool = True) -> Way:
 def races(bench: Bench) -> None:
     """The way chosen against the other one, at half of the crossover and at twice of it."""
     crossing = GROUP / (REST.of(Reads(1, PIECE)) - ISCSI.of(Reads(1, PIECE)))
-    for count in (int(crossing / 2), int(crossing * 2)):
+    for share, where in ((0.5, "half"), (2, "twice")):
+        count = int(crossing * share)
         regions = spread(count)
         ours = chosen_way(regions)
         peer = Way.RANGED
@@ -201,7 +202,7 @@ def races(bench: Bench) -> None:
             peer = chosen_way(regions, ranges=False)
         names = {Way.RANGED: "HTTP ranges"}
         race(
-            f"{count} extents of 64 KiB",
+            f"hybrid path, {where} the crossover of {crossing:.0f} extents",
             (names.get(ours, "iSCSI"), bench.by(ours, regions)),
             (names.get(peer, "iSCSI"), bench.by(peer, regions)),
             count * PIECE,

@@ -57,6 +57,8 @@ def test_spans_cover_the_same_bytes_and_never_touch(regions: RegionList) -> None
     spans = list(regions.spans())
     assert painted(spans).keys() == painted(list(regions)).keys()
     assert all(one.end < other.offset for one, other in itertools.pairwise(spans))
+    assert regions.span_count == len(spans)
+    assert regions.bytes == sum(span.length for span in spans)
 
 
 @given(region_lists(), st.integers(0, 200))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from concurrent.futures import wait
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 MIB = 2**20
+PATIENCE = 30.0
 on_one_disk = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -33,6 +35,20 @@ ranges = st.tuples(st.integers(0, MIB), st.integers(0, MIB)).map(lambda r: (min(
 def test_size_and_block_size(disk: Any) -> None:
     assert disk.device.size == disk.file.stat().st_size
     assert disk.device.block_size in (512, 4096)
+
+
+def test_no_read_is_overlooked_that_comes_while_others_end(disk: Any) -> None:
+    """Each thread reads when the last read of it has ended, at times that have no order."""
+
+    def read(number: int) -> None:
+        random_ = random.Random(number)
+        for _ in range(300):
+            disk.device.read_into(0, memoryview(bytearray(512)))
+            time.sleep(random_.choice((0, 0, 1e-5, 1e-4)))
+
+    with ThreadPoolExecutor(4) as pool:
+        _, unfinished = wait([pool.submit(read, number) for number in range(4)], PATIENCE)
+        assert not unfinished
 
 
 @on_one_disk

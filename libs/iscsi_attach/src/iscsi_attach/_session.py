@@ -153,8 +153,9 @@ class Session:
         request.pending = len(commands)
         with self._lock:
             if self._dead is None:
+                if not self._inbox:  # else the thread has been woken, and has not looked yet
+                    self._waker.wake()
                 self._inbox.extend(commands)
-                self._waker.wake()
                 return
             request.error = self._dead
         request.settle()
@@ -203,8 +204,9 @@ class Session:
             self._lose(exc)
 
     def _take_inbox(self) -> None:
-        while self._inbox:
-            self._waiting.append(self._inbox.popleft())
+        with self._lock:
+            self._waiting.extend(self._inbox)
+            self._inbox.clear()
 
     def _start_waiting(self, connection: Connection) -> None:
         if time.monotonic() < self._not_before:

@@ -77,7 +77,21 @@ class RegionList:
     @property
     def data_bytes(self) -> int:
         """Bytes that have to be read from the disk."""
-        return sum(region.length for region in self if not region.zeroed)
+        return sum(n for n, zeroed in zip(self._lengths, self._zeroed, strict=True) if not zeroed)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all regions."""
+        return sum(self._lengths)
+
+    @property
+    def span_count(self) -> int:
+        """How many runs of touching regions there are."""
+        count = end = 0
+        for offset, length in zip(self._offsets, self._lengths, strict=True):
+            count += not count or offset != end
+            end = offset + length
+        return count
 
     def digest(self) -> str:
         """A digest of the list, by which this host can tell whether two are the same."""

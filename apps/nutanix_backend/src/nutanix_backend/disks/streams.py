@@ -65,11 +65,8 @@ def image_pieces(
 
 def delta_length(regions: RegionList) -> tuple[int, int]:
     """Bytes of the PHCBT01 stream of these regions, and how many regions it has."""
-    count = data = 0
-    for span in regions.spans():
-        count += 1
-        data += span.length
-    return phcbt01.encoded_size(count, data), count
+    count = regions.span_count
+    return phcbt01.encoded_size(count, regions.bytes), count
 
 
 def delta_pieces(
@@ -86,7 +83,7 @@ def delta_pieces(
     `on_zeros` the stream is a whole disk, and `image` is told of the zeros between the regions too.
     Gaps of up to `gap` bytes are read along, and not sent.
     """
-    encoder = phcbt01.Encoder(regions.size, sum(1 for _ in regions.spans()))
+    encoder = phcbt01.Encoder(regions.size, regions.span_count)
     yield encoder.start()
     contents = _contents(device, regions, gap)
     position = 0
@@ -116,7 +113,9 @@ def _contents(device: BlockDevice | None, regions: RegionList, gap: int) -> Iter
     """The bytes of every region, one after the other."""
     is_scattered = not gap and regions.data_bytes < len(regions) * SMALL_READ
     unit, depth = (SMALL_READ, MANY) if is_scattered else (UNIT, DEPTH)
-    read = _parts(_read(device, regions.merged_extents(gap), unit, depth), regions.data_extents())
+    extents = regions.merged_extents(gap) if gap else regions.data_extents()
+    pieces = _read(device, extents, unit, depth)
+    read = _parts(pieces, regions.data_extents()) if gap else (view for _, view in pieces)
     for region in regions:
         yield from zeros(region.length) if region.zeroed else _take(read, region.length)
 
@@ -155,9 +154,10 @@ class StreamSender:
     """Sends the pieces of one stream as D packets; counts and digests what was sent."""
 
     def __init__(self, send: Callable[[Data], None]) -> None:
-        """`send` puts a packet on the wire before it returns."""
+        """`send` puts a packet on the wire before it returns: the memory of one is used again."""
         self._send = send
-        self._gathered = bytearray()
+        self._memory = memoryview(bytearray(UNIT))
+        self._gathered = 0
         self._digest = StreamDigest()
         self.sent = 0
 
@@ -169,8 +169,10 @@ class StreamSender:
             self._flush()
             self._put(piece)
             return
-        self._gathered += piece
-        if len(self._gathered) >= UNIT - SMALL:
+        end = self._gathered + length
+        self._memory[self._gathered : end] = memoryview(piece).cast("B")
+        self._gathered = end
+        if end >= UNIT - SMALL:
             self._flush()
 
     def finish(self) -> str:
@@ -179,9 +181,9 @@ class StreamSender:
         return self._digest.text()
 
     def _flush(self) -> None:
-        gathered, self._gathered = self._gathered, bytearray()
+        gathered, self._gathered = self._gathered, 0
         if gathered:
-            self._put(gathered)
+            self._put(self._memory[:gathered])
 
     def _put(self, packet: Buffer) -> None:
         self._digest.update(packet)
