@@ -181,6 +181,8 @@ def test_a_failover_brings_the_groups_and_shares_what_was_shared(disaster: Disas
     own, shared = groups["a-failover data"], groups["b-failover quorum"]
     assert own.vms == [vms["a-failover"].ext_id]
     assert set(shared.vms) == {vm.ext_id for vm in vms.values()}
+    sharing = [group.settings["sharingStatus"] for group in (own, shared)]
+    assert sharing == ["NOT_SHARED", "SHARED"]
     assert not own.clients, "the receiver is kept out"
     assert vms["a-failover"].power_state == "ON"
     found = [digest(disk.file) for disk in (*own.disks, *shared.disks)]

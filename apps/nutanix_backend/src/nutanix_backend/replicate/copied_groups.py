@@ -132,7 +132,7 @@ class CopiedGroups:
         sizes = [disk.size for disk in group.disks]
         guard = RestoredGroupGuard(
             self.site.place(), self.creation.journal, name, sizes, transport.initiator_name(),
-            self.secret, shared=bool(group.keys),
+            self.secret, shared=group.is_shared,
         )  # fmt: skip
         portal = transport.portal(settings, self.site.cluster, warn)
         with guard, ExitStack() as stack:

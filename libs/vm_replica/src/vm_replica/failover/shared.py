@@ -114,6 +114,11 @@ def copies(store: Store, replica: Replica, group_id: str) -> tuple[SiblingCopy, 
     return tuple(found)
 
 
+def is_shared(store: Store, replica: Replica, group_id: str) -> bool:
+    """Whether the replica of another VM of the same source has the group in any point."""
+    return any(_shares(other, group_id) for other in siblings(store, replica))
+
+
 def _shares(replica: Replica, group_id: str) -> bool:
     """Whether the VM has, or had, the group: in any point, with or without its disks."""
     groups = (group for point in _points(replica) for group in point.manifest.groups)

@@ -20,7 +20,6 @@ from vm_replica.store import access
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vm_replica.failover.point import SiblingCopy
     from vm_replica.failover.shared import Holder
     from vm_replica.protocol.manifest import ReplicaGroup
     from vm_replica.store.catalog import Generation, StoredDisk
@@ -147,8 +146,7 @@ class StoredReplica:
         for group in generation.manifest.groups:
             held = self._holder(generation, group)
             if held:
-                siblings = shared.copies(self._store, self._replica, group.group_id)
-                groups.append(_group(held, siblings))
+                groups.append(self._group(held))
             else:
                 missing.append(
                     f"volume group {group.group_id} is not in this copy: it should be in the "
@@ -156,17 +154,17 @@ class StoredReplica:
                 )
         return tuple(groups), tuple(missing)
 
-
-def _group(held: Holder, siblings: tuple[SiblingCopy, ...]) -> PointGroup:
-    generation, group = held.generation, held.group
-    disks = [disk for wanted in group.disks if (disk := generation.disk(wanted))]
-    return PointGroup(
-        group.group_id,
-        printable(group.name).strip() or group.group_id,
-        tuple(_disk(held.replica, generation, disk) for disk in disks),
-        generation.manifest.taken,
-        siblings,
-    )
+    def _group(self, held: Holder) -> PointGroup:
+        generation, group = held.generation, held.group
+        disks = [disk for wanted in group.disks if (disk := generation.disk(wanted))]
+        return PointGroup(
+            group.group_id,
+            printable(group.name).strip() or group.group_id,
+            tuple(_disk(held.replica, generation, disk) for disk in disks),
+            generation.manifest.taken,
+            shared.copies(self._store, self._replica, group.group_id),
+            is_shared=shared.is_shared(self._store, self._replica, group.group_id),
+        )
 
 
 def _disk(replica: Replica, generation: Generation, disk: StoredDisk) -> PointDisk:
