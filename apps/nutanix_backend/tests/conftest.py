@@ -419,9 +419,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def product(lab: Lab, tmp_path: Path) -> Iterator[Product]:
+def product(
+    lab: Lab, tmp_path: Path, make_product: Callable[[Lab, Path], Product]
+) -> Iterator[Product]:
     """The product on a fresh host; afterwards the faults ordered must all have happened."""
-    running = Product(lab, tmp_path / "host")
+    running = make_product(lab, tmp_path / "host")
     yield running
     unused = lab.faults.pending()
     lab.faults.clear()
@@ -429,10 +431,23 @@ def product(lab: Lab, tmp_path: Path) -> Iterator[Product]:
     assert not unused, f"faults that never happened: {unused}"
 
 
-@pytest.fixture(scope="session")
-def make_product() -> Callable[[Lab, Path], Product]:
-    """For tests that need a cluster of another kind."""
-    return Product
+@pytest.fixture
+def make_product(request: pytest.FixtureRequest) -> Callable[[Lab, Path], Product]:
+    """For tests that need a cluster of another kind.
+
+    Tests that are marked `quick` look at what jobs do, and not at how a backend starts: theirs are
+    forked from a process that has imported everything, which saves most of the time of a small job.
+    """
+    if request.node.get_closest_marker("quick") is None:
+        return Product
+    door: Path = request.getfixturevalue("prepared_door")
+
+    def make(lab: Lab, root: Path) -> Product:
+        made = FaultyProduct(lab, root, door=door)
+        made.order()
+        return made
+
+    return make
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from apps.nutanix_backend.tests.conftest import Guest, MadeUp, Product
 
+pytestmark = pytest.mark.quick
 MIB, TIB = 1 << 20, 1 << 40
 FULL, INCREMENTAL = Level.FULL, Level.INCREMENTAL
 DISKS = (

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from apps.nutanix_backend.tests.conftest import Product
 
+pytestmark = pytest.mark.quick
 KIB, MIB = 1 << 10, 1 << 20
 
 

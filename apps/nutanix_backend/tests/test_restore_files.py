@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from apps.nutanix_backend.tests.conftest import Guest, Product
 
+pytestmark = pytest.mark.quick
 MIB = 1 << 20
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from apps.nutanix_backend.tests.conftest import Guest, JobByHand, MadeUp, Product
 
+pytestmark = pytest.mark.quick
 KIB, MIB = 1 << 10, 1 << 20
 FULL, INCREMENTAL, DIFFERENTIAL = Level.FULL, Level.INCREMENTAL, Level.DIFFERENTIAL
 

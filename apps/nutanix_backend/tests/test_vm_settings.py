@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from apps.nutanix_backend.tests.conftest import FaultyProduct, Guest, Product
 
+pytestmark = pytest.mark.quick
 MIB = 1 << 20
 AHV = "vmm.v4.ahv.config"
 GPU = {"mode": "PASSTHROUGH_COMPUTE", "deviceId": 4318, "vendor": "NVIDIA", "name": "A30"}
