@@ -97,7 +97,8 @@ def with_group(point: Point) -> Point:
         PointDisk(f"group-disk-{n}", n + 3, size, size, writer(content(size, n + 7)))
         for n, size in enumerate(sizes)
     )
-    group = PointGroup("99999999-9999-4999-8999-999999999999", "data", disks, 1_700_000_000)
+    group_id = "99999999-9999-4999-8999-999999999999"
+    group = PointGroup(group_id, "data", disks, 1_700_000_000, is_shared=True)
     return attrs.evolve(point, groups=(group,), missing=("volume group x is not in this copy",))
 
 

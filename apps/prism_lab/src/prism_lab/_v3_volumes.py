@@ -76,12 +76,15 @@ def _attach_exactly(
     world: World, groups: VolumeGroups, group: VolumeGroup, wanted: Attachments
 ) -> None:
     """Let these initiators and VMs in, and nobody else."""
-    clients, group.vms = wanted
+    clients, vms = wanted
+    group.vms = []
     for ext_id in list(group.clients):
         if world.iscsi_clients[ext_id].initiator not in clients:
             groups.detach(group, world.iscsi_clients[ext_id])
     for initiator, secret in clients.items():
         groups.attach(group, _v4_volumes.client_named(world, initiator, secret), secret)
+    for vm in vms:
+        groups.attach_vm(group, vm)
 
 
 def _find(world: World, ext_id: str) -> VolumeGroup:

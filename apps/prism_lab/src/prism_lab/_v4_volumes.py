@@ -42,7 +42,7 @@ def register(api: V4Api, groups: VolumeGroups) -> None:
     _register_revert(api, groups)
     _register_disks(api, groups)
     _register_clients(api, groups)
-    _register_vm_attachments(api)
+    _register_vm_attachments(api, groups)
     _register_client_lists(api)
 
 
@@ -183,7 +183,7 @@ def _register_clients(api: V4Api, groups: VolumeGroups) -> None:
         return api.start("VolumeGroupDetachExternal", work)
 
 
-def _register_vm_attachments(api: V4Api) -> None:
+def _register_vm_attachments(api: V4Api, groups: VolumeGroups) -> None:
     world = api.world
     for action, is_attached in (("attach", True), ("detach", False)):
 
@@ -201,9 +201,11 @@ def _register_vm_attachments(api: V4Api) -> None:
                 raise not_found("VM", vm)
 
             def work(task: Task) -> None:
-                others = [ext_id for ext_id in group.vms if ext_id != vm]
-                group.vms = [*others, vm] if is_attached else others
-                group.version += 1
+                if is_attached:
+                    groups.attach_vm(group, vm)
+                else:
+                    group.vms = [ext_id for ext_id in group.vms if ext_id != vm]
+                    group.version += 1
                 task.affected.append((GROUP_REL, group.ext_id))
 
             return api.start(f"VolumeGroup{action.capitalize()}Vm", work)

@@ -157,8 +157,18 @@ class VolumeGroups:
         with self._lock:
             if client.ext_id in group.clients:
                 return
+            _refuse_second(group)
             _target(group).allow(client.initiator, group.chap_secret or secret)
             group.clients.append(client.ext_id)
+        group.version += 1
+
+    def attach_vm(self, group: VolumeGroup, vm: str) -> None:
+        """Give a VM, by its id, the disks of a group. Attaching it again changes nothing."""
+        with self._lock:
+            if vm in group.vms:
+                return
+            _refuse_second(group)
+            group.vms = [*group.vms, vm]
         group.version += 1
 
     def detach(self, group: VolumeGroup, client: IscsiClient) -> None:
@@ -180,6 +190,15 @@ class VolumeGroups:
 
     def _folder(self, group: VolumeGroup) -> Path:
         return self._world.root / "volume_groups" / group.ext_id
+
+
+def _refuse_second(group: VolumeGroup) -> None:
+    """Raise LabError when the group has an attachment and is in exclusive mode.
+
+    The official models say of SharingStatus that a group has one attachment then.
+    """
+    if (group.vms or group.clients) and group.settings.get("sharingStatus") != "SHARED":
+        raise LabError(f"volume group {group.name} is not shared, and is attached already")
 
 
 def _target(group: VolumeGroup) -> Target:

@@ -193,9 +193,13 @@ class Lab:
         return [_vms.blank(self._world, name, disk_sizes, {}, lazy=True).ext_id for name in names]
 
     def create_volume_group(self, name: str, disk_sizes: Sequence[int], vms: Sequence[str]) -> str:
-        """Add a volume group with empty disks (bytes each), attached to VMs; return its id."""
+        """Add a volume group with empty disks (bytes each), attached to VMs; return its id.
+
+        It is shared when there are several VMs.
+        """
         disks = [{"index": i, "diskSizeBytes": size} for i, size in enumerate(disk_sizes)]
         group = self._groups.create({"name": name, "disks": disks})
+        group.settings["sharingStatus"] = "SHARED" if len(vms) > 1 else "NOT_SHARED"
         group.vms = [self._vm(vm).ext_id for vm in vms]
         return group.ext_id
 
