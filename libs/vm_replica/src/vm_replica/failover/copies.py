@@ -62,6 +62,32 @@ class PointCopies:
         if self._remover(copy) is None:
             raise FailoverRefused(_not_given(copy))
 
+    def refuse_shared(self, copy: Copy) -> None:
+        """Raise FailoverRefused while a VM that shares a volume group fails over, or is undone."""
+        for sibling in self.replica.unfinished():
+            if sibling.place in {"", copy.place}:
+                raise FailoverRefused(
+                    f"VM {sibling.vm_name} shares a volume group with this one, and its failover "
+                    f"({sibling.doing}) is under way or was interrupted: wait until it ends, or "
+                    f"run failover recover {sibling.vm_name}"
+                )
+
+    def refuse_lost(self, copy: Copy) -> None:
+        """Raise FailoverRefused when the copy, which was made, is not at its place."""
+        look = getattr(self._remover(copy), "has", None)
+        try:
+            is_there = look is None or look(copy)
+        except FailoverFailed as error:
+            raise FailoverRefused(
+                f"{error}: if {copy.place} is lost for good, repeat this with --abandon"
+            ) from error
+        if not is_there:
+            raise FailoverRefused(
+                f"the copy {copy.name} (key {copy.key}) is not found at {copy.place}: look whether "
+                "it runs there under another name, without the key in its description, and remove "
+                "it; when it is gone, repeat this with --abandon"
+            )
+
     def intend(self, *, test: bool) -> Copy:
         """Choose name, place, key and generation of a copy."""
         activator = self._require()

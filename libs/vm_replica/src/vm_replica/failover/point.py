@@ -138,6 +138,13 @@ class Activator(Protocol):
         """Start a copy and say what shows that it lives; raise DrillFailed when nothing does."""
         ...
 
+    def has(self, copy: Copy) -> bool:
+        """Whether a copy of this place is there; without this method: nobody looks.
+
+        Raises FailoverFailed when the place does not answer.
+        """
+        ...
+
     def remove(self, copy: Copy) -> None:
         """Remove what there is of a copy of this place, if anything."""
         ...
