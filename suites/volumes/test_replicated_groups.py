@@ -271,7 +271,7 @@ def test_after_a_failover_the_next_vm_brings_the_shared_group(disaster: Disaster
     assert "is there already, with the copy of another VM, as of" in said
     assert site.lab._world.vms[site.second.ext_id].power_state == "ON"
     said = disaster.good("unplanned", "b")
-    assert "what the source had written to it by" in said
+    assert "what the source wrote to it in between is not in it" in said
     (shared,) = (g for name, g in disaster.groups().items() if "quorum" in name)
     assert {vm.ext_id for vm in disaster.vms().values()} <= set(shared.vms)
     for vm in ("a", "b"):
@@ -317,6 +317,24 @@ def test_the_vms_go_back_with_their_groups(disaster: Disaster) -> None:
     made = {name: group for name, group in back.groups().items() if "-back " in name}
     assert set(made) == {f"a-failover-back a-failover {name}" for name in ("data", "quorum")}
     assert {digest(disk.file) for group in made.values() for disk in group.disks} == of_groups
+
+
+def test_a_point_that_is_older_than_a_group_that_is_there(disaster: Disaster) -> None:
+    """It got the newer group, and the message said that the older one was missing data."""
+    for _ in range(3):
+        disaster.site.write()
+        disaster.cycle()
+        time.sleep(1.1)
+    disaster.good("unplanned", "a", "--off")
+    status, said = disaster.failover("unplanned", "b", "--off", "--point", "2")
+    assert status == 1
+    assert "and would get what was written after it: undo the other failover" in said
+    disaster.good("undo", "a")
+    disaster.good("unplanned", "a", "--off", "--point", "1")
+    disaster.good("unplanned", "b", "--off", "--point", "2")
+    for vm in ("a", "b"):
+        disaster.good("undo", vm)
+    disaster.assert_nothing_there()
 
 
 def test_an_undo_finds_a_copy_that_was_renamed(disaster: Disaster) -> None:

@@ -27,7 +27,8 @@ class PointCopies:
 
     `local` gives the activator of a copy on this host: it can be removed without a target.
     `generation` is the restore point, None for the newest; `name` the copy's, if it was given.
-    With `exact`, a volume group that another copy brought in an older state will not do.
+    With `exact`, a volume group that another copy brought in another state will not do, and with a
+    `generation` one in a newer state.
     """
 
     replica: StoredReplica
@@ -113,8 +114,9 @@ class PointCopies:
 
     def _point(self, generation: int | None) -> Point:
         point = self.replica.point(generation)
-        groups = tuple(attrs.evolve(group, exact=self.exact) for group in point.groups)
-        return attrs.evolve(point, groups=groups)
+        chosen = self.generation is not None
+        groups = [attrs.evolve(group, exact=self.exact, chosen=chosen) for group in point.groups]
+        return attrs.evolve(point, groups=tuple(groups))
 
     def _name(self, *, test: bool) -> str:
         return self.name or f"{self.replica.vm_name}-{'test' if test else 'failover'}"
