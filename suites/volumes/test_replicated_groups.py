@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import attrs
 import pytest
@@ -232,6 +233,14 @@ def test_a_planned_move_leaves_nothing_of_a_group_behind(disaster: Disaster) -> 
     own, shared = (disaster.groups()[f"a-failover {name}"] for name in ("data", "quorum"))
     assert [digest(disk.file) for disk in own.disks] == [wanted[f"{site.own}/{n}"] for n in (0, 1)]
     assert digest(shared.disks[0].file) == wanted[f"{site.shared}/0"]
+    assert disaster.failover("undo", "a")[0] == 1, "it needs the source, to switch it on"
+    disaster.good("undo", "a", *source)
+    assert world.vms[site.first.ext_id].power_state == "ON", "its groups are in no cycle until then"
+    disaster.assert_nothing_there()
+
+    world.vms[site.first.ext_id].power_state = "OFF"
+    disaster.cycle()
+    disaster.good("unplanned", "a", "--off")
     words[0] = "b"
     world.vms[site.second.ext_id].power_state = "ON"
     disaster.tried()
@@ -262,7 +271,7 @@ def test_after_a_failover_the_next_vm_brings_the_shared_group(disaster: Disaster
     assert "is there already, with the copy of another VM, as of" in said
     assert site.lab._world.vms[site.second.ext_id].power_state == "ON"
     said = disaster.good("unplanned", "b")
-    assert "what the source had written to it by" in said
+    assert "what the source wrote to it in between is not in it" in said
     (shared,) = (g for name, g in disaster.groups().items() if "quorum" in name)
     assert {vm.ext_id for vm in disaster.vms().values()} <= set(shared.vms)
     for vm in ("a", "b"):
@@ -308,6 +317,89 @@ def test_the_vms_go_back_with_their_groups(disaster: Disaster) -> None:
     made = {name: group for name, group in back.groups().items() if "-back " in name}
     assert set(made) == {f"a-failover-back a-failover {name}" for name in ("data", "quorum")}
     assert {digest(disk.file) for group in made.values() for disk in group.disks} == of_groups
+
+
+def test_a_point_that_is_older_than_a_group_that_is_there(disaster: Disaster) -> None:
+    """It got the newer group, and the message said that the older one was missing data."""
+    for _ in range(3):
+        disaster.site.write()
+        disaster.cycle()
+        time.sleep(1.1)
+    disaster.good("unplanned", "a", "--off")
+    status, said = disaster.failover("unplanned", "b", "--off", "--point", "2")
+    assert status == 1
+    assert "and would get what was written after it: undo the other failover" in said
+    disaster.good("undo", "a")
+    disaster.good("unplanned", "a", "--off", "--point", "1")
+    disaster.good("unplanned", "b", "--off", "--point", "2")
+    for vm in ("a", "b"):
+        disaster.good("undo", vm)
+    disaster.assert_nothing_there()
+
+
+def test_an_undo_finds_a_copy_that_was_renamed(disaster: Disaster) -> None:
+    """It found none, and accepted the source while the copy went on running."""
+    disaster.cycle()
+    disaster.good("unplanned", "a")
+    copy = disaster.vms()["a-failover"]
+    copy.name = "web"
+    assert "VM web is removed" in disaster.good("undo", "a")
+    disaster.assert_nothing_there()
+
+    disaster.good("unplanned", "a")
+    copy = disaster.vms()["a-failover"]
+    description, copy.name = copy.hardware["description"], "web"
+    copy.hardware["description"] = "ours now"
+    status, said = disaster.failover("undo", "a")
+    assert status == 1
+    assert "the copy a-failover (key " in said
+    assert "is not found at" in said
+    assert "repeat this with --abandon" in said
+    (first, second) = sorted(disaster.tried(), key=lambda done: done.name)
+    assert isinstance(first.error, CycleRefused), "the source is still refused"
+    assert second.result
+    copy.hardware["description"] = description
+    clone = attrs.evolve(copy, ext_id=str(uuid4()), name="clone", disks=[])
+    disaster.other._world.vms[clone.ext_id] = clone
+    status, said = disaster.failover("undo", "a")
+    assert status == 1
+    assert "give that one its name back" in said
+    copy.name = "a-failover"
+    disaster.good("undo", "a")
+    assert set(disaster.vms()) == {"clone"}
+
+
+def test_an_undo_goes_on_without_a_copy_that_is_gone(disaster: Disaster) -> None:
+    disaster.cycle()
+    disaster.good("unplanned", "a")
+    copy = disaster.vms()["a-failover"]
+    for group in disaster.groups().values():
+        group.vms.clear()
+    del disaster.other._world.vms[copy.ext_id]
+    assert disaster.failover("undo", "a")[0] == 1
+    assert "not removed: a-failover (key " in disaster.good("undo", "a", "--abandon")
+    disaster.assert_nothing_there()
+    assert all(done.result for done in disaster.tried())
+
+
+def test_an_undo_waits_for_a_failover_that_shares_a_group(disaster: Disaster) -> None:
+    """It removed the group that the other one was about to attach, or both left it behind."""
+    disaster.cycle()
+    disaster.good("unplanned", "a", "--off")
+    disaster.other.faults.delay("POST */ahv/config/vms", 4.0)
+    words = ["failover", "unplanned", "b", "--store", str(disaster.root / "store")]
+    target = disaster.way_to(disaster.other, "target")
+    with subprocess.Popen([sys.executable, "-m", "replica_receiver", *words, *target]) as one:
+        while disaster.other.faults.pending():
+            assert one.poll() is None
+            time.sleep(0.02)
+        status, said = disaster.failover("undo", "a")
+        assert status == 1
+        assert "VM b shares a volume group with this one, and its failover (unplanned)" in said
+        assert one.wait() == 0
+    assert "stays: VM b-failover uses it" in disaster.good("undo", "a")
+    disaster.good("undo", "b")
+    disaster.assert_nothing_there()
 
 
 CALLS = ("POST */volume-groups", "POST */$actions/attach-vm", "POST */ahv/config/vms")

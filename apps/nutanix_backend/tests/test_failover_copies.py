@@ -343,14 +343,23 @@ def test_an_older_copy_of_a_group_is_named_or_refused(site: Site, with_group: Po
         line for line in site.said if line.startswith("warning") and "is attached" in line
     )
     assert "as of 2023-11-14 22:13:20" in warning
-    assert "had written to it by 2023-11-14 22:14:20 (UTC) is not in it" in warning
+    assert "as of 2023-11-14 22:14:20 (UTC): what the source wrote to it in between" in warning
+    assert warning.endswith("is not in it")
     site.said.clear()
     third = copy_at(site.ahv.place, site.ahv.kind, "third")
     site.ahv.make(third, sharing(with_group, sibling), test=False)
-    assert not any("had written to it" in line for line in site.said)
+    assert not any("wrote to it" in line for line in site.said)
+    older = sharing(with_group, sibling, later=-60)
+    fourth = copy_at(site.ahv.place, site.ahv.kind, "fourth")
+    site.ahv.make(fourth, older, test=False)
+    assert any(line.endswith("it has what the source wrote to it in between") for line in site.said)
+    (of_point,) = older.groups
+    chosen = attrs.evolve(older, groups=(attrs.evolve(of_point, chosen=True),))
+    with pytest.raises(FailoverRefused, match="would get what was written after it"):
+        site.ahv.refuse_unfit("fifth", chosen, test=False)
     (group,) = site.lab._world.volume_groups.values()
     assert {vm["ext_id"] for vm in site.lab.state()["vms"]} <= set(group.vms)
-    for copy in (first, second, third):
+    for copy in (first, second, third, fourth):
         site.ahv.remove(copy)
     site.assert_clean()
 

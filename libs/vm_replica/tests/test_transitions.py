@@ -125,11 +125,21 @@ class World:
     def refuse_unfit(self, *, test: bool = False) -> None:
         """Everything fits."""
 
+    def refuse_unknown(self) -> None:
+        """The source is known."""
+
     def refuse_unwatched(self) -> None:
         """Everything can be watched."""
 
     def refuse_foreign(self, copy: Copy) -> None:
         """Everything is here."""
+
+    def refuse_shared(self, copy: Copy) -> None:
+        """Nobody shares anything."""
+
+    def refuse_lost(self, copy: Copy) -> None:
+        if self.copies.get(copy.key) != "whole":
+            raise FailoverRefused("the copy is not found")
 
     def intend(self, *, test: bool) -> Copy:
         return Copy(str(uuid4()), "test" if test else "copy", "fake", "here", self.generation)

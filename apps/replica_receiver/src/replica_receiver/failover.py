@@ -72,7 +72,7 @@ def add_actions(parser: argparse.ArgumentParser) -> None:
             _add_copy(action)
         if event in {Event.PLANNED, Event.UNDO, Event.RECOVER}:
             _add_source(action)
-        if event is Event.RECOVER:
+        if event in {Event.UNDO, Event.RECOVER}:
             action.add_argument(
                 "--abandon", action="store_true",
                 help="go on without a host that does not answer any more",

@@ -142,6 +142,10 @@ class Host:
         """Raise FailoverRefused: nothing is started here."""
         raise FailoverRefused(f"{copy.name} at {self.place} is not started by this program")
 
+    def has(self, copy: Copy) -> bool:
+        """Whether its folder is there."""
+        return _is_ours(self._final(copy.name), copy.key)
+
     def remove(self, copy: Copy) -> None:
         """Remove the folder; raise FailoverFailed while a guest uses the images."""
         for folder in (self._final(copy.name), self._partial(copy.name)):

@@ -33,7 +33,7 @@ from nutanix_backend.replicate import copied_groups
 from nutanix_backend.settings.parameters import prism_address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -151,11 +151,17 @@ class Ahv:
                 text = f"the drill of generation {copy.generation} failed: {error}"
                 raise failover.DrillFailed(text) from error
 
+    def has(self, copy: Copy) -> bool:
+        """Whether there is a VM with its key."""
+        with _as_failure():
+            return bool(self._ours(copy))
+
     def remove(self, copy: Copy) -> None:
         """Switch the VM off and delete it, with what a killed process left behind."""
         for removed in sweep.sweep(self.client, self.settings):
             self.report.say(str(removed))
         vms = self._ours(copy)
+        self._name_renamed(copy, vms)
         groups, staying = copied_groups.groups_of(self.client, copy, vms)
         for line in staying:
             self.report.say(line)
@@ -166,6 +172,11 @@ class Ahv:
             for group, entry in zip(groups, entries, strict=True):
                 self._delete(group)
                 entry.close()
+
+    def _name_renamed(self, copy: Copy, vms: Sequence[Vm]) -> None:
+        for vm in vms:
+            if vm.name != copy.name:
+                self.report.say(f"the copy {copy.name} was renamed: VM {vm.name} is removed")
 
     def _delete(self, group: VolumeGroup) -> None:
         """Delete a group, unless another copy has got it while the VM was being removed."""
@@ -194,7 +205,20 @@ class Ahv:
             )
 
     def _ours(self, copy: Copy) -> list[Vm]:
-        return [vm for vm in self.client.vms.find(copy.name) if copy.key in vm.description]
+        """The VM of a copy, by the key in its description, since it may have been renamed.
+
+        A clone of it has the key too: of several it is the one with the name. Raises
+        FailoverRefused when none of them has it.
+        """
+        key = f"{copied_groups.DESCRIBED}{copy.key}"
+        found = [vm for vm in self.client.vms.list() if key in vm.description]
+        named = [vm for vm in found if vm.name == copy.name]
+        if len(found) > 1 and not named:
+            names = ", ".join(f"{vm.name} ({vm.ext_id})" for vm in found)
+            raise FailoverRefused(
+                f"one of several VMs is the copy {copy.name}: {names}: give that one its name back"
+            )
+        return named or found
 
     def _journal(self, copy: Copy, what: str = "failover") -> AbstractContextManager[Journal]:
         return journal.opened(self.settings.state_dir, f"{what} {copy.key}", self.place)

@@ -110,11 +110,7 @@ class CopiedGroups:
         if known:
             name = known.group.name
             if known.mark.taken != group.taken:
-                self.creation.report.warn(
-                    f"volume group {name} is attached as the copy of another VM brought it, as of "
-                    f"{utc(known.mark.taken)} (UTC): what the source had written to it by "
-                    f"{utc(group.taken)} (UTC) is not in it"
-                )
+                self.creation.report.warn(_other_moment(group, known))
             return known.group.ext_id, (
                 f"volume group {name} is there already, with the copy of another VM: it "
                 "is attached as it is"
@@ -183,7 +179,7 @@ def shared(client: PrismClient, place: str, point: Point) -> dict[str, MarkedGro
     """The groups of the point that whole copies of other VMs have brought, by the id of the source.
 
     Raises RestoreRefused for one that another failover is about to bring or remove, and for one
-    that is there in an older state when that will not do.
+    that is there in another state when that will not do.
     """
     for group in point.groups:
         _refuse_unfinished(group, place)
@@ -192,8 +188,11 @@ def shared(client: PrismClient, place: str, point: Point) -> dict[str, MarkedGro
     marked, vms = _marked(client), list(client.vms.list())
     found = {g.group_id: known for g in point.groups if (known := _brought(g, marked, vms))}
     for group in point.groups:
-        if group.exact and group.group_id in found:
-            raise _older(group, found[group.group_id])
+        known = found.get(group.group_id)
+        if known and group.exact:
+            raise _older(group, known)
+        if known and group.chosen and known.mark.taken > group.taken:
+            raise _newer(group, known)
     return found
 
 
@@ -225,6 +224,26 @@ def _brought(
         and (known.mark.key in shown or known.group.ext_id in attached)
     ]
     return max(found, key=lambda known: known.mark.taken, default=None)
+
+
+def _other_moment(group: PointGroup, known: MarkedGroup) -> str:
+    """What is to be known of a group that does not show the moment of the point."""
+    before, after = utc(known.mark.taken), utc(group.taken)
+    said = (
+        f"volume group {known.group.name} is attached as the copy of another VM brought it, as of "
+        f"{before} (UTC); the restore point has it as of {after} (UTC): "
+    )
+    if known.mark.taken < group.taken:
+        return f"{said}what the source wrote to it in between is not in it"
+    return f"{said}it has what the source wrote to it in between"
+
+
+def _newer(group: PointGroup, known: MarkedGroup) -> RestoreRefused:
+    return RestoreRefused(
+        f"volume group {known.group.name} is there already, with the copy of another VM, as of "
+        f"{utc(known.mark.taken)} (UTC); the restore point has it as of {utc(group.taken)} (UTC), "
+        "and would get what was written after it: undo the other failover, or give a newer --point"
+    )
 
 
 def _older(group: PointGroup, known: MarkedGroup) -> RestoreRefused:

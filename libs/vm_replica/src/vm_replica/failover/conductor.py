@@ -52,6 +52,10 @@ class Source(Protocol):
         """Raise FailoverRefused when it cannot be shut down from here; does nothing."""
         ...
 
+    def refuse_unknown(self) -> None:
+        """Raise FailoverRefused when it cannot be switched on from here; does nothing."""
+        ...
+
     def is_on(self) -> bool:
         """Whether it runs."""
         ...
@@ -82,6 +86,14 @@ class Copies(Protocol):
 
     def refuse_foreign(self, copy: Copy) -> None:
         """Raise FailoverRefused when this one cannot be removed from here; removes nothing."""
+        ...
+
+    def refuse_shared(self, copy: Copy) -> None:
+        """Raise FailoverRefused when another failover is about to use what belongs to this one."""
+        ...
+
+    def refuse_lost(self, copy: Copy) -> None:
+        """Raise FailoverRefused when this one was made, and is not found any more."""
         ...
 
     def intend(self, *, test: bool) -> Copy:
@@ -120,6 +132,8 @@ class Conductor:
         try:
             record = transitions.begin(self.ledger.record, event)
             self._refuse_unfit(record, abandon=abandon)
+            if event is Event.UNDO and record.copy:
+                self._refuse_undo(record.copy, abandon=abandon)
         except FailoverRefused as error:
             self.ledger.note(event.value, "refused", str(error))
             raise
@@ -145,8 +159,20 @@ class Conductor:
                     self.copies.refuse_unwatched()
                 case Step.REMOVE_COPY | Step.REMOVE_TEST_COPY if copy:
                     self.copies.refuse_foreign(copy)
-                case Step.SHUT_DOWN | Step.POWER_ON:
+                case Step.SHUT_DOWN:
                     self._source().refuse_unfit()
+                case Step.POWER_ON:
+                    self._source().refuse_unknown()
+
+    def _refuse_undo(self, copy: Copy, *, abandon: bool) -> None:
+        """The source is not switched on beside a copy that may go on running under another name."""
+        self.copies.refuse_shared(copy)
+        try:
+            self.copies.refuse_lost(copy)
+        except FailoverRefused as error:
+            if not abandon:
+                raise
+            self._note(Event.UNDO, "left behind", f"{self._whose(Step.REMOVE_COPY)}: {error}")
 
     def _perform(self, event: Event, *, abandon: bool = False) -> None:
         for step in transitions.steps(self.ledger.record):

@@ -27,7 +27,8 @@ class PointCopies:
 
     `local` gives the activator of a copy on this host: it can be removed without a target.
     `generation` is the restore point, None for the newest; `name` the copy's, if it was given.
-    With `exact`, a volume group that another copy brought in an older state will not do.
+    With `exact`, a volume group that another copy brought in another state will not do, and with a
+    `generation` one in a newer state.
     """
 
     replica: StoredReplica
@@ -62,6 +63,32 @@ class PointCopies:
         if self._remover(copy) is None:
             raise FailoverRefused(_not_given(copy))
 
+    def refuse_shared(self, copy: Copy) -> None:
+        """Raise FailoverRefused while a VM that shares a volume group fails over, or is undone."""
+        for sibling in self.replica.unfinished():
+            if sibling.place in {"", copy.place}:
+                raise FailoverRefused(
+                    f"VM {sibling.vm_name} shares a volume group with this one, and its failover "
+                    f"({sibling.doing}) is under way or was interrupted: wait until it ends, or "
+                    f"run failover recover {sibling.vm_name}"
+                )
+
+    def refuse_lost(self, copy: Copy) -> None:
+        """Raise FailoverRefused when the copy, which was made, is not at its place."""
+        look = getattr(self._remover(copy), "has", None)
+        try:
+            is_there = look is None or look(copy)
+        except FailoverFailed as error:
+            raise FailoverRefused(
+                f"{error}: if {copy.place} is lost for good, repeat this with --abandon"
+            ) from error
+        if not is_there:
+            raise FailoverRefused(
+                f"the copy {copy.name} (key {copy.key}) is not found at {copy.place}: look whether "
+                "it runs there under another name, without the key in its description, and remove "
+                "it; when it is gone, repeat this with --abandon"
+            )
+
     def intend(self, *, test: bool) -> Copy:
         """Choose name, place, key and generation of a copy."""
         activator = self._require()
@@ -87,8 +114,9 @@ class PointCopies:
 
     def _point(self, generation: int | None) -> Point:
         point = self.replica.point(generation)
-        groups = tuple(attrs.evolve(group, exact=self.exact) for group in point.groups)
-        return attrs.evolve(point, groups=groups)
+        chosen = self.generation is not None
+        groups = [attrs.evolve(group, exact=self.exact, chosen=chosen) for group in point.groups]
+        return attrs.evolve(point, groups=tuple(groups))
 
     def _name(self, *, test: bool) -> str:
         return self.name or f"{self.replica.vm_name}-{'test' if test else 'failover'}"

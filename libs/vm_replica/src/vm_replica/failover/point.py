@@ -49,8 +49,9 @@ class SiblingCopy:
 class PointGroup:
     """A volume group of the VM: its disks, in their order, as of `taken` (seconds of the epoch).
 
-    One of the copies of `siblings` may have brought it to the target already, in an older state:
-    with `exact` that will not do. `is_shared`: other replicated VMs have it as well.
+    One of the copies of `siblings` may have brought it to the target already, in another state:
+    with `exact` that will not do, nor a newer one with `chosen`, when this very point was asked
+    for. `is_shared`: other replicated VMs have it as well.
     """
 
     group_id: str
@@ -59,6 +60,7 @@ class PointGroup:
     taken: int
     siblings: tuple[SiblingCopy, ...] = ()
     exact: bool = False
+    chosen: bool = False
     is_shared: bool = False
 
 
@@ -136,6 +138,13 @@ class Activator(Protocol):
 
     def watch(self, copy: Copy) -> str:
         """Start a copy and say what shows that it lives; raise DrillFailed when nothing does."""
+        ...
+
+    def has(self, copy: Copy) -> bool:
+        """Whether a copy of this place is there; without this method: nobody looks.
+
+        Raises FailoverFailed when the place does not answer.
+        """
         ...
 
     def remove(self, copy: Copy) -> None:

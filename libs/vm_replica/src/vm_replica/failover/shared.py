@@ -114,6 +114,13 @@ def copies(store: Store, replica: Replica, group_id: str) -> tuple[SiblingCopy, 
     return tuple(found)
 
 
+def unfinished(store: Store, replica: Replica) -> tuple[SiblingCopy, ...]:
+    """The failovers of VMs that share any group with this one, under way or interrupted."""
+    groups = {group.group_id for point in _points(replica) for group in point.manifest.groups}
+    known = (copy for group in sorted(groups) for copy in copies(store, replica, group))
+    return tuple(dict.fromkeys(copy for copy in known if copy.doing))
+
+
 def is_shared(store: Store, replica: Replica, group_id: str) -> bool:
     """Whether the replica of another VM of the same source has the group in any point."""
     return any(_shares(other, group_id) for other in siblings(store, replica))

@@ -20,6 +20,7 @@ from vm_replica.store import access
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vm_replica.failover.point import SiblingCopy
     from vm_replica.failover.shared import Holder
     from vm_replica.protocol.manifest import ReplicaGroup
     from vm_replica.store.catalog import Generation, StoredDisk
@@ -83,6 +84,10 @@ class StoredReplica:
         newest = self._newest()
         found = {group.group_id: self._holder(newest, group) for group in newest.manifest.groups}
         return frozenset(group_id for group_id, held in found.items() if held and held.takes_cycles)
+
+    def unfinished(self) -> tuple[SiblingCopy, ...]:
+        """The failovers of VMs that share a volume group with it, which have not ended."""
+        return shared.unfinished(self._store, self._replica)
 
     def point(self, number: int | None) -> Point:
         """A restore point, None for the newest; raise StoreError, FailoverRefused."""
