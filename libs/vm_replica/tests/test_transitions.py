@@ -125,6 +125,9 @@ class World:
     def refuse_unfit(self, *, test: bool = False) -> None:
         """Everything fits."""
 
+    def refuse_unknown(self) -> None:
+        """It is known."""
+
     def refuse_unwatched(self) -> None:
         """Everything can be watched."""
 

@@ -51,12 +51,18 @@ class PrismSource:
 
         That is what is written to a volume group that no cycle brings, or by others than the VM.
         """
+        if reason := self._left_behind(self._known()):
+            raise FailoverRefused(reason)
+
+    def refuse_unknown(self) -> None:
+        """Raise FailoverRefused when this Prism does not know the VM."""
+        self._known()
+
+    def _known(self) -> Vm:
         try:
-            vm = self.client.vms.get(self.vm_id)
+            return self.client.vms.get(self.vm_id)
         except prism_client.NotFound as error:
             raise FailoverRefused(f"Prism does not know VM {self.vm_id}: {error}") from error
-        if reason := self._left_behind(vm):
-            raise FailoverRefused(reason)
 
     def _left_behind(self, vm: Vm) -> str:
         """What a move would leave behind, and what to do; empty for nothing."""

@@ -52,6 +52,10 @@ class Source(Protocol):
         """Raise FailoverRefused when it cannot be shut down from here; does nothing."""
         ...
 
+    def refuse_unknown(self) -> None:
+        """Raise FailoverRefused when it cannot be switched on from here; does nothing."""
+        ...
+
     def is_on(self) -> bool:
         """Whether it runs."""
         ...
@@ -145,8 +149,10 @@ class Conductor:
                     self.copies.refuse_unwatched()
                 case Step.REMOVE_COPY | Step.REMOVE_TEST_COPY if copy:
                     self.copies.refuse_foreign(copy)
-                case Step.SHUT_DOWN | Step.POWER_ON:
+                case Step.SHUT_DOWN:
                     self._source().refuse_unfit()
+                case Step.POWER_ON:
+                    self._source().refuse_unknown()
 
     def _perform(self, event: Event, *, abandon: bool = False) -> None:
         for step in transitions.steps(self.ledger.record):
