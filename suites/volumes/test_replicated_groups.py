@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import attrs
@@ -29,11 +29,13 @@ from apps.nutanix_backend.tests.conftest import Product
 from suites.volumes.test_volumes import Site, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from nutanix_backend.replicate.source import Result
     from nutanix_backend.replicate.workers import Done
+
+T = TypeVar("T")
 
 
 @attrs.define
@@ -110,6 +112,32 @@ class Disaster:
         status, said = self.failover(action, *words)
         assert status == 0, said
         return said
+
+    def moving(self, action: Callable[[], T]) -> T:
+        """What an action gives while the source goes on."""
+        stop = threading.Event()
+        source_host = threading.Thread(target=self.cycles, args=(stop,))
+        source_host.start()
+        try:
+            return action()
+        finally:
+            stop.set()
+            source_host.join()
+
+    def started(self, action: str, *words: str) -> subprocess.Popen[str]:
+        """A command of the receiver in a process of its own."""
+        store = ["--store", str(self.root / self.store)]
+        argv = ["failover", action, *store, *words, *self.way_to(self.other, "target")]
+        return subprocess.Popen(
+            [sys.executable, "-m", "replica_receiver", *argv],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def until_delayed(self, one: subprocess.Popen[str]) -> None:
+        """Wait until the process makes the call that is to be delayed."""
+        while self.other.faults.pending():
+            assert one.poll() is None, one.communicate()[0]
+            time.sleep(0.02)
 
     def vms(self) -> dict[str, Any]:
         """The VMs of the other cluster, by name."""
@@ -222,14 +250,8 @@ def test_a_planned_move_leaves_nothing_of_a_group_behind(disaster: Disaster) -> 
     site.lab._groups.delete(world.volume_groups[new])
 
     site.write()
-    wanted, stop = site.content(), threading.Event()
-    source_host = threading.Thread(target=disaster.cycles, args=(stop,))
-    source_host.start()
-    try:
-        disaster.good("planned", *words)
-    finally:
-        stop.set()
-        source_host.join()
+    wanted = site.content()
+    disaster.moving(lambda: disaster.good("planned", *words))
     own, shared = (disaster.groups()[f"a-failover {name}"] for name in ("data", "quorum"))
     assert [digest(disk.file) for disk in own.disks] == [wanted[f"{site.own}/{n}"] for n in (0, 1)]
     assert digest(shared.disks[0].file) == wanted[f"{site.shared}/0"]
@@ -402,6 +424,37 @@ def test_an_undo_waits_for_a_failover_that_shares_a_group(disaster: Disaster) ->
     disaster.assert_nothing_there()
 
 
+def test_a_planned_move_of_a_vm_with_groups_is_undone(disaster: Disaster) -> None:
+    """Its replica takes no cycles then, and the other VM may be on again."""
+    site, world = disaster.site, disaster.site.lab._world
+    source = disaster.way_to(site.lab, "source")
+    disaster.cycle()
+    world.vms[site.second.ext_id].power_state = "OFF"
+    words = ("a", *source, "--patience", "60")
+    moved = disaster.moving(lambda: disaster.failover("planned", *words))
+    assert moved[0] == 0, moved[1]
+    world.vms[site.second.ext_id].power_state = "ON"
+    assert world.vms[site.first.ext_id].power_state == "OFF"
+    disaster.good("undo", "a", *source)
+    assert world.vms[site.first.ext_id].power_state == "ON"
+    disaster.assert_nothing_there()
+
+
+def test_a_planned_move_that_was_killed_is_recovered(disaster: Disaster) -> None:
+    site, world = disaster.site, disaster.site.lab._world
+    source = disaster.way_to(site.lab, "source")
+    disaster.cycle()
+    world.vms[site.second.ext_id].power_state = "OFF"
+    disaster.other.faults.delay("POST */volume-groups", 1.0)
+    with disaster.started("planned", "a", *source) as one:
+        disaster.moving(lambda: disaster.until_delayed(one))
+        one.kill()
+    time.sleep(1.2)  # the call that was under way takes effect
+    disaster.good("recover", "a", *source)
+    assert world.vms[site.first.ext_id].power_state == "ON"
+    disaster.assert_nothing_there()
+
+
 CALLS = ("POST */volume-groups", "POST */$actions/attach-vm", "POST */ahv/config/vms")
 
 
@@ -409,12 +462,8 @@ def test_a_failover_that_is_killed_leaves_no_group(disaster: Disaster) -> None:
     disaster.cycle()
     for call in CALLS:
         disaster.other.faults.delay(call, 1.0)
-        words = ["failover", "unplanned", "a", "--store", str(disaster.root / "store")]
-        target = disaster.way_to(disaster.other, "target")
-        with subprocess.Popen([sys.executable, "-m", "replica_receiver", *words, *target]) as one:
-            while disaster.other.faults.pending():
-                assert one.poll() is None
-                time.sleep(0.02)
+        with disaster.started("unplanned", "a") as one:
+            disaster.until_delayed(one)
             one.kill()
         time.sleep(1.2)  # the call that was under way takes effect
         status, said = disaster.failover("unplanned", "b")

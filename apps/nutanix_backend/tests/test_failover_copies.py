@@ -556,3 +556,5 @@ def test_a_group_without_disks_leaves_nothing_behind(site: Site, guest: str) -> 
 def test_an_unknown_source_is_refused_before(site: Site) -> None:
     with pytest.raises(FailoverRefused, match="Prism does not know VM"):
         source(site, str(uuid4()), lambda: 0).refuse_unfit()
+    with pytest.raises(FailoverRefused, match="Prism does not know VM"):
+        source(site, str(uuid4()), lambda: 0).refuse_unknown()
