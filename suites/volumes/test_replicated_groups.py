@@ -22,6 +22,7 @@ from vm_replica.errors import CycleRefused
 from vm_replica.failover import stored
 from vm_replica.protocol import allowed, tls
 from vm_replica.receiver import Receiver
+from vm_replica.status import Level, statuses
 from vm_replica.store.admission import Limits
 from vm_replica.store.replica import Store
 
@@ -76,9 +77,10 @@ class Disaster:
             found[done.name] = done.result
         return found
 
-    def tried(self) -> list[Done]:
-        """The same, with no expectation of how it ends."""
-        given = {"vm": [*self.names], "replicate_to": f"127.0.0.1:{self.receiver.address[1]}"}
+    def tried(self, **more: str) -> list[Done]:
+        """The same with these parameters, and no expectation of how it ends."""
+        to = f"127.0.0.1:{self.receiver.address[1]}"
+        given = {"vm": [*self.names], "replicate_to": to, **more}
         settings = parse(self.product.parameters(**given))
         return list(Work(settings, self.words, 60).once(lambda: None))
 
@@ -357,6 +359,26 @@ def test_a_point_that_is_older_than_a_group_that_is_there(disaster: Disaster) ->
     for vm in ("a", "b"):
         disaster.good("undo", vm)
     disaster.assert_nothing_there()
+
+
+def test_groups_that_the_cycles_leave_out_are_named(disaster: Disaster) -> None:
+    """The status was OK, and a failover made the VM without its groups."""
+    lab, store = disaster.site.lab, Store(disaster.root / "store")
+    empty = lab.create_volume_group("empty", [], ["a"])
+    disaster.cycle()
+    assert {status.level for status in statuses(store, time.time())} == {Level.OK}
+    assert len(stored.find(store, "a").point(None).groups) == 2, "one without disks is not missed"
+    assert all(done.result for done in disaster.tried(volume_groups="no"))
+    for found in statuses(store, time.time()):
+        assert found.level is Level.WARNING
+        assert "its cycles leave out volume group " in found.why
+    status, said = disaster.failover("unplanned", "a", "--off")
+    assert status == 1
+    for group in (disaster.site.own, disaster.site.shared, empty):
+        assert f"volume group {group} is not in this copy: it was attached to the VM" in said
+    said = disaster.good("unplanned", "a", "--off", "--target", "volume_groups=no")
+    assert "and its cycle left it out" in said
+    assert not disaster.groups()
 
 
 def test_an_undo_finds_a_copy_that_was_renamed(disaster: Disaster) -> None:

@@ -367,6 +367,36 @@ def test_a_prism_that_names_a_boot_disk_is_heeded() -> None:
     assert readers.read("@nutanix", record(disks, {"bootConfig": []}).encode()).boot_disk == ""
 
 
+@pytest.mark.parametrize(
+    "prism",
+    [
+        {"disks": [{"backingInfo": {"volumeGroupExtId": "group"}}, {"backingInfo": {}}] * 2},
+        {
+            "status": {"resources": {"disk_list": [{"volume_group_reference": {"uuid": "group"}}]}},
+            "spec": {"resources": {"disk_list": [{"volume_group_reference": {"uuid": "old"}}]}},
+        },
+        {"spec": {"resources": {"disk_list": [{"volume_group_reference": {"uuid": "group"}}]}}},
+    ],
+)
+def test_the_attached_volume_groups_are_known(prism: dict[str, Any]) -> None:
+    found = readers.read("@nutanix", record([], prism).encode())
+    assert found.volume_groups == ("group",)
+
+
+@pytest.mark.parametrize(
+    "prism",
+    [
+        {},
+        {"disks": 1, "status": []},
+        {"disks": [1, {"backingInfo": 1}, {"backingInfo": {"volumeGroupExtId": 7}}]},
+        {"spec": {"resources": {"disk_list": {"volume_group_reference": {"uuid": "group"}}}}},
+    ],
+)
+def test_what_names_no_volume_group_has_none(prism: dict[str, Any]) -> None:
+    found = readers.read("@nutanix", record([], prism).encode())
+    assert found.volume_groups == ()
+
+
 def record(disks: list[ConfigDisk], prism: dict[str, Any]) -> VmConfig:
     """What a backup of ours holds of a VM."""
     named: dict[str, Any] = {

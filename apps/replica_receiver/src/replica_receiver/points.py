@@ -152,7 +152,7 @@ def export_point(args: argparse.Namespace) -> int:
             if disk.disk_id in group.disks
         )
         terminal.say(terminal.plain(f"{path}: {size(disk.size)}, proven{of_group}"))
-    for group in generation.manifest.groups:
+    for group in generation.manifest.groups_with_disks:
         if group.replica:
             text = f"volume group {group.group_id} is in the replica of VM {group.replica}"
             terminal.say(terminal.plain(text))

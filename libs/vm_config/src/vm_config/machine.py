@@ -54,7 +54,9 @@ class Machine:
     Disks are in boot order as far as the source has one, else in the order of their buses.
     `boot_order` holds "DISK", "NETWORK" and "CDROM"; `boot_disk` is the key of the disk that the
     machine boots from, when the source names one. `left_out` has a line for each thing that cannot
-    be carried over, for the job log. `prism` is what Prism answered about a VM of AHV, unread.
+    be carried over, for the job log. `volume_groups` are the ids of those that the source has
+    attached to it, whose disks are not among `disks`. `prism` is what Prism answered about
+    a VM of AHV, unread.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Machine:
     bios_uuid: str = ""
     left_out: tuple[str, ...] = ()
     boot_disk: str = ""
+    volume_groups: tuple[str, ...] = ()
     prism: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 
 

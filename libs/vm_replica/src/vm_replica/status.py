@@ -139,6 +139,8 @@ def _status(store: Store, replica: Replica, now: float, rpo: int) -> Status:
     why, level = _judge(found, takes_cycles=takes_cycles)
     if level is Level.OK and (alarm := _rewriting(points, now)):
         why, level = alarm, Level.WARNING
+    if takes_cycles and level is Level.OK and current and (left := current.manifest.left_out):
+        why, level = f"its cycles leave out volume group {left[0]}", Level.WARNING
     if takes_cycles and (lost := [group for group, held in groups.items() if not held]):
         why, level = f"no replica has the disks of its volume group {lost[0]}", Level.CRITICAL
     if ledger.is_interrupted(replica.files.path, failover):
@@ -153,7 +155,7 @@ def _status(store: Store, replica: Replica, now: float, rpo: int) -> Status:
 
 def _groups(store: Store, replica: Replica, current: Generation) -> dict[str, Holder | None]:
     """Where the newest disks of its volume groups are; None for those that nobody has."""
-    ids = [group.group_id for group in current.manifest.groups]
+    ids = [group.group_id for group in current.manifest.groups_with_disks]
     return {group: shared.holder(store, replica, current, group, newest=True) for group in ids}
 
 

@@ -49,7 +49,7 @@ from nutanix_backend.replicate.groups import refuse_protected
 from nutanix_backend.settings.parameters import prism_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
     from ptcomm.events import Buffer
     from vm_replica.protocol.channel import Channel
@@ -345,7 +345,8 @@ class Replication:
         parts: list[Part],
     ) -> CycleManifest:
         plans = _all_plans(parts)
-        groups = (*_own_groups(parts), *self._groups_elsewhere(client, vm))
+        own = tuple(_own_groups(parts))
+        groups = (*own, *self._other_groups(client, vm, {group.group_id for group in own}))
         return CycleManifest(
             schema=GROUPS_SCHEMA if groups else SCHEMA,
             cluster=self._source.cluster.name,
@@ -361,13 +362,20 @@ class Replication:
             groups=groups,
         )
 
-    def _groups_elsewhere(
-        self, client: prism_client.PrismClient, vm: prism_client.Vm
+    def _other_groups(
+        self, client: prism_client.PrismClient, vm: prism_client.Vm, own: Container[str]
     ) -> Iterator[ReplicaGroup]:
-        """The groups that another VM brings: one without disks is brought by nobody."""
+        """The groups that another VM brings, and those without disks, which need nobody for that.
+
+        Of one that nobody brings nothing is said: it is attached and left out.
+        """
         for group in vm.volume_group_ext_ids:
-            owner = self._source.owners.get(group, vm.ext_id)
-            if owner != vm.ext_id and client.volume_groups.get(group).disks:
+            owner = self._source.owners.get(group)
+            if owner is None or group in own:
+                continue
+            if not client.volume_groups.get(group).disks:
+                yield ReplicaGroup(group, "", (), vm.ext_id)
+            elif owner != vm.ext_id:
                 yield ReplicaGroup(group, "", (), owner)
 
     # --- going on with what was interrupted

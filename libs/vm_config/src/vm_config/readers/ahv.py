@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from vm_config import ahv_record
 from vm_config.machine import Machine, MachineDisk, MachineNic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 
 def read(content: bytes) -> Machine:
@@ -33,8 +38,28 @@ def machine_of(config: ahv_record.VmConfig) -> Machine:
         project=config.project,
         bios_uuid=str(config.prism.get("biosUuid") or ""),
         boot_disk=_boot_disk(config),
+        volume_groups=tuple(dict.fromkeys(_volume_groups(config.prism))),
         prism=config.prism,
     )
+
+
+def _volume_groups(prism: Mapping[str, Any]) -> Iterator[str]:
+    """The ids of the volume groups among the disks of Prism's answer, of API v4 or v3."""
+    status, spec = (_child(_child(prism, part), "resources") for part in ("status", "spec"))
+    disks = prism.get("disks") or (status or spec).get("disk_list")
+    for disk in disks if isinstance(disks, list) else ():
+        for found in (
+            _child(disk, "backingInfo").get("volumeGroupExtId"),
+            _child(disk, "volume_group_reference").get("uuid"),
+        ):
+            if isinstance(found, str) and found:
+                yield found
+
+
+def _child(parent: object, name: str) -> Mapping[str, Any]:
+    """An object within another one; an empty one if there is none."""
+    found = parent.get(name) if isinstance(parent, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _boot_disk(config: ahv_record.VmConfig) -> str:

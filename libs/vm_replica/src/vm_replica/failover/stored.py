@@ -75,14 +75,15 @@ class StoredReplica:
         Of a volume group in another replica it is what is there that counts, if that is older.
         """
         newest = self._newest()
-        found = [self._holder(newest, group) for group in newest.manifest.groups]
+        found = [self._holder(newest, group) for group in newest.manifest.groups_with_disks]
         moments = [held.generation.manifest.taken if held else 0 for held in found]
         return min([newest.manifest.taken, *moments])
 
     def groups(self) -> frozenset[str]:
         """The volume groups whose disks come with cycles that are taken now."""
         newest = self._newest()
-        found = {group.group_id: self._holder(newest, group) for group in newest.manifest.groups}
+        groups = newest.manifest.groups_with_disks
+        found = {group.group_id: self._holder(newest, group) for group in groups}
         return frozenset(group_id for group_id, held in found.items() if held and held.takes_cycles)
 
     def unfinished(self) -> tuple[SiblingCopy, ...]:
@@ -147,8 +148,13 @@ class StoredReplica:
 
     def _groups_of(self, generation: Generation) -> tuple[tuple[PointGroup, ...], tuple[str, ...]]:
         """The volume groups of a generation, and a line for each whose disks nobody has."""
-        groups, missing = [], []
-        for group in generation.manifest.groups:
+        groups = []
+        missing = [
+            f"volume group {group} is not in this copy: it was attached to the VM, and its "
+            "cycle left it out"
+            for group in generation.manifest.left_out
+        ]
+        for group in generation.manifest.groups_with_disks:
             held = self._holder(generation, group)
             if held:
                 groups.append(self._group(held))

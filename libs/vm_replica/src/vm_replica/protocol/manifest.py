@@ -73,7 +73,8 @@ class ReplicaGroup:
     """A volume group that is attached to the VM, and where its disks are.
 
     `disks` are ids of disks of the same manifest, in the order of the group. Where another VM that
-    shares the group has them in its replica, there are none, and `replica` is the id of that VM.
+    shares the group has them in its replica, there are none, and `replica` is the id of that VM. It
+    is the id of the VM itself for a group that has no disks at all.
     """
 
     group_id: str
@@ -122,6 +123,21 @@ class CycleManifest:
     def group(self, group_id: str) -> ReplicaGroup | None:
         """The volume group of that id, if its disks are in this manifest."""
         return next((g for g in self.groups if g.group_id == group_id and g.disks), None)
+
+    @property
+    def groups_with_disks(self) -> tuple[ReplicaGroup, ...]:
+        """Its volume groups whose disks a copy needs, here or in another replica."""
+        return tuple(group for group in self.groups if group.replica != self.vm_id)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The ids of volume groups that were attached to the VM, and that no cycle brings."""
+        named = {group.group_id for group in self.groups}
+        try:
+            attached = self.configuration.read().volume_groups
+        except ConfigurationError:  # a failover is refused for it
+            return ()
+        return tuple(group for group in attached if group not in named)
 
     @property
     def in_groups(self) -> frozenset[str]:
