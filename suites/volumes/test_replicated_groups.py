@@ -229,6 +229,23 @@ def test_a_failover_brings_the_groups_and_shares_what_was_shared(disaster: Disas
     assert not disaster.cycle()["a"].seed
 
 
+def test_a_point_is_proven_with_its_groups_in_other_replicas(disaster: Disaster) -> None:
+    """It was called proven while a disk of its shared group was damaged."""
+    disaster.site.write()
+    disaster.cycle()
+    store = disaster.root / "store"
+    proof = ["verify", "--store", str(store), "b"]
+    assert program.run(command_line(), proof) == 0
+    assert "volume group quorum is in the replica " in disaster.capsys.readouterr().out
+    (quorum,) = stored.find(Store(store), "b").point(None).groups
+    (image,) = store.rglob(f"images/{quorum.disks[0].disk_id}.raw")
+    content = bytearray(image.read_bytes())
+    content[next(at for at, value in enumerate(content) if value)] ^= 1
+    image.write_bytes(content)
+    assert program.run(command_line(), proof) == 2
+    assert "DAMAGED" in disaster.capsys.readouterr().out
+
+
 def test_a_planned_move_leaves_nothing_of_a_group_behind(disaster: Disaster) -> None:
     site = disaster.site
     source = disaster.way_to(site.lab, "source")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from command_line import arguments, terminal
 from command_line.text import size, utc
 from vm_replica.errors import ReplicaDamaged, StoreError
+from vm_replica.failover.shared import Holder, holder
 from vm_replica.status import Level
 from vm_replica.store.access import find, open_store
 
@@ -15,10 +16,12 @@ from replica_receiver.places import add_store
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from command_line.arguments import Subparsers
+    from vm_replica.protocol.manifest import ReplicaGroup
     from vm_replica.store.catalog import Generation
-    from vm_replica.store.replica import Replica
+    from vm_replica.store.replica import Replica, Store
 
 HEADINGS = ("generation", "taken (UTC)", "committed (UTC)", "consistency", "disks", "size")
 CONFIGURATIONS = {
@@ -101,12 +104,14 @@ def _row(point: Generation) -> tuple[str, ...]:
 
 
 def verify_points(args: argparse.Namespace) -> int:
-    """Prove restore points; 2 if one is damaged. Raises ReplicationError."""
+    """Prove restore points; 2 if one is damaged or not whole. Raises ReplicationError."""
     store = open_store(args.store)
-    replicas = [find(store, args.replica)] if args.replica else store.replicas()
-    if args.replica and args.point:
-        replicas[0].files.generation(args.point)  # StoreError when there is none
-    return max((_verify(replica, args.point) for replica in replicas), default=0)
+    if not args.replica:
+        return max((_verify(replica, args.point) for replica in store.replicas()), default=0)
+    replica = find(store, args.replica)
+    if args.point:
+        replica.files.generation(args.point)  # StoreError when there is none
+    return max(_verify(replica, args.point), _verify_groups(store, replica, args.point))
 
 
 def _verify(replica: Replica, number: int | None) -> int:
@@ -115,16 +120,54 @@ def _verify(replica: Replica, number: int | None) -> int:
         wanted = [point.number for point in replica.points() if number in {None, point.number}]
     except StoreError as error:
         return _damaged(replica.name, error)
-    worst = Level.OK.value
-    for found in wanted:
-        what = f"{replica.name} generation {found}"
-        try:
-            replica.verify(found)
-        except (ReplicaDamaged, StoreError) as error:
-            worst = _damaged(what, error)
-        else:
-            terminal.say(terminal.plain(f"{what}: proven"))
+    return max((_verify_point(replica, found) for found in wanted), default=0)
+
+
+def _verify_point(replica: Replica, number: int) -> int:
+    what = f"{replica.name} generation {number}"
+    try:
+        replica.verify(number)
+    except (ReplicaDamaged, StoreError) as error:
+        return _damaged(what, error)
+    terminal.say(terminal.plain(f"{what}: proven"))
+    return Level.OK.value
+
+
+def _verify_groups(store: Store, replica: Replica, number: int | None) -> int:
+    """Prove the points of other replicas that hold volume groups of this one's points."""
+    worst, held = Level.OK.value, dict[tuple[str, int], Holder]()
+    try:
+        for point, group, found in _groups(store, replica, number):
+            if found is None:
+                what = f"{replica.name} generation {point.number}"
+                terminal.say(terminal.plain(f"{what}: no replica has {_named(group)}"))
+                worst = Level.CRITICAL.value
+            elif found.replica.name != replica.name:
+                held[found.replica.name, found.generation.number] = found
+    except StoreError as error:
+        return _damaged(replica.name, error)
+    for found in held.values():
+        terminal.say(
+            terminal.plain(f"{_named(found.group)} is in the replica {found.replica.name}")
+        )
+        worst = max(worst, _verify_point(found.replica, found.generation.number))
     return worst
+
+
+def _groups(
+    store: Store, replica: Replica, number: int | None
+) -> Iterator[tuple[Generation, ReplicaGroup, Holder | None]]:
+    """The volume groups of the points of a replica, or of one, and who has their disks."""
+    points = replica.points()
+    for point in points:
+        if number in {None, point.number}:
+            for group in point.manifest.groups_with_disks:
+                is_newest = point is points[-1]
+                yield point, group, holder(store, replica, point, group.group_id, newest=is_newest)
+
+
+def _named(group: ReplicaGroup) -> str:
+    return f"volume group {group.name or group.group_id}"
 
 
 def _damaged(what: str, error: Exception) -> int:
