@@ -142,7 +142,12 @@ class Host:
         """Raise FailoverRefused: nothing is started here."""
         raise FailoverRefused(f"{copy.name} at {self.place} is not started by this program")
 
-    def remove(self, copy: Copy) -> None:
+    @property
+    def shares_groups(self) -> bool:
+        """Each domain has images of its own."""
+        return False
+
+    def remove(self, copy: Copy, _kept: Mapping[str, str] | None = None, /) -> None:
         """Remove the folder; raise FailoverFailed while a guest uses the images."""
         for folder in (self._final(copy.name), self._partial(copy.name)):
             if _is_ours(folder, copy.key):

@@ -14,6 +14,7 @@ from vm_replica.failover.transitions import Event, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from vm_replica.failover.ledger import Ledger
     from vm_replica.failover.transitions import Copy, Record
@@ -100,8 +101,15 @@ class Copies(Protocol):
         """Start it and say what shows that it lives; raise DrillFailed when nothing does."""
         ...
 
-    def remove(self, copy: Copy) -> None:
+    def remove(self, copy: Copy, *, test: bool) -> None:
         """Remove all there is of it, which may be nothing or a part."""
+        ...
+
+    def turn(self, record: Record, *, recovers: bool) -> AbstractContextManager[None]:
+        """Hold while the begin of an event is written down, so that one begins after the other.
+
+        Raises FailoverRefused when the failover of another VM is in the way of this one.
+        """
         ...
 
 
@@ -124,17 +132,21 @@ class Conductor:
         try:
             record = transitions.begin(self.ledger.record, event)
             self._refuse_unfit(record, abandon=abandon)
+            self._write_down(event, record)
         except FailoverRefused as error:
             self.ledger.note(event.value, "refused", str(error))
             raise
-        self.ledger.note(event.value, "begin", record.doing)
-        self.ledger.keep(record)
         try:
             self._perform(event, abandon=abandon)
         except BaseException as error:
             self._turn_back(event, error)
             raise
         return self.ledger.record
+
+    def _write_down(self, event: Event, record: Record) -> None:
+        with self.copies.turn(record, recovers=event is Event.RECOVER):
+            self.ledger.note(event.value, "begin", record.doing)
+            self.ledger.keep(record)
 
     def _refuse_unfit(self, record: Record, *, abandon: bool) -> None:
         """What can be known to fail is not begun: nobody shuts a source down for nothing."""
@@ -193,7 +205,7 @@ class Conductor:
             case Step.WATCH_TEST_COPY if copy:
                 self._watch(copy)
             case Step.REMOVE_COPY | Step.REMOVE_TEST_COPY if copy:
-                self.copies.remove(copy)
+                self.copies.remove(copy, test=step in _OF_TESTS)
             case _:
                 self._plain(step)()
 

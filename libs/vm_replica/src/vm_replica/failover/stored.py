@@ -12,12 +12,13 @@ from vm_config.errors import ConfigurationError
 
 from vm_replica.errors import StoreError
 from vm_replica.evidence import TrialKind
-from vm_replica.failover import shared
+from vm_replica.failover import ledger, shared
 from vm_replica.failover.errors import FailoverRefused
 from vm_replica.failover.point import Point, PointDisk, PointGroup
 from vm_replica.store import access
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from vm_replica.failover.shared import Holder
@@ -100,6 +101,18 @@ class StoredReplica:
         disks = tuple(_disk(self._replica, generation, disk) for disk in own)
         groups, missing = self._groups_of(generation)
         return Point(generation.number, self.vm_id, configuration, machine, disks, groups, missing)
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Hold what one command of the whole store holds at a time; raise LedgerError."""
+        return ledger.turn(self._store.root)
+
+    def refuse_unfinished(self, place: str, *, only_live: bool) -> None:
+        """Raise FailoverRefused while a VM that shares a group fails over there, or is undone."""
+        shared.refuse_unfinished(self._store, self._replica, place, only_live=only_live)
+
+    def kept_groups(self, place: str) -> dict[str, str]:
+        """The volume groups there that an undo of this VM must leave, by id, and why."""
+        return shared.kept(self._store, self._replica, place)
 
     def fence(self) -> None:
         """Refuse every cycle, and complete one whose commit a crash has interrupted."""
