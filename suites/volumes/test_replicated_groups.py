@@ -19,7 +19,7 @@ from nutanix_backend.settings.parameters import parse
 from prism_lab import Lab
 from replica_receiver.__main__ import command_line
 from vm_replica.errors import CycleRefused
-from vm_replica.failover import stored
+from vm_replica.failover import ledger, stored
 from vm_replica.protocol import allowed, tls
 from vm_replica.receiver import Receiver
 from vm_replica.status import Level, statuses
@@ -443,26 +443,6 @@ def test_an_undo_goes_on_without_a_copy_that_is_gone(disaster: Disaster) -> None
     assert all(done.result for done in disaster.tried())
 
 
-def test_an_undo_waits_for_a_failover_that_shares_a_group(disaster: Disaster) -> None:
-    """It removed the group that the other one was about to attach, or both left it behind."""
-    disaster.cycle()
-    disaster.good("unplanned", "a", "--off")
-    disaster.other.faults.delay("POST */ahv/config/vms", 4.0)
-    words = ["failover", "unplanned", "b", "--store", str(disaster.root / "store")]
-    target = disaster.way_to(disaster.other, "target")
-    with subprocess.Popen([sys.executable, "-m", "replica_receiver", *words, *target]) as one:
-        while disaster.other.faults.pending():
-            assert one.poll() is None
-            time.sleep(0.02)
-        status, said = disaster.failover("undo", "a")
-        assert status == 1
-        assert "VM b shares a volume group with this one, and its failover (unplanned)" in said
-        assert one.wait() == 0
-    assert "stays: VM b-failover uses it" in disaster.good("undo", "a")
-    disaster.good("undo", "b")
-    disaster.assert_nothing_there()
-
-
 def test_a_planned_move_of_a_vm_with_groups_is_undone(disaster: Disaster) -> None:
     """Its replica takes no cycles then, and the other VM may be on again."""
     site, world = disaster.site, disaster.site.lab._world
@@ -492,6 +472,91 @@ def test_a_planned_move_that_was_killed_is_recovered(disaster: Disaster) -> None
     disaster.good("recover", "a", *source)
     assert world.vms[site.first.ext_id].power_state == "ON"
     disaster.assert_nothing_there()
+
+
+def test_nothing_is_undone_while_the_other_vm_fails_over(disaster: Disaster) -> None:
+    """It has chosen the shared group, and would miss it at its end."""
+    disaster.cycle()
+    disaster.good("unplanned", "a", "--off")
+    disaster.other.faults.delay("POST */ahv/config/vms", 3.0)
+    with disaster.started("unplanned", "b", "--off") as one:
+        disaster.until_delayed(one)
+        status, said = disaster.failover("undo", "a")
+        assert status == 1
+        assert "VM b shares volume group quorum, and its failover (unplanned)" in said
+        assert one.wait(60) == 0, one.communicate()[0]
+    (shared,) = (g for name, g in disaster.groups().items() if "quorum" in name)
+    assert {vm.ext_id for vm in disaster.vms().values()} <= set(shared.vms)
+    for vm in ("a", "b"):
+        disaster.good("undo", vm)
+    disaster.assert_nothing_there()
+
+
+def test_of_two_undos_at_once_one_removes_the_shared_group(disaster: Disaster) -> None:
+    disaster.cycle()
+    for vm in ("a", "b"):
+        disaster.good("unplanned", vm, "--off")
+    disaster.other.faults.delay("DELETE */ahv/config/vms/*", 3.0)
+    with disaster.started("undo", "a") as one:
+        disaster.until_delayed(one)
+        status, said = disaster.failover("undo", "b")
+        assert status == 1
+        assert "VM a shares volume group quorum, and its failover (undo)" in said
+        assert one.wait(60) == 0, one.communicate()[0]
+    disaster.good("undo", "b")
+    disaster.assert_nothing_there()
+
+
+def test_undos_that_were_killed_do_not_wait_for_each_other(disaster: Disaster) -> None:
+    disaster.cycle()
+    for vm in ("a", "b"):
+        disaster.good("unplanned", vm, "--off")
+    disaster.other.faults.delay("DELETE */ahv/config/vms/*", 1.0)
+    with disaster.started("undo", "a") as one:
+        disaster.until_delayed(one)
+        one.kill()
+    time.sleep(1.2)  # the call that was under way takes effect
+    status, said = disaster.failover("undo", "b")
+    assert status == 1
+    assert "run failover recover a" in said
+    folder = stored.find(Store(disaster.root / "store"), "b").folder
+    with ledger.opened(folder) as held:  # as if both had begun before
+        held.keep(attrs.evolve(held.record, doing="undo"))
+    for vm in ("a", "b"):
+        disaster.good("recover", vm)
+    disaster.assert_nothing_there()
+
+
+def test_the_group_of_a_permanent_copy_stays(disaster: Disaster) -> None:
+    """Its VM got another name and description, and is without the group for the moment."""
+    disaster.cycle()
+    for vm in ("a", "b"):
+        disaster.good("unplanned", vm, "--off")
+    disaster.good("permanent", "a")
+    kept = disaster.vms()["a-failover"]
+    kept.hardware["description"], kept.name = "production", "a"
+    shared = disaster.groups()["a-failover quorum"]
+    shared.vms.remove(kept.ext_id)
+    said = disaster.good("undo", "b")
+    assert f"volume group {shared.name} stays: VM a shares it, and its copy is permanent" in said
+    assert "a-failover quorum" in disaster.groups()
+
+
+def test_a_group_that_was_deleted_during_a_failover_is_named(disaster: Disaster) -> None:
+    disaster.cycle()
+    disaster.good("unplanned", "a", "--off")
+    disaster.other.faults.delay("POST */ahv/config/vms", 2.0)
+    with disaster.started("unplanned", "b", "--off") as one:
+        disaster.until_delayed(one)
+        world = disaster.other._world
+        shared = disaster.groups()["a-failover quorum"]
+        shared.vms.clear()
+        disaster.other._groups.delete(shared)
+        assert shared.ext_id not in world.volume_groups
+        assert one.wait(60) == 1
+        said = one.communicate()[0]
+    assert "but it was deleted meanwhile: repeat the failover" in said
+    disaster.good("unplanned", "b", "--off")
 
 
 CALLS = ("POST */volume-groups", "POST */$actions/attach-vm", "POST */ahv/config/vms")

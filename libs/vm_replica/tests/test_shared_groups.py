@@ -9,7 +9,7 @@ import pytest
 from phcbt01.testing import encode
 from vm_replica.failover import ledger, stored
 from vm_replica.failover.copies import PointCopies
-from vm_replica.failover.errors import FailoverRefused
+from vm_replica.failover.errors import FailoverRefused, LedgerError
 from vm_replica.failover.point import SiblingCopy
 from vm_replica.failover.transitions import SCHEMA as RECORD
 from vm_replica.failover.transitions import Copy, Record, State
@@ -175,6 +175,79 @@ def test_a_failover_of_a_vm_without_the_group_does_not_count(keeper: Keeper) -> 
     failed_over(keeper, "alone", State.FAILING_OVER, "unplanned")
     (group,) = stored.find(keeper.store, "b").point(None).groups
     assert group.siblings == ()
+
+
+def test_an_undo_waits_for_failovers_of_vms_that_share_a_group(keeper: Keeper) -> None:
+    second = stored.find(keeper.store, "b")
+    failed_over(keeper, "a", State.FAILED_OVER)
+    second.refuse_unfinished("prism", only_live=False)
+    waits = r"VM a shares volume group quorum, and its failover \(undo\)"
+    folder = failed_over(keeper, "a", State.FAILED_OVER, "undo")
+    with pytest.raises(FailoverRefused, match=waits):
+        second.refuse_unfinished("prism", only_live=False)
+    second.refuse_unfinished("another place", only_live=False)
+    second.refuse_unfinished("prism", only_live=True)
+    with ledger.opened(folder), pytest.raises(FailoverRefused, match=waits):
+        second.refuse_unfinished("prism", only_live=True)
+    keeper.cycle("alone", 70)
+    stored.find(keeper.store, "alone").refuse_unfinished("prism", only_live=False)
+
+
+def test_failovers_begin_one_after_the_other(
+    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_WAIT", 0.05)
+    first, second = (stored.find(keeper.store, vm) for vm in ("a", "b"))
+    with first.turn(), pytest.raises(LedgerError, match=r"failover\.lock cannot be locked"):
+        second.turn().__enter__()
+    with second.turn():
+        pass
+
+
+def test_an_event_that_shares_no_groups_waits_for_nobody(keeper: Keeper) -> None:
+    """A copy on this host has images of its own."""
+
+    class Target:
+        """An activator."""
+
+        kind, place = "ahv", "prism"
+        shares_groups = True
+        leaves_groups = False
+
+    failed_over(keeper, "a", State.FAILED_OVER, "undo")
+    activator: Any = Target()
+    copies = PointCopies(stored.find(keeper.store, "b"), activator)
+    making = Record(RECORD, State.FAILING_OVER, doing="unplanned")
+    undo = Record(RECORD, State.FAILED_OVER, doing="undo", copy=Copy("key", "x", "ahv", "prism", 1))
+    for record in (making, undo):
+        with pytest.raises(FailoverRefused, match="VM a shares"):
+            copies.turn(record, recovers=False).__enter__()
+    with copies.turn(attrs.evolve(making, doing="test"), recovers=False):
+        pass
+    with copies.turn(making, recovers=True):
+        pass
+    activator.leaves_groups = True
+    with copies.turn(making, recovers=False):
+        pass
+    activator.shares_groups = False
+    with copies.turn(undo, recovers=False):
+        pass
+
+
+def test_groups_of_permanent_and_unreadable_copies_are_kept(keeper: Keeper) -> None:
+    second = stored.find(keeper.store, "b")
+    failed_over(keeper, "a", State.FAILED_OVER)
+    assert second.kept_groups("prism") == {}
+    folder = failed_over(keeper, "a", State.PERMANENT)
+    (why,) = second.kept_groups("prism").values()
+    assert why.startswith("VM a shares it, and its copy is permanent")
+    assert second.kept_groups("another place") == {}
+    (folder / ledger.RECORD).write_bytes(b"{")
+    (why,) = second.kept_groups("prism").values()
+    assert why.startswith("it is not known whether a copy of c/a needs it: ")
+    (folder / ledger.RECORD).unlink()
+    keeper.store.replica("c", "a").files.state_path.write_bytes(b"{")
+    assert list(second.kept_groups("prism")) == ["group-1"]
 
 
 def test_a_copy_without_a_group_is_only_made_when_that_is_wanted(keeper: Keeper) -> None:

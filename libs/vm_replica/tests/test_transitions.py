@@ -23,6 +23,7 @@ from vm_replica.failover.transitions import Copy, Event, Record, State, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from vm_replica.failover.ledger import Ledger
 
@@ -134,9 +135,6 @@ class World:
     def refuse_foreign(self, copy: Copy) -> None:
         """Everything is here."""
 
-    def refuse_shared(self, copy: Copy) -> None:
-        """Nobody shares anything."""
-
     def refuse_lost(self, copy: Copy) -> None:
         if self.copies.get(copy.key) != "whole":
             raise FailoverRefused("the copy is not found")
@@ -161,7 +159,13 @@ class World:
         assert bool(fault) != bool(seen)
         assert generation <= self.generation
 
-    def remove(self, copy: Copy) -> None:
+    def turn(self, record: Record, *, recovers: bool) -> AbstractContextManager[None]:
+        assert record.doing
+        assert recovers or not record.backwards
+        return nullcontext()
+
+    def remove(self, copy: Copy, *, test: bool) -> None:
+        assert self.kinds.get(copy.key, test) is test
         with self.call():
             if copy.key in self.copies:
                 self.copies[copy.key] = "half"

@@ -146,7 +146,12 @@ class Host:
         """Whether its folder is there."""
         return _is_ours(self._final(copy.name), copy.key)
 
-    def remove(self, copy: Copy) -> None:
+    @property
+    def shares_groups(self) -> bool:
+        """Each domain has images of its own."""
+        return False
+
+    def remove(self, copy: Copy, _kept: Mapping[str, str] | None = None, /) -> None:
         """Remove the folder; raise FailoverFailed while a guest uses the images."""
         for folder in (self._final(copy.name), self._partial(copy.name)):
             if _is_ours(folder, copy.key):

@@ -14,7 +14,7 @@ import attrs
 from command_line.text import size, with_notes
 from iscsi_attach import IscsiAttachError
 from phcbt01 import PhcbtError
-from prism_client import PrismError
+from prism_client import NotFound, PrismError
 from qemu_img import ToolFailed
 from vm_config import ahv_record
 from vm_replica.failover import errors as failover
@@ -156,13 +156,21 @@ class Ahv:
         with _as_failure():
             return bool(self._ours(copy))
 
-    def remove(self, copy: Copy) -> None:
-        """Switch the VM off and delete it, with what a killed process left behind."""
+    @property
+    def shares_groups(self) -> bool:
+        """The first copy brings a group, and the others get it."""
+        return True
+
+    def remove(self, copy: Copy, kept: Mapping[str, str] | None = None, /) -> None:
+        """Switch the VM off and delete it, with what a killed process left behind.
+
+        Copies of the groups in `kept` stay, by the id of the group at the source, and why.
+        """
         for removed in sweep.sweep(self.client, self.settings):
             self.report.say(str(removed))
         vms = self._ours(copy)
         self._name_renamed(copy, vms)
-        groups, staying = copied_groups.groups_of(self.client, copy, vms)
+        groups, staying = copied_groups.groups_of(self.client, copy, vms, kept or {})
         for line in staying:
             self.report.say(line)
         with self._journal(copy, "undo") as intents:
@@ -192,7 +200,12 @@ class Ahv:
     def _attach(self, groups: Mapping[str, str], vm: Vm) -> None:
         """Give the VM its groups, then switch it on; that this fails is reported, and no more."""
         for ext_id, said in groups.items():
-            self.client.volume_groups.attach_vm(ext_id, vm.ext_id)
+            try:
+                self.client.volume_groups.attach_vm(ext_id, vm.ext_id)
+            except NotFound as error:
+                raise FailoverFailed(
+                    f"{said}: but it was deleted meanwhile: repeat the failover, which makes it"
+                ) from error
             self.report.say(said)
         if not groups or not self.power_on:
             return

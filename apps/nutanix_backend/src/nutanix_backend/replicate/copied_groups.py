@@ -22,7 +22,7 @@ from nutanix_backend.disks.targets import LunTarget
 from nutanix_backend.errors import RestoreRefused, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from iscsi_attach import BlockDevice
     from prism_client import PrismClient, Vm, VolumeGroup
@@ -199,11 +199,7 @@ def shared(client: PrismClient, place: str, point: Point) -> dict[str, MarkedGro
 def _refuse_unfinished(group: PointGroup, place: str) -> None:
     for sibling in group.siblings:
         if sibling.doing and sibling.place in {"", place}:
-            raise RestoreRefused(
-                f"VM {sibling.vm_name} shares volume group {group.name}, and its failover "
-                f"({sibling.doing}) is under way or was interrupted: wait until it ends, or run "
-                f"failover recover {sibling.vm_name}"
-            )
+            raise RestoreRefused(sibling.why_to_wait(group.name))
 
 
 def _brought(
@@ -255,12 +251,14 @@ def _older(group: PointGroup, known: MarkedGroup) -> RestoreRefused:
 
 
 def groups_of(
-    client: PrismClient, copy: Copy, vms: Sequence[Vm]
+    client: PrismClient, copy: Copy, vms: Sequence[Vm], kept: Mapping[str, str]
 ) -> tuple[list[VolumeGroup], list[str]]:
     """The groups to delete with the `vms` of a copy, and a line for each that is to stay.
 
-    That is what the copy brought, and what one brought that was removed before.
+    That is what the copy brought, and what one brought that was removed before. `kept` are groups
+    of the source of which no copy may go, and why.
     """
+    reasons = {group_id[:_SHOWN]: why for group_id, why in kept.items()}
     ours = {vm.ext_id for vm in vms}
     attached = {group for vm in vms for group in vm.volume_group_ext_ids}
     others = [vm for vm in client.vms.list() if vm.ext_id not in ours]
@@ -268,7 +266,7 @@ def groups_of(
     for known in _marked(client):
         if known.mark.key != copy.key[:_SHOWN] and known.group.ext_id not in attached:
             continue
-        if reason := _why_it_stays(client, known, copy, others):
+        if reason := _why_it_stays(client, known, copy, others) or reasons.get(known.mark.group):
             staying.append(f"volume group {known.group.name} stays: {reason}")
         else:
             going.append(known.group)

@@ -14,6 +14,7 @@ from vm_replica.failover.transitions import Event, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from vm_replica.failover.ledger import Ledger
     from vm_replica.failover.transitions import Copy, Record
@@ -88,10 +89,6 @@ class Copies(Protocol):
         """Raise FailoverRefused when this one cannot be removed from here; removes nothing."""
         ...
 
-    def refuse_shared(self, copy: Copy) -> None:
-        """Raise FailoverRefused when another failover is about to use what belongs to this one."""
-        ...
-
     def refuse_lost(self, copy: Copy) -> None:
         """Raise FailoverRefused when this one was made, and is not found any more."""
         ...
@@ -108,8 +105,15 @@ class Copies(Protocol):
         """Start it and say what shows that it lives; raise DrillFailed when nothing does."""
         ...
 
-    def remove(self, copy: Copy) -> None:
+    def remove(self, copy: Copy, *, test: bool) -> None:
         """Remove all there is of it, which may be nothing or a part."""
+        ...
+
+    def turn(self, record: Record, *, recovers: bool) -> AbstractContextManager[None]:
+        """Hold while the begin of an event is written down, so that one begins after the other.
+
+        Raises FailoverRefused when the failover of another VM is in the way of this one.
+        """
         ...
 
 
@@ -133,18 +137,22 @@ class Conductor:
             record = transitions.begin(self.ledger.record, event)
             self._refuse_unfit(record, abandon=abandon)
             if event is Event.UNDO and record.copy:
-                self._refuse_undo(record.copy, abandon=abandon)
+                self._refuse_lost(record.copy, abandon=abandon)
+            self._write_down(event, record)
         except FailoverRefused as error:
             self.ledger.note(event.value, "refused", str(error))
             raise
-        self.ledger.note(event.value, "begin", record.doing)
-        self.ledger.keep(record)
         try:
             self._perform(event, abandon=abandon)
         except BaseException as error:
             self._turn_back(event, error)
             raise
         return self.ledger.record
+
+    def _write_down(self, event: Event, record: Record) -> None:
+        with self.copies.turn(record, recovers=event is Event.RECOVER):
+            self.ledger.note(event.value, "begin", record.doing)
+            self.ledger.keep(record)
 
     def _refuse_unfit(self, record: Record, *, abandon: bool) -> None:
         """What can be known to fail is not begun: nobody shuts a source down for nothing."""
@@ -164,9 +172,8 @@ class Conductor:
                 case Step.POWER_ON:
                     self._source().refuse_unknown()
 
-    def _refuse_undo(self, copy: Copy, *, abandon: bool) -> None:
+    def _refuse_lost(self, copy: Copy, *, abandon: bool) -> None:
         """The source is not switched on beside a copy that may go on running under another name."""
-        self.copies.refuse_shared(copy)
         try:
             self.copies.refuse_lost(copy)
         except FailoverRefused as error:
@@ -213,7 +220,7 @@ class Conductor:
             case Step.WATCH_TEST_COPY if copy:
                 self._watch(copy)
             case Step.REMOVE_COPY | Step.REMOVE_TEST_COPY if copy:
-                self.copies.remove(copy)
+                self.copies.remove(copy, test=step in _OF_TESTS)
             case _:
                 self._plain(step)()
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import attrs
 
 from vm_replica.failover.errors import FailoverFailed, FailoverRefused
+from vm_replica.failover.shared import OF_COPIES
 from vm_replica.failover.transitions import Copy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from vm_replica.failover.point import Activator, Point
     from vm_replica.failover.stored import StoredReplica
+    from vm_replica.failover.transitions import Record
 
 
 def _none(_: Copy) -> None:
@@ -63,16 +66,6 @@ class PointCopies:
         if self._remover(copy) is None:
             raise FailoverRefused(_not_given(copy))
 
-    def refuse_shared(self, copy: Copy) -> None:
-        """Raise FailoverRefused while a VM that shares a volume group fails over, or is undone."""
-        for sibling in self.replica.unfinished():
-            if sibling.place in {"", copy.place}:
-                raise FailoverRefused(
-                    f"VM {sibling.vm_name} shares a volume group with this one, and its failover "
-                    f"({sibling.doing}) is under way or was interrupted: wait until it ends, or "
-                    f"run failover recover {sibling.vm_name}"
-                )
-
     def refuse_lost(self, copy: Copy) -> None:
         """Raise FailoverRefused when the copy, which was made, is not at its place."""
         look = getattr(self._remover(copy), "has", None)
@@ -105,12 +98,36 @@ class PointCopies:
         """Start it and watch it."""
         return self._require().watch(copy)
 
-    def remove(self, copy: Copy) -> None:
-        """Remove what there is of it."""
+    def remove(self, copy: Copy, *, test: bool) -> None:
+        """Remove what there is of it, but no volume group that the copy of another VM may need."""
         remover = self._remover(copy)
         if remover is None:
             raise FailoverFailed(_not_given(copy))
-        remover.remove(copy)
+        if test or not _shares_groups(remover):
+            remover.remove(copy)
+        else:
+            remover.remove(copy, self.replica.kept_groups(copy.place))
+
+    @contextmanager
+    def turn(self, record: Record, *, recovers: bool) -> Iterator[None]:
+        """Hold while the begin of an event is written down.
+
+        Raises FailoverRefused while a VM that shares a volume group fails over, or is undone.
+        """
+        with self.replica.turn():
+            if place := self._shared_place(record, recovers=recovers):
+                self.replica.refuse_unfinished(place, only_live=recovers)
+            yield
+
+    def _shared_place(self, record: Record, *, recovers: bool) -> str:
+        """Where the event makes or removes volume groups that VMs share; empty for nowhere."""
+        if record.doing not in OF_COPIES or (recovers and not record.copy):
+            return ""
+        activator = self._remover(record.copy) if record.copy else self.activator
+        if activator is None or not _shares_groups(activator):
+            return ""
+        makes_none = not record.copy and getattr(activator, "leaves_groups", False)
+        return "" if makes_none else activator.place
 
     def _point(self, generation: int | None) -> Point:
         point = self.replica.point(generation)
@@ -130,6 +147,10 @@ class PointCopies:
         if self.activator is None:
             raise FailoverFailed("no target was given for the copy")
         return self.activator
+
+
+def _shares_groups(activator: Activator) -> bool:
+    return getattr(activator, "shares_groups", False)
 
 
 def _refuse_without_groups(activator: Activator, point: Point) -> None:

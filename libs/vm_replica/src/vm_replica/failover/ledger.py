@@ -8,6 +8,7 @@ change is in the log.
 from __future__ import annotations
 
 import os
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 RECORD = "failover.json"
 LOG = "failover.log"
+TURN = "failover.lock"
+_WAIT = 60.0
+"""Seconds for which others may hold that: it takes them a moment."""
 
 
 @attrs.frozen
@@ -141,3 +145,35 @@ def opened(folder: Path) -> Iterator[Ledger]:
         yield Ledger(folder, descriptor, who())
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def turn(store: Path) -> Iterator[None]:
+    """Hold the lock under which failovers of a store begin, one after the other.
+
+    Raises LedgerError if it cannot be had.
+    """
+    path = store / TURN
+    try:
+        descriptor = _waited_for(path)
+    except OSError as error:
+        raise LedgerError(
+            f"{path} cannot be locked: {error.strerror}: check its permissions, and which other "
+            "failover command holds it"
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _waited_for(path: Path) -> int:
+    """The descriptor of a lock that others may hold for a moment; raise OSError."""
+    until = time.monotonic() + _WAIT
+    while True:
+        try:
+            return durable.open_locked(path)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.01)

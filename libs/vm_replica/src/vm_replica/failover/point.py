@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import phcbt01
@@ -43,6 +43,14 @@ class SiblingCopy:
     key: str
     place: str
     doing: str = ""
+
+    def why_to_wait(self, group: str) -> str:
+        """Why no other VM that shares the group may fail over, or be undone, meanwhile."""
+        return (
+            f"VM {self.vm_name} shares volume group {group}, and its failover "
+            f"({self.doing}) is under way or was interrupted: wait until it ends, or run "
+            f"failover recover {self.vm_name}"
+        )
 
 
 @attrs.frozen
@@ -128,6 +136,11 @@ class Activator(Protocol):
         """Whether it was told to make copies without volume groups; without this property: no."""
         ...
 
+    @property
+    def shares_groups(self) -> bool:
+        """Whether copies of VMs that share a group share it; without this property: no."""
+        ...
+
     def refuse_unfit(self, name: str, point: Point, *, test: bool) -> None:
         """Raise FailoverRefused when a copy called `name` cannot be made; makes nothing."""
         ...
@@ -147,6 +160,10 @@ class Activator(Protocol):
         """
         ...
 
-    def remove(self, copy: Copy) -> None:
-        """Remove what there is of a copy of this place, if anything."""
+    def remove(self, copy: Copy, kept: Mapping[str, str] = ..., /) -> None:
+        """Remove what there is of a copy of this place, if anything.
+
+        `kept` has the volume groups that are to stay, by their id at the source, and why; it is
+        given to an activator that shares groups.
+        """
         ...

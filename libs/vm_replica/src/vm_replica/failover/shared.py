@@ -10,17 +10,18 @@ import logging
 from typing import TYPE_CHECKING
 
 import attrs
+from command_line.text import printable
 
 from vm_replica.errors import StoreError
 from vm_replica.failover import ledger
-from vm_replica.failover.errors import LedgerError
+from vm_replica.failover.errors import FailoverRefused, LedgerError
 from vm_replica.failover.point import SiblingCopy
 from vm_replica.failover.transitions import Event, State
 from vm_replica.store import access
 from vm_replica.store.catalog import ReplicaRole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from vm_replica.protocol.manifest import ReplicaGroup
     from vm_replica.store.catalog import Generation
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_OF_COPIES = {Event.PLANNED.value, Event.UNPLANNED.value, Event.UNDO.value}
+OF_COPIES = {Event.PLANNED.value, Event.UNPLANNED.value, Event.UNDO.value}
 """Events that make the copy of a failover, or remove it."""
 _WITH_COPY = {State.FAILED_OVER, State.PERMANENT}
 """States in which there is one."""
@@ -74,9 +75,7 @@ def holder(
 def siblings(store: Store, replica: Replica) -> Iterator[Replica]:
     """The other replicas of the same source and cluster; one that cannot be read is passed by."""
     source = replica.files.existing().source
-    for other in store.replicas():
-        if other.files.cluster != replica.files.cluster or other.name == replica.name:
-            continue
+    for other in _of_the_cluster(store, replica):
         try:
             state = other.state()
         except StoreError as error:
@@ -84,6 +83,13 @@ def siblings(store: Store, replica: Replica) -> Iterator[Replica]:
             continue
         if state and state.source == source:
             yield other
+
+
+def _of_the_cluster(store: Store, replica: Replica) -> list[Replica]:
+    """The other replicas of VMs of the same cluster."""
+    cluster, name = replica.files.cluster, replica.name
+    others = (other for other in store.replicas() if other.files.cluster == cluster)
+    return [other for other in others if other.name != name]
 
 
 def _last_with(replica: Replica, group_id: str, limit: int | None) -> Holder | None:
@@ -107,18 +113,74 @@ def copies(store: Store, replica: Replica, group_id: str) -> tuple[SiblingCopy, 
             log.warning("the failovers of %s are not looked at: %s", other.name, error)
             continue
         is_whole = record.copy is not None and record.state in _WITH_COPY
-        doing = record.doing if record.doing in _OF_COPIES else ""
+        doing = record.doing if record.doing in OF_COPIES else ""
         if (doing and _shares(other, group_id)) or (is_whole and not doing):
             key, place = (record.copy.key, record.copy.place) if record.copy else ("", "")
             found.append(SiblingCopy(access.vm_name(other) or other.name, key, place, doing))
     return tuple(found)
 
 
-def unfinished(store: Store, replica: Replica) -> tuple[SiblingCopy, ...]:
-    """The failovers of VMs that share any group with this one, under way or interrupted."""
-    groups = {group.group_id for point in _points(replica) for group in point.manifest.groups}
-    known = (copy for group in sorted(groups) for copy in copies(store, replica, group))
-    return tuple(dict.fromkeys(copy for copy in known if copy.doing))
+def refuse_unfinished(store: Store, replica: Replica, place: str, *, only_live: bool) -> None:
+    """Raise FailoverRefused while a VM that shares a group fails over at a place, or is undone.
+
+    One that was interrupted counts too, unless `only_live`.
+    """
+    ours = _groups(replica)
+    for other in siblings(store, replica) if ours else ():
+        if found := _unfinished(other, place, only_live=only_live):
+            theirs = _groups(other)
+            common = [ours[group] or theirs[group] or group for group in ours if group in theirs]
+            if common:
+                raise FailoverRefused(found.why_to_wait(common[0]))
+
+
+def _unfinished(replica: Replica, place: str, *, only_live: bool) -> SiblingCopy | None:
+    """What is under way with the copy of a replica at a place, if anything."""
+    folder = replica.files.path
+    try:
+        record = ledger.read(folder)
+    except LedgerError as error:
+        log.warning("the failovers of %s are not looked at: %s", replica.name, error)
+        return None
+    if record.doing not in OF_COPIES or (record.copy and record.copy.place != place):
+        return None
+    if only_live and ledger.is_interrupted(folder, record):
+        return None
+    return SiblingCopy(access.vm_name(replica) or replica.name, "", place, record.doing)
+
+
+def kept(store: Store, replica: Replica, place: str) -> dict[str, str]:
+    """The groups at a place that an undo of this VM must leave, by id, and why.
+
+    Those are what a permanent copy of another VM has, and what may be one's that cannot be read.
+    """
+    ours = _groups(replica)
+    found: dict[str, str] = {}
+    for other in _of_the_cluster(store, replica) if ours else ():
+        if why := _why_kept(other, place):
+            found |= dict.fromkeys(_possibly_common(other, ours), why)
+    return found
+
+
+def _why_kept(replica: Replica, place: str) -> str:
+    """Why the groups of a replica are to stay; empty if they need not."""
+    try:
+        name = access.vm_name(replica) or replica.name
+        record = ledger.read(replica.files.path)
+    except (LedgerError, StoreError) as error:
+        return f"it is not known whether a copy of {replica.name} needs it: {error}"
+    if record.state is not State.PERMANENT or (record.copy and record.copy.place != place):
+        return ""
+    return f"VM {name} shares it, and its copy is permanent: delete it in Prism if nobody needs it"
+
+
+def _possibly_common(replica: Replica, groups: Collection[str]) -> list[str]:
+    """Which of the groups a replica has, in any point; all of them if that cannot be read."""
+    try:
+        theirs = _named(replica.points())
+    except StoreError:
+        return list(groups)
+    return [group for group in groups if group in theirs]
 
 
 def is_shared(store: Store, replica: Replica, group_id: str) -> bool:
@@ -128,8 +190,17 @@ def is_shared(store: Store, replica: Replica, group_id: str) -> bool:
 
 def _shares(replica: Replica, group_id: str) -> bool:
     """Whether the VM has, or had, the group: in any point, with or without its disks."""
-    groups = (group for point in _points(replica) for group in point.manifest.groups)
-    return any(group.group_id == group_id for group in groups)
+    return group_id in _groups(replica)
+
+
+def _groups(replica: Replica) -> dict[str, str]:
+    """The names of the groups that the VM has, or had, by their ids; empty if not known."""
+    return _named(_points(replica))
+
+
+def _named(points: Iterable[Generation]) -> dict[str, str]:
+    groups = (group for point in points for group in point.manifest.groups)
+    return {group.group_id: printable(group.name).strip() for group in groups}
 
 
 def _points(replica: Replica) -> list[Generation]:

@@ -12,15 +12,15 @@ from vm_config.errors import ConfigurationError
 
 from vm_replica.errors import StoreError
 from vm_replica.evidence import TrialKind
-from vm_replica.failover import shared
+from vm_replica.failover import ledger, shared
 from vm_replica.failover.errors import FailoverRefused
 from vm_replica.failover.point import Point, PointDisk, PointGroup
 from vm_replica.store import access
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from vm_replica.failover.point import SiblingCopy
     from vm_replica.failover.shared import Holder
     from vm_replica.protocol.manifest import ReplicaGroup
     from vm_replica.store.catalog import Generation, StoredDisk
@@ -86,10 +86,6 @@ class StoredReplica:
         found = {group.group_id: self._holder(newest, group) for group in groups}
         return frozenset(group_id for group_id, held in found.items() if held and held.takes_cycles)
 
-    def unfinished(self) -> tuple[SiblingCopy, ...]:
-        """The failovers of VMs that share a volume group with it, which have not ended."""
-        return shared.unfinished(self._store, self._replica)
-
     def point(self, number: int | None) -> Point:
         """A restore point, None for the newest; raise StoreError, FailoverRefused."""
         generation = self._generation(number)
@@ -106,6 +102,18 @@ class StoredReplica:
         disks = tuple(_disk(self._replica, generation, disk) for disk in own)
         groups, missing = self._groups_of(generation)
         return Point(generation.number, self.vm_id, configuration, machine, disks, groups, missing)
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Hold what one command of the whole store holds at a time; raise LedgerError."""
+        return ledger.turn(self._store.root)
+
+    def refuse_unfinished(self, place: str, *, only_live: bool) -> None:
+        """Raise FailoverRefused while a VM that shares a group fails over there, or is undone."""
+        shared.refuse_unfinished(self._store, self._replica, place, only_live=only_live)
+
+    def kept_groups(self, place: str) -> dict[str, str]:
+        """The volume groups there that an undo of this VM must leave, by id, and why."""
+        return shared.kept(self._store, self._replica, place)
 
     def fence(self) -> None:
         """Refuse every cycle, and complete one whose commit a crash has interrupted."""
