@@ -214,7 +214,7 @@ def test_an_event_that_shares_no_groups_waits_for_nobody(keeper: Keeper) -> None
         shares_groups = True
         leaves_groups = False
 
-    failed_over(keeper, "a", State.FAILED_OVER, "undo")
+    folder = failed_over(keeper, "a", State.FAILED_OVER, "undo")
     activator: Any = Target()
     copies = PointCopies(stored.find(keeper.store, "b"), activator)
     making = Record(RECORD, State.FAILING_OVER, doing="unplanned")
@@ -225,6 +225,11 @@ def test_an_event_that_shares_no_groups_waits_for_nobody(keeper: Keeper) -> None
     with copies.turn(attrs.evolve(making, doing="test"), recovers=False):
         pass
     with copies.turn(making, recovers=True):
+        pass
+    (folder / ledger.RECORD).write_bytes(b"{")
+    with pytest.raises(FailoverRefused, match="cannot be read"):
+        copies.turn(making, recovers=False).__enter__()
+    with copies.turn(undo, recovers=False):
         pass
     activator.leaves_groups = True
     with copies.turn(making, recovers=False):
@@ -248,6 +253,21 @@ def test_groups_of_permanent_and_unreadable_copies_are_kept(keeper: Keeper) -> N
     (folder / ledger.RECORD).unlink()
     keeper.store.replica("c", "a").files.state_path.write_bytes(b"{")
     assert list(second.kept_groups("prism")) == ["group-1"]
+
+
+def test_no_copy_is_made_beside_one_that_cannot_be_read(keeper: Keeper) -> None:
+    """A second copy of the group was made, and the two differed."""
+    second = stored.find(keeper.store, "b")
+    folder = failed_over(keeper, "a", State.FAILED_OVER)
+    second.refuse_unreadable()
+    words = "a failover of the replica c/a may have brought volume group .* cannot be read"
+    (folder / ledger.RECORD).write_bytes(b"{")
+    with pytest.raises(FailoverRefused, match=words):
+        second.refuse_unreadable()
+    (folder / ledger.RECORD).unlink()
+    keeper.store.replica("c", "a").files.state_path.write_bytes(b"{")
+    with pytest.raises(FailoverRefused, match=words):
+        second.refuse_unreadable()
 
 
 def test_a_copy_without_a_group_is_only_made_when_that_is_wanted(keeper: Keeper) -> None:

@@ -112,11 +112,14 @@ class PointCopies:
     def turn(self, record: Record, *, recovers: bool) -> Iterator[None]:
         """Hold while the begin of an event is written down.
 
-        Raises FailoverRefused while a VM that shares a volume group fails over, or is undone.
+        Raises FailoverRefused while a VM that shares a volume group fails over, or is undone, and
+        for a new copy also when it cannot be read whether one shares a group.
         """
         with self.replica.turn():
             if place := self._shared_place(record, recovers=recovers):
                 self.replica.refuse_unfinished(place, only_live=recovers)
+                if not record.copy:
+                    self.replica.refuse_unreadable()
             yield
 
     def _shared_place(self, record: Record, *, recovers: bool) -> str:

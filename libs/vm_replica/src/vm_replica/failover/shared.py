@@ -149,6 +149,26 @@ def _unfinished(replica: Replica, place: str, *, only_live: bool) -> SiblingCopy
     return SiblingCopy(access.vm_name(replica) or replica.name, "", place, record.doing)
 
 
+def refuse_unreadable(store: Store, replica: Replica) -> None:
+    """Raise FailoverRefused for a replica that cannot be read, and may have brought a group there.
+
+    A second copy of the group would be made beside that one, and the two would differ.
+    """
+    ours = _groups(replica)
+    for other in _of_the_cluster(store, replica) if ours else ():
+        try:
+            other.state()
+            ledger.read(other.files.path)
+        except (LedgerError, StoreError) as error:
+            for group in _possibly_common(other, ours):
+                raise FailoverRefused(
+                    f"a failover of the replica {other.name} may have brought volume group "
+                    f"{ours[group] or group} there already, but that cannot be read: {error}: "
+                    "repair it, or give --target volume_groups=no to have the VM without its "
+                    "volume groups"
+                ) from error
+
+
 def kept(store: Store, replica: Replica, place: str) -> dict[str, str]:
     """The groups at a place that an undo of this VM must leave, by id, and why.
 

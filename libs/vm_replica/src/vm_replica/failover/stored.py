@@ -111,6 +111,10 @@ class StoredReplica:
         """Raise FailoverRefused while a VM that shares a group fails over there, or is undone."""
         shared.refuse_unfinished(self._store, self._replica, place, only_live=only_live)
 
+    def refuse_unreadable(self) -> None:
+        """Raise FailoverRefused for a replica that may share a group, and cannot be read."""
+        shared.refuse_unreadable(self._store, self._replica)
+
     def kept_groups(self, place: str) -> dict[str, str]:
         """The volume groups there that an undo of this VM must leave, by id, and why."""
         return shared.kept(self._store, self._replica, place)
