@@ -13,7 +13,9 @@ import phcbt01
 import pytest
 from nutanix_backend.cluster import inventory, journal, sweep
 from nutanix_backend.cluster.journal import ObjectKind
+from nutanix_backend.replicate import copied_groups
 from nutanix_backend.replicate.activator import Ahv
+from nutanix_backend.replicate.copied_groups import MarkedGroup
 from nutanix_backend.replicate.source_vm import PrismSource
 from nutanix_backend.settings.parameters import parse
 from prism_client import PrismError
@@ -360,6 +362,27 @@ def test_an_older_copy_of_a_group_is_named_or_refused(site: Site, with_group: Po
     (group,) = site.lab._world.volume_groups.values()
     assert {vm["ext_id"] for vm in site.lab.state()["vms"]} <= set(group.vms)
     for copy in (first, second, third, fourth):
+        site.ahv.remove(copy)
+    site.assert_clean()
+
+
+def test_a_group_on_another_cluster_of_the_prism_is_not_taken(
+    site: Site, with_group: Point, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (copy_at(site.ahv.place, site.ahv.kind, name) for name in ("first", "second"))
+    site.ahv.make(first, with_group, test=False)
+    listed = copied_groups._marked
+
+    def elsewhere(client: PrismClient) -> list[MarkedGroup]:
+        groups = [(attrs.evolve(k.group, cluster_ext_id="other"), k.mark) for k in listed(client)]
+        return [MarkedGroup(group, mark) for group, mark in groups]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(copied_groups, "_marked", elsewhere)
+        sibling = SiblingCopy("web02", first.key, site.ahv.place)
+        site.ahv.make(second, sharing(with_group, sibling), test=False)
+    assert len(site.lab._world.volume_groups) == 2
+    for copy in (first, second):
         site.ahv.remove(copy)
     site.assert_clean()
 

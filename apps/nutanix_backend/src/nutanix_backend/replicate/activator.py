@@ -103,7 +103,7 @@ class Ahv:
             site.refuse_full(point.allocated)
             copied_groups.refuse_unfit(site, self.settings, point)
             if not test:
-                copied_groups.shared(self.client, self.place, point)
+                copied_groups.shared(site, self.place, point)
         except BackendError as error:
             raise FailoverRefused(f"{self.place}: {error}") from error
 

@@ -103,7 +103,7 @@ class CopiedGroups:
         Unless it is a test, one that a copy of another VM brought is taken as it is.
         """
         place = self.copy.place
-        there = {} if test else shared(self.site.client, place, self.point)
+        there = {} if test else shared(self.site, place, self.point)
         return dict(self._made(group, there.get(group.group_id)) for group in self.point.groups)
 
     def _made(self, group: PointGroup, known: MarkedGroup | None) -> tuple[str, str]:
@@ -175,8 +175,10 @@ def refuse_unfit(site: Site, settings: Settings, point: Point) -> None:
         ) from error
 
 
-def shared(client: PrismClient, place: str, point: Point) -> dict[str, MarkedGroup]:
+def shared(site: Site, place: str, point: Point) -> dict[str, MarkedGroup]:
     """The groups of the point that whole copies of other VMs have brought, by the id of the source.
+
+    One that is on another cluster of the same Prism does not count.
 
     Raises RestoreRefused for one that another failover is about to bring or remove, and for one
     that is there in another state when that will not do.
@@ -185,7 +187,10 @@ def shared(client: PrismClient, place: str, point: Point) -> dict[str, MarkedGro
         _refuse_unfinished(group, place)
     if not any(group.siblings for group in point.groups):
         return {}
-    marked, vms = _marked(client), list(client.vms.list())
+    marked, vms = _marked(site.client), list(site.client.vms.list())
+    marked = [
+        known for known in marked if known.group.cluster_ext_id in {None, site.cluster.ext_id}
+    ]
     found = {g.group_id: known for g in point.groups if (known := _brought(g, marked, vms))}
     for group in point.groups:
         known = found.get(group.group_id)
