@@ -220,6 +220,8 @@ def test_a_given_group_is_written_over(site: Site) -> None:
     on = said(restore(overwrite="yes"))
     assert "is attached to VM a, which is switched on" in on
     site.lab._world.vms[site.first.ext_id].power_state = "OFF"
+    assert "is attached to VM a and is not shared" in said(restore(overwrite="yes"))
+    site.lab._world.volume_groups[site.own].settings["sharingStatus"] = "SHARED"
     other = client_named(site.lab._world, "iqn.2026-01.example:other", None)
     site.lab._world.volume_groups[site.own].clients.append(other.ext_id)
     assert "is attached to 1 iSCSI clients" in said(restore(overwrite="yes"))

@@ -123,12 +123,18 @@ class NewVmsAndGroups(NewVm):
                 f"volume group {group.name} is attached to {len(clients)} iSCSI clients: log them "
                 "out, and detach them in Prism"
             )
-        for vm in self.client.vms.list():
-            if group.ext_id in vm.volume_group_ext_ids and vm.power_state != "OFF":
+        users = [vm for vm in self.client.vms.list() if group.ext_id in vm.volume_group_ext_ids]
+        for vm in users:
+            if vm.power_state != "OFF":
                 raise RestoreRefused(
                     f"volume group {group.name} is attached to VM {vm.name}, which is switched on: "
                     "switch it off, or detach the group"
                 )
+        if users and not group_record.is_shared(group_record.from_group(group, ())):
+            raise RestoreRefused(
+                f"volume group {group.name} is attached to VM {users[0].name} and is not shared, "
+                "so Prism attaches it to nothing else: detach it, and attach it again afterwards"
+            )
 
     def start(self) -> None:
         """Start the VMs, which have their groups by now."""
