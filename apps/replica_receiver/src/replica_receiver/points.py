@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from command_line import arguments, terminal
 from command_line.text import size, utc
 from vm_replica.errors import ReplicaDamaged, StoreError
-from vm_replica.failover.shared import Holder, holder
+from vm_replica.failover.shared import Holder, holders
 from vm_replica.status import Level
 from vm_replica.store.access import find, open_store
 
@@ -161,9 +161,8 @@ def _groups(
     points = replica.points()
     for point in points:
         if number in {None, point.number}:
-            for group in point.manifest.groups_with_disks:
-                is_newest = point is points[-1]
-                yield point, group, holder(store, replica, point, group.group_id, newest=is_newest)
+            found = holders(store, replica, point, newest=point is points[-1])
+            yield from ((point, group, held) for group, held in found.items())
 
 
 def _named(group: ReplicaGroup) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from vm_replica.failover.shared import Holder
+    from vm_replica.protocol.manifest import ReplicaGroup
     from vm_replica.store.catalog import Generation
     from vm_replica.store.replica import Replica, Store
 
@@ -115,7 +116,7 @@ def _status(store: Store, replica: Replica, now: float, rpo: int) -> Status:
     state = replica.files.existing()
     points, arrived, trouble = replica.points(), replica.resumable(), replica.trouble()
     current, failover = state.current, ledger.read(replica.files.path)
-    groups: Mapping[str, Holder | None] = {}
+    groups: Mapping[ReplicaGroup, Holder | None] = {}
     found = attrs.evolve(
         _EMPTY,
         cluster=state.cluster,
@@ -133,7 +134,7 @@ def _status(store: Store, replica: Replica, now: float, rpo: int) -> Status:
         vm_name=arrived.manifest.vm_name if arrived else "",
     )
     if current:
-        groups = _groups(store, replica, current)
+        groups = shared.holders(store, replica, current, newest=True)
         found = _with_generation(found, current, groups, now)
     takes_cycles = state.role is ReplicaRole.REPLICA
     why, level = _judge(found, takes_cycles=takes_cycles)
@@ -142,7 +143,8 @@ def _status(store: Store, replica: Replica, now: float, rpo: int) -> Status:
     if takes_cycles and level is Level.OK and current and (left := current.manifest.left_out):
         why, level = f"its cycles leave out volume group {left[0]}", Level.WARNING
     if takes_cycles and (lost := [group for group, held in groups.items() if not held]):
-        why, level = f"no replica has the disks of its volume group {lost[0]}", Level.CRITICAL
+        why = f"no replica has the disks of its volume group {lost[0].group_id}"
+        level = Level.CRITICAL
     if ledger.is_interrupted(replica.files.path, failover):
         why = f"failover {failover.doing} was interrupted: run failover recover"
         level = Level.CRITICAL
@@ -153,14 +155,8 @@ def _status(store: Store, replica: Replica, now: float, rpo: int) -> Status:
     return attrs.evolve(found, why=why, level=level)
 
 
-def _groups(store: Store, replica: Replica, current: Generation) -> dict[str, Holder | None]:
-    """Where the newest disks of its volume groups are; None for those that nobody has."""
-    ids = [group.group_id for group in current.manifest.groups_with_disks]
-    return {group: shared.holder(store, replica, current, group, newest=True) for group in ids}
-
-
 def _with_generation(
-    found: Status, current: Generation, groups: Mapping[str, Holder | None], now: float
+    found: Status, current: Generation, groups: Mapping[ReplicaGroup, Holder | None], now: float
 ) -> Status:
     manifest = current.manifest
     moments = [held.generation.moment for held in groups.values() if held]

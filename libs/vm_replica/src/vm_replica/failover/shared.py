@@ -23,6 +23,7 @@ from vm_replica.store.catalog import ReplicaRole
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
+    from vm_replica.failover.transitions import Record
     from vm_replica.protocol.manifest import ReplicaGroup
     from vm_replica.store.catalog import Generation
     from vm_replica.store.replica import Replica, Store
@@ -72,6 +73,16 @@ def holder(
     return max(found, key=lambda held: held.generation.moment, default=None)
 
 
+def holders(
+    store: Store, replica: Replica, generation: Generation, *, newest: bool
+) -> dict[ReplicaGroup, Holder | None]:
+    """Who has the disks of each volume group of a generation, as holder() tells."""
+    return {
+        group: holder(store, replica, generation, group.group_id, newest=newest)
+        for group in generation.manifest.groups_with_disks
+    }
+
+
 def siblings(store: Store, replica: Replica) -> Iterator[Replica]:
     """The other replicas of the same source and cluster; one that cannot be read is passed by."""
     source = replica.files.existing().source
@@ -107,10 +118,8 @@ def copies(store: Store, replica: Replica, group_id: str) -> tuple[SiblingCopy, 
     """
     found = []
     for other in siblings(store, replica):
-        try:
-            record = ledger.read(other.files.path)
-        except LedgerError as error:
-            log.warning("the failovers of %s are not looked at: %s", other.name, error)
+        record = _record(other)
+        if record is None:
             continue
         is_whole = record.copy is not None and record.state in _WITH_COPY
         doing = record.doing if record.doing in OF_COPIES else ""
@@ -136,17 +145,23 @@ def refuse_unfinished(store: Store, replica: Replica, place: str, *, only_live: 
 
 def _unfinished(replica: Replica, place: str, *, only_live: bool) -> SiblingCopy | None:
     """What is under way with the copy of a replica at a place, if anything."""
-    folder = replica.files.path
+    record = _record(replica)
+    if record is None or record.doing not in OF_COPIES:
+        return None
+    if record.copy and record.copy.place != place:
+        return None
+    if only_live and ledger.is_interrupted(replica.files.path, record):
+        return None
+    return SiblingCopy(access.vm_name(replica) or replica.name, "", place, record.doing)
+
+
+def _record(replica: Replica) -> Record | None:
+    """The failovers of a replica; None if they cannot be read."""
     try:
-        record = ledger.read(folder)
+        return ledger.read(replica.files.path)
     except LedgerError as error:
         log.warning("the failovers of %s are not looked at: %s", replica.name, error)
         return None
-    if record.doing not in OF_COPIES or (record.copy and record.copy.place != place):
-        return None
-    if only_live and ledger.is_interrupted(folder, record):
-        return None
-    return SiblingCopy(access.vm_name(replica) or replica.name, "", place, record.doing)
 
 
 def refuse_unreadable(store: Store, replica: Replica) -> None:
@@ -160,12 +175,12 @@ def refuse_unreadable(store: Store, replica: Replica) -> None:
             other.state()
             ledger.read(other.files.path)
         except (LedgerError, StoreError) as error:
-            for group in _possibly_common(other, ours):
+            if common := _possibly_common(other, ours):
                 raise FailoverRefused(
                     f"a failover of the replica {other.name} may have brought volume group "
-                    f"{ours[group] or group} there already, but that cannot be read: {error}: "
-                    "repair it, or give --target volume_groups=no to have the VM without its "
-                    "volume groups"
+                    f"{ours[common[0]] or common[0]} there already, but that cannot be read: "
+                    f"{error}: repair it, or give --target volume_groups=no to have the VM without "
+                    "its volume groups"
                 ) from error
 
 

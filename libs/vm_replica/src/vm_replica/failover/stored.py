@@ -75,16 +75,14 @@ class StoredReplica:
         Of a volume group in another replica it is what is there that counts, if that is older.
         """
         newest = self._newest()
-        found = [self._holder(newest, group) for group in newest.manifest.groups_with_disks]
+        found = self._holders(newest).values()
         moments = [held.generation.manifest.taken if held else 0 for held in found]
         return min([newest.manifest.taken, *moments])
 
     def groups(self) -> frozenset[str]:
         """The volume groups whose disks come with cycles that are taken now."""
-        newest = self._newest()
-        groups = newest.manifest.groups_with_disks
-        found = {group.group_id: self._holder(newest, group) for group in groups}
-        return frozenset(group_id for group_id, held in found.items() if held and held.takes_cycles)
+        found = self._holders(self._newest())
+        return frozenset(g.group_id for g, held in found.items() if held and held.takes_cycles)
 
     def point(self, number: int | None) -> Point:
         """A restore point, None for the newest; raise StoreError, FailoverRefused."""
@@ -154,9 +152,9 @@ class StoredReplica:
             known = ", ".join(str(point.number) for point in self._replica.points())
             raise FailoverRefused(f"{error}; there are {known}") from error
 
-    def _holder(self, generation: Generation, group: ReplicaGroup) -> Holder | None:
+    def _holders(self, generation: Generation) -> dict[ReplicaGroup, Holder | None]:
         newest = generation.number == self.newest
-        return shared.holder(self._store, self._replica, generation, group.group_id, newest=newest)
+        return shared.holders(self._store, self._replica, generation, newest=newest)
 
     def _groups_of(self, generation: Generation) -> tuple[tuple[PointGroup, ...], tuple[str, ...]]:
         """The volume groups of a generation, and a line for each whose disks nobody has."""
@@ -166,8 +164,7 @@ class StoredReplica:
             "cycle left it out"
             for group in generation.manifest.left_out
         ]
-        for group in generation.manifest.groups_with_disks:
-            held = self._holder(generation, group)
+        for group, held in self._holders(generation).items():
             if held:
                 groups.append(self._group(held))
             else:
