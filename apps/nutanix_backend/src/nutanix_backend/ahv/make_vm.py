@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nutanix_backend.ahv.site import Site
     from nutanix_backend.ahv.upload import UploadMethod
     from nutanix_backend.cluster.guards import FirmwarePoint
+    from nutanix_backend.report import Report
 
 LONGEST_NAME = 80
 """Characters of the name of a VM."""
@@ -92,11 +93,15 @@ def create_vm(
     except prism_client.PrismError as error:
         if guard is None or not guard.is_kept:
             raise
-        creation.report.report(
-            f"VM {order.name} is complete, but a step after its creation failed: "
-            f"{with_notes(error)}"
-        )
+        tell_late(creation.report, order.name, error)
     return guard.vm
+
+
+def tell_late(report: Report, name: str, error: prism_client.PrismError) -> None:
+    """Report an error that came when the VM was there, and had its disks."""
+    report.report(
+        f"VM {name} is complete, but a step after its creation failed: {with_notes(error)}"
+    )
 
 
 @contextmanager

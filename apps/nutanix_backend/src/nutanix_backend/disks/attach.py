@@ -16,7 +16,7 @@ from nutanix_backend.references import state
 from nutanix_backend.references.point_fields import point_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import ExitStack
 
     import iscsi_attach
@@ -79,6 +79,15 @@ def open_luns(
                 f"{lun.size}: it was probably resized just now: run the job again"
             )
         yield plan.index, attachment.open(lun.lun, writable=writable)
+
+
+def open_group(
+    attachment: iscsi_attach.Attachment, name: str, sizes: Sequence[int]
+) -> list[iscsi_attach.BlockDevice]:
+    """Open the disks of a volume group for writing, in their order; their sizes must be `sizes`."""
+    if [lun.size for lun in attachment.luns] != list(sizes):
+        raise SourceError(f"volume group {name} does not offer the disks that it was given")
+    return [attachment.open(lun.lun, writable=True) for lun in attachment.luns]
 
 
 def reference(

@@ -212,10 +212,7 @@ class Ahv:
         try:
             self.client.vms.power_on(vm.ext_id)
         except PrismError as error:
-            self.report.report(
-                f"VM {vm.name} is complete, but a step after its creation failed: "
-                f"{with_notes(error)}"
-            )
+            make_vm.tell_late(self.report, vm.name, error)
 
     def _ours(self, copy: Copy) -> list[Vm]:
         """The VM of a copy, by the key in its description, since it may have been renamed.

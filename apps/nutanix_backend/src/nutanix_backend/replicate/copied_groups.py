@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import attrs
-import prism_client
 from command_line.text import utc
 
 from nutanix_backend.cluster import transport
 from nutanix_backend.cluster.guards import IscsiSessionGuard, RestoredGroupGuard
+from nutanix_backend.disks.attach import open_group
 from nutanix_backend.disks.targets import LunTarget
 from nutanix_backend.errors import RestoreRefused, SourceError
 
@@ -133,11 +133,9 @@ class CopiedGroups:
         portal = transport.portal(settings, self.site.cluster, warn)
         with guard, ExitStack() as stack:
             session = IscsiSessionGuard(guard, portal, transport.choose(settings.transport))
-            attachment = stack.enter_context(session).attachment
-            if [lun.size for lun in attachment.luns] != sizes:
-                raise SourceError(f"volume group {name} does not offer the disks that it was given")
-            for disk, lun in zip(group.disks, attachment.luns, strict=True):
-                _fill(disk, attachment.open(lun.lun, writable=True), name)
+            devices = open_group(stack.enter_context(session).attachment, name, sizes)
+            for disk, device in zip(group.disks, devices, strict=True):
+                _fill(disk, device, name)
             stack.close()
             guard.keep()
         return name, guard.volume_group.ext_id
@@ -285,14 +283,6 @@ def _why_it_stays(client: PrismClient, known: MarkedGroup, copy: Copy, others: S
             return f"VM {vm.name} uses it"
         if known.mark.key != copy.key[:_SHOWN] and f"{DESCRIBED}{known.mark.key}" in vm.description:
             return "the copy of another VM brought it"
-    if has_clients(client, known.group.ext_id):
+    if client.volume_groups.clients(known.group.ext_id):
         return "it is attached to hosts over iSCSI: detach them, and delete it in Prism"
     return ""
-
-
-def has_clients(client: PrismClient, ext_id: str) -> bool:
-    """Whether hosts are attached to a group over iSCSI, as far as this release of Prism tells."""
-    try:
-        return bool(client.volume_groups.clients(ext_id))
-    except prism_client.Unsupported:
-        return False

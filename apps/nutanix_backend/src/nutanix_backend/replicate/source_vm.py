@@ -16,7 +16,6 @@ import prism_client
 from vm_replica.failover.errors import FailoverFailed, FailoverRefused
 
 from nutanix_backend.names import OURS
-from nutanix_backend.replicate.copied_groups import has_clients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -82,7 +81,7 @@ class PrismSource:
                     "on to write would be left behind: shut it down first"
                 )
         for group in attached:
-            if has_clients(self.client, group):
+            if self.client.volume_groups.clients(group):
                 return (
                     f"volume group {group} is attached to hosts over iSCSI too: what they go on to "
                     "write would be left behind: detach them first"

@@ -15,8 +15,9 @@ from nutanix_backend.cluster.guards import (
     IscsiSessionGuard,
     RestoredGroupGuard,
 )
+from nutanix_backend.disks.attach import open_group
 from nutanix_backend.disks.targets import LunTarget
-from nutanix_backend.errors import RestoreRefused, SourceError
+from nutanix_backend.errors import RestoreRefused
 from nutanix_backend.restore.destination import NewVm
 
 if TYPE_CHECKING:
@@ -221,13 +222,9 @@ class NewGroup:
         self._guard = guard
         destination.stack.push(self._session)
         session = self._session.enter_context(IscsiSessionGuard(guard, portal, chosen))
-        luns = session.attachment.luns
-        if [lun.size for lun in luns] != [chain.size for chain in chains]:
-            raise SourceError(
-                f"volume group {self.name} does not offer the disks that it was given"
-            )
-        for chain, lun in zip(chains, luns, strict=True):
-            self._luns[chain.disk_id] = session.attachment.open(lun.lun, writable=True)
+        sizes = [chain.size for chain in chains]
+        devices = open_group(session.attachment, self.name, sizes)
+        self._luns |= {c.disk_id: device for c, device in zip(chains, devices, strict=True)}
 
     def _new_guard(self) -> RestoredGroupGuard | GivenGroupGuard:
         journal, initiator = self._destination.journal, transport.initiator_name()
