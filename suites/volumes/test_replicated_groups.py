@@ -141,6 +141,12 @@ class Disaster:
             assert one.poll() is None, one.communicate()[0]
             time.sleep(0.02)
 
+    def killed(self, action: str, *words: str) -> None:
+        """A command of the receiver that is killed when it makes the call that is to be delayed."""
+        with self.started(action, *words) as one:
+            self.until_delayed(one)
+            one.kill()
+
     def vms(self) -> dict[str, Any]:
         """The VMs of the other cluster, by name."""
         return {vm.name: vm for vm in self.other._world.vms.values()}
@@ -465,9 +471,7 @@ def test_a_planned_move_that_was_killed_is_recovered(disaster: Disaster) -> None
     disaster.cycle()
     world.vms[site.second.ext_id].power_state = "OFF"
     disaster.other.faults.delay("POST */volume-groups", 1.0)
-    with disaster.started("planned", "a", *source) as one:
-        disaster.moving(lambda: disaster.until_delayed(one))
-        one.kill()
+    disaster.moving(lambda: disaster.killed("planned", "a", *source))
     time.sleep(1.2)  # the call that was under way takes effect
     disaster.good("recover", "a", *source)
     assert world.vms[site.first.ext_id].power_state == "ON"
@@ -512,9 +516,7 @@ def test_undos_that_were_killed_do_not_wait_for_each_other(disaster: Disaster) -
     for vm in ("a", "b"):
         disaster.good("unplanned", vm, "--off")
     disaster.other.faults.delay("DELETE */ahv/config/vms/*", 1.0)
-    with disaster.started("undo", "a") as one:
-        disaster.until_delayed(one)
-        one.kill()
+    disaster.killed("undo", "a")
     time.sleep(1.2)  # the call that was under way takes effect
     status, said = disaster.failover("undo", "b")
     assert status == 1
@@ -566,9 +568,7 @@ def test_a_failover_that_is_killed_leaves_no_group(disaster: Disaster) -> None:
     disaster.cycle()
     for call in CALLS:
         disaster.other.faults.delay(call, 1.0)
-        with disaster.started("unplanned", "a") as one:
-            disaster.until_delayed(one)
-            one.kill()
+        disaster.killed("unplanned", "a")
         time.sleep(1.2)  # the call that was under way takes effect
         status, said = disaster.failover("unplanned", "b")
         assert status == 1

@@ -335,6 +335,21 @@ class Drive:
         self.expect(vm.hardware_clock_timezone, "Europe/Vienna")
         self.expect(vm.cd_roms[0].disk_address.index, 3)
 
+    def card(self, mac):
+        """A network card with this address in the subnet of the lab."""
+        model, ahv = self.sdk.model, "vmm.v4.ahv.config"
+        return model(
+            "vmm",
+            f"{ahv}.Nic",
+            backing_info=model("vmm", f"{ahv}.EmulatedNic", is_connected=True, mac_address=mac),
+            network_info=model(
+                "vmm",
+                f"{ahv}.NicNetworkInfo",
+                nic_type="NORMAL_NIC",
+                subnet=model("vmm", f"{ahv}.SubnetReference", ext_id=self.about["subnet"]),
+            ),
+        )
+
     def vm_body(self):
         """The VM that our own client makes too: the two requests are compared."""
         model, about = self.sdk.model, self.about
@@ -349,19 +364,7 @@ class Drive:
             backing_info=backing,
             disk_address=model("vmm", f"{ahv}.DiskAddress", bus_type="SCSI", index=0),
         )
-        nic = model(
-            "vmm",
-            f"{ahv}.Nic",
-            backing_info=model(
-                "vmm", f"{ahv}.EmulatedNic", is_connected=True, mac_address="50:6b:8d:00:00:01"
-            ),
-            network_info=model(
-                "vmm",
-                f"{ahv}.NicNetworkInfo",
-                nic_type="NORMAL_NIC",
-                subnet=model("vmm", f"{ahv}.SubnetReference", ext_id=about["subnet"]),
-            ),
-        )
+        nic = self.card("50:6b:8d:00:00:01")
         return model(
             "vmm",
             f"{ahv}.Vm",
@@ -893,19 +896,7 @@ class Drive:
     def refit(self, vm):
         """A VM gets another card, loses its category, and is called otherwise."""
         model, config = self.sdk.model, "vmm.v4.ahv.config"
-        card = model(
-            "vmm",
-            f"{config}.Nic",
-            backing_info=model(
-                "vmm", f"{config}.EmulatedNic", is_connected=True, mac_address="50:6b:8d:00:00:02"
-            ),
-            network_info=model(
-                "vmm",
-                f"{config}.NicNetworkInfo",
-                nic_type="NORMAL_NIC",
-                subnet=model("vmm", f"{config}.SubnetReference", ext_id=self.about["subnet"]),
-            ),
-        )
+        card = self.card("50:6b:8d:00:00:02")
         self.vm_write("create_nic", vm, card)
         category = model("vmm", f"{config}.CategoryReference", ext_id=self.about["category"])
         kind = f"{config}.DisassociateVmCategoriesParams"
