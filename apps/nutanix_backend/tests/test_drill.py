@@ -77,14 +77,17 @@ DEAF = attrs.evolve(TOOLS, is_reachable=False)
 
 @pytest.mark.parametrize("sign", ["on", "tools"])
 def test_guest_tools_that_answer_are_waited_for(sign: str) -> None:
-    verdict = watched(
-        FakeVm(), FakeVm(guest_tools=DEAF), FakeVm(guest_tools=TOOLS), drill_sign=sign
-    )
-    assert verdict.sign is Sign.TOOLS
+    told = (FakeVm(), FakeVm(guest_tools=DEAF), FakeVm(guest_tools=TOOLS))
+    assert watched(*told, drill_sign=sign, drill_wait=60).sign is Sign.TOOLS
 
 
 def test_prism_may_be_late_to_say_that_a_vm_is_on() -> None:
-    assert watched(FakeVm("OFF"), FakeVm("OFF"), FakeVm()).sign is Sign.ON
+    told = (FakeVm("OFF"), FakeVm("OFF"), FakeVm(guest_tools=TOOLS))
+    assert watched(*told, drill_wait=60).sign is Sign.TOOLS
+
+
+def test_a_vm_that_stays_on_is_enough() -> None:
+    assert watched(FakeVm()).sign is Sign.ON
 
 
 @pytest.mark.parametrize("state", ["OFF", "PAUSED"])

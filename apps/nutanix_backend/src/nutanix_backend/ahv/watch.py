@@ -88,16 +88,17 @@ class Watch:
         while True:
             self.check_cancelled()
             vm = self.client.vms.get(self.vm_id)
+            seconds = self._seconds()
             if vm.power_state == "ON":
                 self._was_on = True
-            elif self._was_on or self._seconds() >= min(SETTLING, self.options.drill_wait):
+            elif self._was_on or seconds >= min(SETTLING, self.options.drill_wait):
                 raise DrillFailed(
-                    f"it was {vm.power_state} {self._seconds():.0f} s after it was switched on"
+                    f"it was {vm.power_state} {seconds:.0f} s after it was switched on"
                     f"{self._last_words()}"
                 )
             if verdict := self._look(vm):
                 return verdict
-            if self._seconds() >= self.options.drill_wait:
+            if seconds >= self.options.drill_wait:
                 return self._at_the_end()
             time.sleep(min(self.pause, max(0.0, self.options.drill_wait - self._seconds())))
 
