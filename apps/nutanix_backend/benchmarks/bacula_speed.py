@@ -148,8 +148,9 @@ def main() -> None:
     """Run the benchmark."""
     if len(sys.argv) != 3:
         sys.exit(__doc__)
+    tempfile.tempdir = "/dev/shm"  # known to the harness, too, as the folder that others may enter
     with ExitStack() as stack:
-        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir="/dev/shm"))
+        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
         folder = Path(name)
         installation = bacula.unpack(Path(sys.argv[1]), Path(sys.argv[2]), folder / "installed")
         lab = stack.enter_context(Lab.start(folder / "lab"))
