@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
+from nutanix_backend.ahv import watch
 from nutanix_backend.ahv.watch import DrillVerdict, Sign, Watch, check_options, subnet_for
 from nutanix_backend.errors import DrillFailed, ParameterError
 from nutanix_backend.settings.parameters import parse
@@ -57,12 +58,29 @@ class FakeVms:
         return self.told.pop(0) if len(self.told) > 1 else self.told[0]
 
 
+@attrs.define
+class Clock:
+    """Seconds that pass when somebody sleeps, and some each time that somebody looks."""
+
+    a_look: float
+    now: float = 0.0
+
+    def monotonic(self) -> float:
+        self.now += self.a_look
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 def watched(
-    *told: FakeVm, check: Callable[[], None] = lambda: None, **given: object
+    *told: FakeVm, check: Callable[[], None] = lambda: None, a_look: float = 0.001, **given: object
 ) -> DrillVerdict:
     settings = parse([(name, str(text)) for name, text in {"drill_wait": 0.2, **given}.items()])
     client: Any = FakeVms(list(told))
-    return Watch(client, VM_ID, settings, check, pause=0.01).run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch, "time", Clock(a_look))
+        return Watch(client, VM_ID, settings, check, pause=0.01).run()
 
 
 def failed(*told: FakeVm, **given: Any) -> str:
@@ -77,23 +95,25 @@ DEAF = attrs.evolve(TOOLS, is_reachable=False)
 
 @pytest.mark.parametrize("sign", ["on", "tools"])
 def test_guest_tools_that_answer_are_waited_for(sign: str) -> None:
-    told = (FakeVm(), FakeVm(guest_tools=DEAF), FakeVm(guest_tools=TOOLS))
-    assert watched(*told, drill_sign=sign, drill_wait=60).sign is Sign.TOOLS
+    verdict = watched(
+        FakeVm(), FakeVm(guest_tools=DEAF), FakeVm(guest_tools=TOOLS), drill_sign=sign
+    )
+    assert verdict.sign is Sign.TOOLS
 
 
 def test_prism_may_be_late_to_say_that_a_vm_is_on() -> None:
-    told = (FakeVm("OFF"), FakeVm("OFF"), FakeVm(guest_tools=TOOLS))
-    assert watched(*told, drill_wait=60).sign is Sign.TOOLS
-
-
-def test_a_vm_that_stays_on_is_enough() -> None:
-    assert watched(FakeVm()).sign is Sign.ON
+    assert watched(FakeVm("OFF"), FakeVm("OFF"), FakeVm()).sign is Sign.ON
 
 
 @pytest.mark.parametrize("state", ["OFF", "PAUSED"])
 def test_a_vm_that_does_not_stay_on(state: str) -> None:
     assert f"it was {state}" in failed(FakeVm(), FakeVm(state))
     assert f"it was {state}" in failed(FakeVm(state))
+
+
+def test_a_vm_that_is_looked_at_just_before_the_time_is_over() -> None:
+    """The time to wait ends between two readings of the clock in one round."""
+    assert "it was PAUSED" in failed(FakeVm("PAUSED"), a_look=0.15)
 
 
 def test_a_port_that_is_open() -> None:
